@@ -1,0 +1,129 @@
+"""A batch of interleaved modalities, checked once where it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Windows of interleaved tokens; `b` windows of `t` positions.
+
+    Attributes:
+        modality_ids: (b, t) int64, index into the model's list of modalities.
+        tokens: (b, t) int64, token id *inside the vocabulary of its own modality*; 0 where the
+            modality is continuous.
+        values: by name of a continuous modality, (p, dim) float32: the vectors at its `p` positions,
+            in (b, t) order.
+        document_ids: (b, t) int64; a change along t starts a new document. None: one per window.
+        loss_mask: (b, t) bool, whether the token *at* this position counts as a target.
+            None: all count.
+        segment_ids: (b, t) int64, number of the segment (one image, one utterance, one stretch of
+            text) that a position belongs to, distinct within the batch. Continuous modalities need
+            it: an image has one noise level.
+    """
+
+    modality_ids: Tensor
+    tokens: Tensor
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    document_ids: Tensor | None = None
+    loss_mask: Tensor | None = None
+    segment_ids: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.modality_ids.shape
+        if len(shape) != 2:
+            raise ValueError(f"modality_ids has shape {tuple(shape)}; (batch, time) is needed")
+        for name in ("tokens", "document_ids", "loss_mask", "segment_ids"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape != shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(tensor.shape)}, but modality_ids has {tuple(shape)}; "
+                    "every tensor of a batch is (batch, time)"
+                )
+        for name in ("tokens", "modality_ids"):
+            if getattr(self, name).dtype not in (torch.int64, torch.int32):
+                raise TypeError(f"{name} is {getattr(self, name).dtype}; int64 is needed")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(b, t)."""
+        b, t = self.modality_ids.shape
+        return b, t
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on a device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            modality_ids=self.modality_ids.to(device, non_blocking=non_blocking),
+            tokens=self.tokens.to(device, non_blocking=non_blocking),
+            values={k: v.to(device, non_blocking=non_blocking) for k, v in self.values.items()},
+            document_ids=move(self.document_ids),
+            loss_mask=move(self.loss_mask),
+            segment_ids=move(self.segment_ids),
+        )
+
+    def check(self, names: Sequence[str], sizes: Sequence[int], discrete: Sequence[bool]) -> None:
+        """Hold the batch against a model's modalities.
+
+        Args:
+            names, sizes, discrete: of each modality: its name, its vocabulary (discrete) or vector
+                width (continuous), and which of the two it is.
+
+        Raises:
+            ValueError: a modality id, token id, or value array that the model cannot take.
+        """
+        n = len(names)
+        ids = self.modality_ids
+        if ids.numel():
+            low, high = (int(v) for v in torch.aminmax(ids))
+            if low < 0 or high >= n:
+                raise ValueError(
+                    f"modality_ids contains {high if high >= n else low}, but this model has {n} "
+                    f"modalities (valid ids 0..{n - 1}: {', '.join(names)}); check the modality "
+                    "table of your data"
+                )
+        for m, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            here = ids == m
+            if discrete[m]:
+                self._check_tokens(name, size, self.tokens[here])
+            else:
+                self._check_values(name, size, int(here.sum()))
+
+    def _check_tokens(self, name: str, size: int, tokens: Tensor) -> None:
+        if not tokens.numel():
+            return
+        low, high = (int(v) for v in torch.aminmax(tokens))
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"tokens of modality {name!r} contain {high if high >= size else low}, but its "
+                f"vocabulary has {size} entries (valid ids 0..{size - 1}); ids count within "
+                "their own modality"
+            )
+
+    def _check_values(self, name: str, dim: int, count: int) -> None:
+        values = self.values.get(name)
+        if values is None:
+            if count:
+                raise ValueError(
+                    f"the batch has {count} positions of the continuous modality {name!r}, but "
+                    f"values has no {name!r}; give a ({count}, {dim}) float tensor"
+                )
+            return
+        if values.shape != (count, dim):
+            raise ValueError(
+                f"values[{name!r}] has shape {tuple(values.shape)}, but the batch has {count} "
+                f"positions of it and the model's vectors have {dim} entries: ({count}, {dim})"
+            )
+        if not torch.isfinite(values).all():
+            raise ValueError(f"values[{name!r}] contains NaN or infinity; clean the latents")

@@ -1,0 +1,122 @@
+"""The one place where a backend is chosen.
+
+Each op registers its backends in order of preference. ``backend=None`` takes the first that can
+serve; a named backend that cannot serve raises, so that nobody measures the wrong thing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+__all__ = ["BackendError", "active", "backends", "choose", "load", "use_backend"]
+
+
+class BackendError(RuntimeError):
+    """The named backend cannot serve this call (device, dtype, shape or missing compiler)."""
+
+
+# op -> backend name -> module, in order of preference. Modules are imported at first use, so that
+# importing the package never imports triton and never compiles anything.
+_REGISTRY: dict[str, dict[str, str]] = {
+    op: {name: f"mixture_of_mamba.ops.{op}.{module}" for name, module in table.items()}
+    for op, table in {
+        "selective_scan": {"triton": "triton", "cpu": "cpu", "torch": "chunked"},
+        "causal_conv1d": {"triton": "triton", "cpu": "cpu", "torch": "taps"},
+        "modality_linear": {"grouped": "grouped", "loop": "loop"},
+    }.items()
+}
+_FORCED: dict[str, str] = {}
+_LOADED: dict[tuple[str, str], ModuleType] = {}
+_WARNED: set[str] = set()
+
+
+def backends(op: str) -> tuple[str, ...]:
+    """Names of the op's backends, preferred first."""
+    return tuple(_REGISTRY[op])
+
+
+def load(op: str, name: str) -> ModuleType:
+    """The backend's module."""
+    module = _LOADED.get((op, name))
+    if module is None:
+        if name not in _REGISTRY[op]:
+            raise BackendError(
+                f"{op} has no backend {name!r}; choose from {[*_REGISTRY[op], 'reference']}"
+            )
+        module = _LOADED[op, name] = import_module(_REGISTRY[op][name])
+    return module
+
+
+def choose(op: str, inputs: Any, requested: str | None = None) -> tuple[str, ModuleType]:
+    """The backend that serves this call.
+
+    Args:
+        op: name of the op.
+        inputs: the op's input record; backends read device, dtypes and shapes from it.
+        requested: a backend by name, or None (or "") for automatic choice.
+
+    Raises:
+        BackendError: the named backend does not exist or cannot serve this call.
+    """
+    requested = requested or _FORCED.get(op)
+    if requested:
+        module = load(op, requested)
+        reason = module.why_not(inputs)
+        if reason is not None:
+            able = [n for n in _REGISTRY[op] if n != requested and not load(op, n).why_not(inputs)]
+            raise BackendError(
+                f"{op}: backend {requested!r} cannot serve this call: {reason}; "
+                f"{' or '.join(map(repr, [*able, 'reference']))} can"
+            )
+        return requested, module
+    reasons = []
+    for name in _REGISTRY[op]:
+        module = load(op, name)
+        reason = module.why_not(inputs)
+        if reason is None:
+            _explain_slow_path(op, name, reasons, inputs.device_type)
+            return name, module
+        reasons.append(f"{name}: {reason}")
+    raise BackendError(f"{op}: no backend can serve this call ({'; '.join(reasons)})")
+
+
+def _explain_slow_path(op: str, name: str, reasons: list[str], device_type: str) -> None:
+    """Say once per op and device why the fast backend was passed over; never silently slow."""
+    fast = {"cuda": "triton", "cpu": "cpu"}.get(device_type)
+    if name == fast or fast not in _REGISTRY[op] or f"{op}/{device_type}" in _WARNED:
+        return
+    _WARNED.add(f"{op}/{device_type}")
+    why = next((r for r in reasons if r.startswith(f"{fast}:")), "")
+    warnings.warn(f"{op} on {device_type} runs on backend {name!r}; {why}", stacklevel=4)
+
+
+@contextmanager
+def use_backend(**names: str) -> Iterator[None]:
+    """Prefer backends by op name for a while: ``with use_backend(selective_scan="torch"): ...``."""
+    for op, name in names.items():
+        if op not in _REGISTRY:
+            raise BackendError(f"there is no op {op!r}; choose from {sorted(_REGISTRY)}")
+        load(op, name)
+    before = dict(_FORCED)
+    _FORCED.update(names)
+    try:
+        yield
+    finally:
+        _FORCED.clear()
+        _FORCED.update(before)
+
+
+def active(op: str, inputs: Any) -> tuple[str, list[str]]:
+    """For ``mom env``: the backend an automatic choice takes, and why the others were passed over."""
+    passed = []
+    for name in _REGISTRY[op]:
+        reason = load(op, name).why_not(inputs)
+        if reason is None:
+            return name, passed
+        passed.append(f"{name}: {reason}")
+    return "none", passed

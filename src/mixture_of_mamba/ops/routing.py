@@ -1,0 +1,133 @@
+"""Modality ids -> order, offsets and row index; built once per batch, used by every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Routing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """Where each token of a batch stands when the rows are sorted by modality.
+
+    Attributes:
+        n_modalities: number of modalities `m`.
+        batch, length: `b` and `t`; there are `r = b * t` rows.
+        order: (r,) int64, flat (b, t) position of each row; None when rows are positions.
+        rows: (b, t) int32, row of each position; None when rows are positions.
+        modality: (b, t) int32, modality of each position.
+        offsets: (m,) int32, end of each modality's rows, on the batch's device.
+        host_offsets: the same on the CPU; None when reading it would need a device synchronisation.
+        resets: (b, t) bool, True where a new document starts; None without documents.
+    """
+
+    n_modalities: int
+    batch: int
+    length: int
+    order: Tensor | None
+    rows: Tensor | None
+    modality: Tensor
+    offsets: Tensor
+    host_offsets: Tensor | None
+    resets: Tensor | None
+
+    @classmethod
+    def build(
+        cls,
+        modality_ids: Tensor,
+        n_modalities: int,
+        document_ids: Tensor | None = None,
+        *,
+        previous_document: Tensor | None = None,
+        check: bool | None = None,
+    ) -> Routing:
+        """Sort a batch by modality.
+
+        Args:
+            modality_ids: (b, t) integers in 0..n_modalities-1.
+            document_ids: (b, t) integers; a change along t starts a new document.
+            previous_document: (b,) the document that an incoming state belongs to; a first token of
+                another document resets that state too.
+            check: verify the range of the ids; by default on the CPU only, where it costs no
+                device synchronisation.
+
+        Raises:
+            ValueError: wrong shapes, or an id outside 0..n_modalities-1.
+            TypeError: ids that are not integers.
+        """
+        if modality_ids.ndim != 2:
+            raise ValueError(
+                f"modality_ids has shape {tuple(modality_ids.shape)}, but (batch, time) is needed"
+            )
+        if modality_ids.dtype.is_floating_point or modality_ids.dtype == torch.bool:
+            raise TypeError(f"modality_ids is {modality_ids.dtype}; integers are needed")
+        batch, length = modality_ids.shape
+        check = modality_ids.device.type == "cpu" if check is None else check
+        if check and modality_ids.numel():
+            check_range(modality_ids, n_modalities)
+        flat = modality_ids.reshape(-1)
+        order = rows = None
+        if n_modalities > 1:
+            order = torch.argsort(flat, stable=True)
+            rows = torch.empty_like(order, dtype=torch.int32)
+            rows[order] = torch.arange(len(flat), dtype=torch.int32, device=flat.device)
+            rows = rows.view(batch, length)
+        bins = torch.arange(n_modalities, device=flat.device, dtype=flat.dtype)
+        counts = (flat[None, :] == bins[:, None]).sum(1)
+        offsets = counts.cumsum(0).to(torch.int32)
+        return cls(
+            n_modalities=n_modalities,
+            batch=batch,
+            length=length,
+            order=order,
+            rows=rows,
+            modality=modality_ids.to(torch.int32),
+            offsets=offsets,
+            host_offsets=offsets if offsets.device.type == "cpu" else None,
+            resets=document_starts(document_ids, modality_ids.shape, previous_document),
+        )
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        """(b, t, ...) -> (r, ...) in row order."""
+        flat = x.reshape(self.batch * self.length, *x.shape[2:])
+        return flat if self.order is None else flat[self.order]
+
+    def to_time(self, x: Tensor) -> Tensor:
+        """(r, ...) in row order -> (b, t, ...)."""
+        if self.rows is None:
+            return x.view(self.batch, self.length, *x.shape[1:])
+        return x[self.rows.long()]
+
+
+def check_range(modality_ids: Tensor, n_modalities: int) -> None:
+    """Raise where an id is outside 0..n_modalities-1."""
+    low, high = (int(v) for v in torch.aminmax(modality_ids))
+    if low < 0 or high >= n_modalities:
+        wrong = high if high >= n_modalities else low
+        raise ValueError(
+            f"modality_ids contains {wrong}, but there are {n_modalities} modalities "
+            f"(valid ids 0..{n_modalities - 1}); check the modality table of your data"
+        )
+
+
+def document_starts(
+    document_ids: Tensor | None, shape: torch.Size, previous: Tensor | None = None
+) -> Tensor | None:
+    """(b, t) bool, True where `document_ids` changes along t; the first token never resets by itself,
+    unless `previous` (b,) names another document there."""
+    if document_ids is None:
+        return None
+    if document_ids.shape != shape:
+        raise ValueError(
+            f"document_ids has shape {tuple(document_ids.shape)}, "
+            f"but the batch is {tuple(shape)}; give one document id per token"
+        )
+    resets = torch.zeros(shape, dtype=torch.bool, device=document_ids.device)
+    resets[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    if previous is not None and shape[1]:
+        resets[:, 0] = document_ids[:, 0] != previous
+    return resets
