@@ -1,0 +1,164 @@
+"""The sliced head loss as one node of the graph: custom ops with fake and autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["head_loss"]
+
+
+@torch.library.custom_op("mixture_of_mamba::linear_cross_entropy", mutates_args=())
+def head_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+    ignore_index: int,
+    slice_rows: int,
+) -> tuple[Tensor, Tensor]:
+    """-> losses (r,) and the logarithm of each row's softmax denominator (r,), float32 or wider."""
+    if hidden.device.type == "cpu":
+        _check_targets(targets, low, high, weight.shape[0], ignore_index)
+    dtype = _wide(hidden)
+    losses = hidden.new_empty(hidden.shape[:1], dtype=dtype)
+    total = torch.empty_like(losses)
+    for part in _slices(hidden, weight, targets, low, high, slice_rows):
+        kept = targets[part.rows] != ignore_index
+        total[part.rows] = torch.logsumexp(part.logits, 1)
+        at_target = part.logits.gather(1, part.targets[:, None])[:, 0]
+        beyond = targets[part.rows] != part.targets + part.words.start
+        at_target = at_target.masked_fill(beyond, -torch.inf)  # impossible, and not its neighbour
+        losses[part.rows] = torch.where(kept, total[part.rows] - at_target, 0.0)
+    return losses, total
+
+
+@head_loss.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+    ignore_index: int,
+    slice_rows: int,
+) -> tuple[Tensor, Tensor]:
+    losses = hidden.new_empty(hidden.shape[:1], dtype=_wide(hidden))
+    return losses, torch.empty_like(losses)
+
+
+@torch.library.custom_op("mixture_of_mamba::linear_cross_entropy_backward", mutates_args=())
+def head_loss_backward(
+    dloss: Tensor,
+    total: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+    ignore_index: int,
+    slice_rows: int,
+) -> tuple[Tensor, Tensor]:
+    """-> gradients of hidden (r, d) and weight (V, d), accumulated in float32 or wider."""
+    dhidden = torch.empty_like(hidden)
+    dweight = torch.zeros(weight.shape, dtype=_wide(weight), device=weight.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for part in _slices(hidden, weight, targets, low, high, slice_rows):
+            rows, words = part.rows, part.words
+            kept = targets[rows] != ignore_index
+            share = torch.where(kept, dloss[rows], 0.0)[:, None].to(total.dtype)
+            dlogits = part.logits.sub_(total[rows, None]).exp_()
+            # A row without a vocabulary (ignored, empty range) has total -inf: no probabilities.
+            dlogits.masked_fill_(~kept[:, None], 0.0).mul_(share)
+            dlogits.scatter_add_(1, part.targets[:, None], -share)
+            dlogits = dlogits.to(hidden.dtype)
+            dhidden[rows] = dlogits @ weight[words]
+            dweight[words] += dlogits.T @ hidden[rows]
+    return dhidden, dweight.to(weight.dtype)
+
+
+@head_loss_backward.register_fake
+def _(
+    dloss: Tensor,
+    total: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+    ignore_index: int,
+    slice_rows: int,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(hidden), weight.new_empty(weight.shape)
+
+
+class _Slice(NamedTuple):
+    rows: slice
+    words: slice
+    logits: Tensor  # (rows, words) wide, -inf outside each row's range; may be overwritten
+    targets: Tensor  # (rows,) index into words; 0 where the row is ignored
+
+
+def _slices(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+    slice_rows: int,
+) -> Iterator[_Slice]:
+    """Logits a slice of rows at a time, over the words that the slice's ranges touch."""
+    for start in range(0, hidden.shape[0], slice_rows):
+        rows = slice(start, min(start + slice_rows, hidden.shape[0]))
+        words = slice(0, weight.shape[0])
+        if low is not None and high is not None and low.device.type == "cpu":
+            first = min(int(low[rows].min()), weight.shape[0] - 1)
+            words = slice(first, max(int(high[rows].max()), first + 1))
+        logits = (hidden[rows] @ weight[words].T).to(_wide(hidden))
+        if low is not None and high is not None:
+            v = torch.arange(words.start, words.stop, device=hidden.device)
+            outside = (v < low[rows, None]) | (v >= high[rows, None])
+            logits.masked_fill_(outside, -torch.inf)
+        index = targets[rows] - words.start
+        yield _Slice(rows, words, logits, index.clamp(0, words.stop - words.start - 1))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _check_targets(
+    targets: Tensor, low: Tensor | None, high: Tensor | None, vocabulary: int, ignore_index: int
+) -> None:
+    first = torch.zeros_like(targets) if low is None else low
+    end = torch.full_like(targets, vocabulary) if high is None else high
+    if bool(((first < 0) | (end > vocabulary)).any()):
+        raise ValueError(f"low and high must lie in 0..{vocabulary}, the rows of weight")
+    wrong = ((targets < first) | (targets >= end)) & (targets != ignore_index)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0, 0])
+        raise ValueError(
+            f"targets[{row}] is {int(targets[row])}, but row {row} has words "
+            f"{int(first[row])}..{int(end[row]) - 1}; mark rows without a target by {ignore_index}"
+        )
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ignore_index, slice_rows = inputs
+    ctx.save_for_backward(output[1], *tensors)
+    ctx.call = ignore_index, slice_rows
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, dloss, _):  # type: ignore[no-untyped-def]
+    if dloss is None:
+        return (None,) * 7
+    dhidden, dweight = head_loss_backward(dloss, *ctx.saved_tensors, *ctx.call)
+    return dhidden, dweight, *[None] * 5
+
+
+head_loss.register_autograd(_backward, setup_context=_setup_context)
