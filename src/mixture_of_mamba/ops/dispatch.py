@@ -30,6 +30,9 @@ _REGISTRY: dict[str, dict[str, str]] = {
         "modality_linear": {"grouped": "grouped", "loop": "loop"},
     }.items()
 }
+# Where automatic choice may take a backend that serves one device only; elsewhere its module is not
+# even imported (triton on a CPU, by name, runs its interpreter).
+_HOME = {"triton": "cuda", "cpu": "cpu"}
 _FORCED: dict[str, str] = {}
 _LOADED: dict[tuple[str, str], ModuleType] = {}
 _WARNED: set[str] = set()
@@ -76,6 +79,9 @@ def choose(op: str, inputs: Any, requested: str | None = None) -> tuple[str, Mod
         return requested, module
     reasons = []
     for name in _REGISTRY[op]:
+        if _HOME.get(name, inputs.device_type) != inputs.device_type:
+            reasons.append(f"{name}: serves {_HOME[name]}, not {inputs.device_type}")
+            continue
         module = load(op, name)
         reason = module.why_not(inputs)
         if reason is None:

@@ -20,7 +20,7 @@ def causal_conv1d_reference(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
         y (r, d) and the final state (b, k-1, d), in x's dtype.
     """
     b, t, k = inputs.batch, inputs.length, inputs.k
-    x = inputs.x.view(b, t, -1) if inputs.rows is None else inputs.x[inputs.rows.long()]
+    x = inputs.x.view(b, t, inputs.d) if inputs.rows is None else inputs.x[inputs.rows.long()]
     state = inputs.state
     if state is None:
         state = x.new_zeros(b, k - 1, inputs.d)

@@ -27,7 +27,7 @@ def selective_scan_reference(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 
     def in_time(x: Tensor) -> Tensor:
         x = x.to(dtype)
-        return x.view(b, t, -1) if inputs.rows is None else x[inputs.rows.long()]
+        return x.view(b, t, x.shape[-1]) if inputs.rows is None else x[inputs.rows.long()]
 
     u, delta, B, C = (in_time(x) for x in (inputs.u, inputs.delta, inputs.B, inputs.C))
     if inputs.delta_bias is not None:

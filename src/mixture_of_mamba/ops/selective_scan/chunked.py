@@ -1,0 +1,213 @@
+"""Portable backend "torch": chunks of time, states recomputed in the backward; any device and dtype.
+
+A chunk is laid out time-major, (c, b, d, n), so that one step is one contiguous slice and the whole
+recurrence of a step is a single fused multiply-add. Only the state at the head of each chunk is kept
+for the backward, so memory grows with `t / c`, not with `t`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .inputs import ScanGrads, ScanInputs
+
+__all__ = ["backward", "checkpoint_shape", "forward", "why_not"]
+
+CHUNK_ELEMENTS = 1 << 19  # states of one chunk that should stay in a core's cache, as float32
+SHORTEST, LONGEST = 16, 256  # steps
+
+
+def why_not(inputs: ScanInputs) -> str | None:
+    """Serves every device, dtype and shape."""
+    return None
+
+
+def chunk_steps(inputs: ScanInputs) -> int:
+    """Steps of one chunk: as many as the cache holds, so that a step's overhead is shared."""
+    states = max(1, inputs.batch * inputs.d * inputs.n)
+    return min(LONGEST, max(SHORTEST, CHUNK_ELEMENTS // states))
+
+
+def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
+    """(chunks, b, d, n): the state that enters each chunk."""
+    chunks = -(-inputs.length // chunk_steps(inputs))
+    return (chunks, inputs.batch, inputs.d, inputs.n)
+
+
+class Chunk(NamedTuple):
+    """One chunk in time, in A's dtype: everything that both directions need.
+
+    Attributes:
+        index: (c * b,) int64, rows of the chunk's positions, time-major.
+        u, raw, step: (c, b, d) input, step size before and after softplus.
+        B, C: (c, b, n).
+        decay, h: (c, b, d, n) exp(step * A), zero at a reset, and the states after each step.
+    """
+
+    index: Tensor
+    u: Tensor
+    raw: Tensor
+    step: Tensor
+    B: Tensor
+    C: Tensor
+    decay: Tensor
+    h: Tensor
+
+
+def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    state = _initial(inputs)
+    y = inputs.u.new_empty(inputs.u.shape)
+    checkpoints = state.new_empty(checkpoint_shape(inputs) if save else (0,))
+    for i, span in enumerate(_spans(inputs)):
+        if save:
+            checkpoints[i] = state
+        chunk = _run(inputs, span, state)
+        state = chunk.h[-1]
+        out = _output(inputs, chunk)
+        if inputs.z is not None:
+            out = out * F.silu(_take(inputs.z, chunk.index, out))
+        y[chunk.index] = out.flatten(0, 1).to(y.dtype)
+    return y, state.clone(), checkpoints
+
+
+def backward(
+    inputs: ScanInputs, checkpoints: Tensor, dy: Tensor, dfinal: Tensor | None
+) -> ScanGrads:
+    A = inputs.A
+    dstate = torch.zeros_like(_initial(inputs)) if dfinal is None else dfinal.to(A.dtype)
+    grads = {
+        name: None if (x := getattr(inputs, name)) is None else torch.zeros_like(x, dtype=dtype)
+        for name, dtype in (
+            *((name, inputs.u.dtype) for name in ("u", "delta", "B", "C", "z")),
+            *((name, A.dtype) for name in ("A", "D", "delta_bias")),
+        )
+    }
+    for i, span in reversed(list(enumerate(_spans(inputs)))):
+        dstate = _chunk_backward(inputs, span, checkpoints[i], dy, dstate, grads)
+    for name in ("D", "delta_bias"):
+        if (g := grads[name]) is not None:
+            grads[name] = g.to(getattr(inputs, name).dtype)
+    return ScanGrads(
+        **grads,  # type: ignore[arg-type]
+        state=None if inputs.state is None else dstate.to(inputs.state.dtype, copy=True),
+    )
+
+
+def _chunk_backward(
+    inputs: ScanInputs,
+    span: slice,
+    start: Tensor,
+    dy: Tensor,
+    dstate: Tensor,
+    grads: dict[str, Tensor | None],
+) -> Tensor:
+    """Add one chunk's gradients to `grads`; -> gradient of the state that enters it."""
+    chunk = _run(inputs, span, start)
+    index, u, raw, step, B, C, decay, h = chunk
+    dout = _take(dy, index, u)
+
+    def put(name: str, value: Tensor) -> None:
+        target = grads[name]
+        if target is not None:
+            target[index] = value.flatten(0, 1).to(target.dtype)
+
+    if inputs.z is not None:
+        z = _take(inputs.z, index, u)
+        gate = torch.sigmoid(z)
+        put("z", dout * _output(inputs, chunk) * (gate * (1 + z * (1 - gate))))
+        dout = dout * (z * gate)
+    put("C", torch.einsum("cbd,cbdn->cbn", dout, h))
+    # dh[t] = dout[t] * C[t] + decay[t+1] * dh[t+1], in place over the first term.
+    dh = dout[..., None] * C[:, :, None, :]
+    dh[-1] += dstate
+    for t in range(len(dh) - 2, -1, -1):
+        dh[t].addcmul_(decay[t + 1], dh[t + 1])
+    entering = decay[0] * dh[0]
+    put("B", torch.einsum("cbd,cbdn->cbn", step * u, dh))
+    dinput = torch.einsum("cbdn,cbn->cbd", dh, B)
+    # Gradient of the exponent step * A: decay * h[t-1] * dh[t].
+    dexponent = dh.mul_(decay)
+    dexponent[1:] *= h[:-1]
+    dexponent[0] *= start
+    grads["A"] += torch.einsum("cbdn,cbd->dn", dexponent, step)
+    draw = torch.einsum("cbdn,dn->cbd", dexponent, inputs.A) + dinput * u
+    if inputs.softplus:
+        draw = draw * torch.sigmoid(raw)
+    put("delta", draw)
+    du = dinput * step
+    if inputs.D is not None:
+        grads["D"] += (dout * u).sum((0, 1))
+        du = du + dout * inputs.D.to(u.dtype)
+    put("u", du)
+    if grads["delta_bias"] is not None:
+        _add_by_modality(grads["delta_bias"], inputs.modality, span, draw)
+    return entering
+
+
+def _run(inputs: ScanInputs, span: slice, state: Tensor) -> Chunk:
+    """The recurrence over one chunk, from the state that enters it."""
+    index = _positions(inputs, span)
+    like = state.new_empty(span.stop - span.start, inputs.batch, 0)
+    u, raw, B, C = (_take(x, index, like) for x in (inputs.u, inputs.delta, inputs.B, inputs.C))
+    if inputs.delta_bias is not None:
+        bias = inputs.delta_bias.to(raw.dtype)
+        raw = raw + (
+            bias[0] if inputs.modality is None else bias[inputs.modality[:, span].T.long()]
+        )
+    step = F.softplus(raw) if inputs.softplus else raw
+    decay = torch.exp(step[..., None] * inputs.A)
+    if inputs.resets is not None:
+        decay.masked_fill_(inputs.resets[:, span].T[..., None, None], 0.0)
+    h = (step * u)[..., None] * B[:, :, None, :]
+    previous = state
+    for t in range(len(h)):
+        previous = h[t].addcmul_(decay[t], previous)
+    return Chunk(index, u, raw, step, B, C, decay, h)
+
+
+def _output(inputs: ScanInputs, chunk: Chunk) -> Tensor:
+    """(c, b, d) before the gate."""
+    out = torch.einsum("cbdn,cbn->cbd", chunk.h, chunk.C)
+    return out if inputs.D is None else out + inputs.D.to(out.dtype) * chunk.u
+
+
+def _initial(inputs: ScanInputs) -> Tensor:
+    """(b, d, n) the state before t = 0."""
+    if inputs.state is not None:
+        return inputs.state.to(inputs.A.dtype)
+    return inputs.A.new_zeros(inputs.batch, inputs.d, inputs.n)
+
+
+def _spans(inputs: ScanInputs) -> Iterator[slice]:
+    """The chunks' ranges of time."""
+    steps = chunk_steps(inputs)
+    for start in range(0, inputs.length, steps):
+        yield slice(start, min(start + steps, inputs.length))
+
+
+def _positions(inputs: ScanInputs, span: slice) -> Tensor:
+    """(c * b,) int64, the rows of a range of time, time-major."""
+    if inputs.rows is not None:
+        return inputs.rows[:, span].T.reshape(-1).long()
+    time = torch.arange(span.start, span.stop, device=inputs.u.device)[:, None]
+    batch = torch.arange(inputs.batch, device=inputs.u.device)
+    return (time + batch * inputs.length).reshape(-1)
+
+
+def _take(x: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """Rows `index` of x as (c, b, channels) in the dtype of `like`, which gives c and b."""
+    return x[index].view(like.shape[0], like.shape[1], x.shape[1]).to(like.dtype)
+
+
+def _add_by_modality(total: Tensor, modality: Tensor | None, span: slice, draw: Tensor) -> None:
+    """Sum (c, b, d) into (m, d)."""
+    if modality is None:
+        total[0] += draw.sum((0, 1))
+    else:
+        which = modality[:, span].T.reshape(-1).long()
+        total.index_add_(0, which, draw.flatten(0, 1))
