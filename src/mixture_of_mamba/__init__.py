@@ -1,3 +1,36 @@
 """Mixture-of-Mamba: a Mamba block with one weight per modality in its projections."""
 
-__version__ = "0.1.0"
+from ._version import __version__
+from .data.batch import Batch
+from .layers import PROJECTIONS, MambaBlock, MambaConfig, MambaMixer, MambaState, ModalityLinear
+from .models import Modality, ModelConfig, ModelOutput, MultimodalModel, preset
+from .ops import (
+    BackendError,
+    Routing,
+    causal_conv1d,
+    modality_linear,
+    selective_scan,
+    use_backend,
+)
+
+__all__ = [
+    "PROJECTIONS",
+    "BackendError",
+    "Batch",
+    "MambaBlock",
+    "MambaConfig",
+    "MambaMixer",
+    "MambaState",
+    "Modality",
+    "ModalityLinear",
+    "ModelConfig",
+    "ModelOutput",
+    "MultimodalModel",
+    "Routing",
+    "__version__",
+    "causal_conv1d",
+    "modality_linear",
+    "preset",
+    "selective_scan",
+    "use_backend",
+]

@@ -122,6 +122,19 @@ def _forward_flops(  # type: ignore[no-untyped-def]
 
 @register_flop_formula(torch.ops.mixture_of_mamba.causal_conv1d_backward)
 def _backward_flops(  # type: ignore[no-untyped-def]
-    dy, dfinal, x, weight, bias, rows, resets, state, batch, length, silu, *args, out_shape=None, **kw
+    dy,
+    dfinal,
+    x,
+    weight,
+    bias,
+    rows,
+    resets,
+    state,
+    batch,
+    length,
+    silu,
+    *args,
+    out_shape=None,
+    **kw,
 ) -> int:
     return 2 * conv_flops(x[0], *weight, silu=silu)

@@ -41,9 +41,7 @@ def causal_conv1d_reference(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
     return flat, _final_state(window, age, k)
 
 
-def document_age(
-    resets: Tensor | None, b: int, t: int, k: int, device: torch.device
-) -> Tensor:
+def document_age(resets: Tensor | None, b: int, t: int, k: int, device: torch.device) -> Tensor:
     """(b, t) int64: how many earlier inputs of its own document a position may see; what the
     incoming state holds counts as k-1 inputs of the first document."""
     position = torch.arange(t, device=device).expand(b, t)

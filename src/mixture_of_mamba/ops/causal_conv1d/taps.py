@@ -1,14 +1,12 @@
-"""Portable backend "torch": the formula of the reference, differentiated by autograd on recompute."""
+"""Portable backend "torch": a sum over taps, with its gradients written out."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .inputs import ConvGrads, ConvInputs
-from .reference import causal_conv1d_reference
+from .reference import causal_conv1d_reference, document_age
 
 __all__ = ["backward", "forward", "why_not"]
 
@@ -24,19 +22,44 @@ def forward(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
 
 
 def backward(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None) -> ConvGrads:
-    leaves = {
-        name: x.detach().requires_grad_()
-        for name in ("x", "weight", "bias", "state")
-        if (x := getattr(inputs, name)) is not None
-    }
-    with torch.enable_grad():
-        y, final = causal_conv1d_reference(replace(inputs, **leaves))
-        outputs, grads = [y], [dy]
-        if dfinal is not None and final.requires_grad:
-            outputs, grads = [y, final], [dy, dfinal]
-        found = torch.autograd.grad(outputs, list(leaves.values()), grads, allow_unused=True)
-    named = {
-        name: torch.zeros_like(leaf) if g is None else g
-        for (name, leaf), g in zip(leaves.items(), found, strict=True)
-    }
-    return ConvGrads(*(named.get(name) for name in ConvGrads._fields))  # type: ignore[arg-type]
+    """Gradients of every input; those of the final state are added to the inputs it holds."""
+    b, t, k, d = inputs.batch, inputs.length, inputs.k, inputs.d
+    dtype = torch.promote_types(inputs.x.dtype, inputs.weight.dtype)
+    x = inputs.x.view(b, t, d) if inputs.rows is None else inputs.x[inputs.rows.long()]
+    state = x.new_zeros(b, k - 1, d) if inputs.state is None else inputs.state
+    window = torch.cat([state.to(x.dtype), x], 1).to(dtype)
+    age = document_age(inputs.resets, b, t, k, x.device)
+    grad = (dy.view(b, t, d) if inputs.rows is None else dy[inputs.rows.long()]).to(dtype)
+    weight = inputs.weight.to(dtype)
+    # tap j of position t reads window[t + k - 1 - j], if that lies in t's document
+    taps = [
+        torch.where((age >= j)[..., None], window[:, k - 1 - j : k - 1 - j + t], 0.0)
+        for j in range(k)
+    ]
+    if inputs.silu:
+        before = torch.stack([tap * weight[:, k - 1 - j] for j, tap in enumerate(taps)]).sum(0)
+        if inputs.bias is not None:
+            before = before + inputs.bias.to(dtype)
+        gate = torch.sigmoid(before)
+        grad = grad * gate * (1 + before * (1 - gate))
+    dwindow = torch.zeros_like(window)
+    dweight = torch.zeros_like(weight)
+    for j, tap in enumerate(taps):
+        seen = torch.where((age >= j)[..., None], grad, 0.0)
+        dwindow[:, k - 1 - j : k - 1 - j + t] += seen * weight[:, k - 1 - j]
+        dweight[:, k - 1 - j] = (grad * tap).sum((0, 1))
+    if dfinal is not None and k > 1:
+        tail = dfinal.to(dtype)
+        if t:
+            back = torch.arange(k - 2, -1, -1, device=x.device)
+            tail = torch.where((back <= age[:, -1:])[..., None], tail, 0.0)
+        dwindow[:, t:] += tail
+    dx = dwindow[:, k - 1 :].reshape(b * t, d).to(inputs.x.dtype)
+    if inputs.rows is not None:
+        dx = torch.zeros_like(dx).index_copy_(0, inputs.rows.reshape(-1).long(), dx)
+    return ConvGrads(
+        x=dx,
+        weight=dweight.to(inputs.weight.dtype),
+        bias=None if inputs.bias is None else grad.sum((0, 1)).to(inputs.bias.dtype),
+        state=None if inputs.state is None else dwindow[:, : k - 1].to(inputs.state.dtype).clone(),
+    )

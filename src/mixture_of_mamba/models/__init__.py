@@ -1,0 +1,7 @@
+"""Models: a network over interleaved modalities, declared as data."""
+
+from .config import Modality, ModelConfig
+from .model import ModelOutput, MultimodalModel
+from .presets import PRESETS, preset
+
+__all__ = ["PRESETS", "Modality", "ModelConfig", "ModelOutput", "MultimodalModel", "preset"]

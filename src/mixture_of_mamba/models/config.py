@@ -1,0 +1,166 @@
+"""What a multi-modal model is made of, as data: modalities, widths, and which projections split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from ..layers import PROJECTIONS, MambaConfig, parse_split
+
+__all__ = ["Modality", "ModelConfig"]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality, declared by what its tokens are.
+
+    Attributes:
+        name: "text", "image", …
+        kind: "discrete" (ids, cross entropy) or "continuous" (vectors, a diffusion loss).
+        size: vocabulary size, or width of the vectors.
+        loss_weight: its weight in the total loss.
+    """
+
+    name: str
+    kind: Literal["discrete", "continuous"]
+    size: int
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a modality needs a name")
+        if self.kind not in ("discrete", "continuous"):
+            raise ValueError(
+                f"modality {self.name!r} is of kind {self.kind!r}; "
+                "choose 'discrete' or 'continuous'"
+            )
+        if self.size < 1:
+            raise ValueError(f"modality {self.name!r} has size {self.size}; it must be at least 1")
+        if self.loss_weight < 0:
+            raise ValueError(f"modality {self.name!r} has loss_weight {self.loss_weight} < 0")
+
+    @property
+    def discrete(self) -> bool:
+        return self.kind == "discrete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A network over interleaved modalities.
+
+    Attributes:
+        d_model: width of the residual stream.
+        n_layers: number of blocks (two Mamba blocks stand for one transformer layer, and one
+            attention block plus one MLP block do too).
+        modalities: in the order of their ids.
+        split: projections with one weight per modality; empty is the dense model.
+        mixer: "mamba", or "attention" for the transformer baselines.
+        d_state, d_conv, expand, dt_rank: of the Mamba blocks, see MambaConfig.
+        head_dim: of the attention blocks.
+        vocabulary: "shared": one softmax over all discrete vocabularies (Chameleon); "separate":
+            each target's softmax runs over the vocabulary of its own modality.
+        tie_embeddings: the output map is the embedding.
+        norm_eps: of all RMS norms.
+        diffusion: settings of the continuous head (models/diffusion.py); defaults where empty.
+    """
+
+    d_model: int
+    n_layers: int
+    modalities: Sequence[Modality]
+    split: frozenset[str] = PROJECTIONS
+    mixer: Literal["mamba", "attention"] = "mamba"
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    dt_rank: int | None = None
+    head_dim: int = 64
+    vocabulary: Literal["shared", "separate"] = "shared"
+    tie_embeddings: bool = False
+    norm_eps: float = 1e-5
+    diffusion: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        modalities = tuple(Modality(**m) if isinstance(m, Mapping) else m for m in self.modalities)
+        object.__setattr__(self, "modalities", modalities)
+        object.__setattr__(self, "split", parse_split(self.split))
+        if not modalities:
+            raise ValueError("a model needs at least one modality")
+        names = [m.name for m in modalities]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"modality names must differ; {sorted(twice)} appear twice")
+        if not any(m.discrete for m in modalities):
+            raise ValueError("a model needs at least one discrete modality, to open the others")
+        if self.n_layers < 1:
+            raise ValueError(f"n_layers is {self.n_layers}; it must be at least 1")
+        if self.mixer not in ("mamba", "attention"):
+            raise ValueError(f"mixer is {self.mixer!r}; choose 'mamba' or 'attention'")
+        if self.vocabulary not in ("shared", "separate"):
+            raise ValueError(f"vocabulary is {self.vocabulary!r}; choose 'shared' or 'separate'")
+        if self.mixer == "attention" and self.d_model % self.head_dim:
+            raise ValueError(f"head_dim {self.head_dim} does not divide d_model {self.d_model}")
+        self.block  # noqa: B018  (raises where the block's own fields are wrong)
+
+    @property
+    def block(self) -> MambaConfig:
+        """The shape of one Mamba block."""
+        return MambaConfig(
+            d_model=self.d_model,
+            n_modalities=len(self.modalities),
+            split=self.split,
+            d_state=self.d_state,
+            d_conv=self.d_conv,
+            expand=self.expand,
+            dt_rank=self.dt_rank,
+            norm_eps=self.norm_eps,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(m.name for m in self.modalities)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Entries of all discrete vocabularies together."""
+        return sum(m.size for m in self.modalities if m.discrete)
+
+    @property
+    def vocabulary_ranges(self) -> tuple[tuple[int, int], ...]:
+        """Per modality, its [low, high) in the joint vocabulary; (0, 0) where continuous."""
+        ranges, low = [], 0
+        for m in self.modalities:
+            ranges.append((low, low + m.size) if m.discrete else (0, 0))
+            low += m.size if m.discrete else 0
+        return tuple(ranges)
+
+    def index(self, name: str) -> int:
+        """The id of a modality.
+
+        Raises:
+            ValueError: the model has no such modality.
+        """
+        if name not in self.names:
+            raise ValueError(f"this model has no modality {name!r}; it has {list(self.names)}")
+        return self.names.index(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for config.json; `ModelConfig(**d)` reads them back."""
+        plain = asdict(self)
+        plain["split"] = sorted(self.split)
+        plain["modalities"] = [asdict(m) for m in self.modalities]
+        plain["diffusion"] = dict(self.diffusion)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ModelConfig:
+        """The config of a saved model.
+
+        Raises:
+            ValueError: a field that this version does not know.
+        """
+        if unknown := set(plain) - {f.name for f in fields(cls)}:
+            raise ValueError(
+                f"the model's config has unknown fields {sorted(unknown)}; "
+                "was it written by a newer version?"
+            )
+        return cls(**plain)

@@ -1,0 +1,47 @@
+"""Rows -> losses of the discrete modalities: cross entropy over the joint or the own vocabulary."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .embedding import init_vocabulary
+
+__all__ = ["DiscreteHead"]
+
+
+class DiscreteHead(nn.Module):
+    """logits = weight @ h over all discrete vocabularies.
+
+    With `vocabulary="separate"` each target's softmax sees only the vocabulary of its own modality.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.d_model))
+
+    def init_weights(self, seed: int | None) -> None:
+        init_vocabulary(self.weight, self.config, seed, "head")
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., d_model) -> logits (..., joint vocabulary)."""
+        return F.linear(hidden, self.weight)
+
+    def losses(self, hidden: Tensor, targets: Tensor, modality: Tensor) -> Tensor:
+        """Cross entropy of each row, in nats.
+
+        Args:
+            hidden: (r, d_model).
+            targets: (r,) ids in the joint vocabulary.
+            modality: (r,) modality of the target.
+        """
+        logits = self(hidden).float() if hidden.dtype != torch.float64 else self(hidden)
+        if self.config.vocabulary == "separate":
+            ranges = torch.tensor(self.config.vocabulary_ranges, device=hidden.device)[modality]
+            column = torch.arange(logits.shape[-1], device=hidden.device)
+            outside = (column < ranges[:, :1]) | (column >= ranges[:, 1:])
+            logits = logits.masked_fill(outside, -torch.inf)
+        return F.cross_entropy(logits, targets, reduction="none")

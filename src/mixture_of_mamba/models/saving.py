@@ -1,0 +1,95 @@
+"""Models on disk: config.json beside model.safetensors; never a pickle."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .config import ModelConfig
+
+if TYPE_CHECKING:
+    from .model import MultimodalModel
+
+    M = TypeVar("M", bound=MultimodalModel)
+
+__all__ = ["check_tensors", "load_model", "read_tensors", "save_model"]
+
+
+def save_model(model: MultimodalModel, folder: Path) -> None:
+    """Write both files; each is complete or absent under its final name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().contiguous() for k, v in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del state["head.weight"]
+    temporary = folder / "model.safetensors.part"
+    save_file(state, temporary, metadata={"format": "pt"})
+    temporary.replace(folder / "model.safetensors")
+    text = json.dumps(model.config.to_dict(), indent=2)
+    (folder / "config.json.part").write_text(text + "\n")
+    (folder / "config.json.part").replace(folder / "config.json")
+
+
+def load_model(cls: type[M], folder: Path, device: torch.device | str) -> M:
+    """The model of a folder."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no model: config.json is missing; give a folder that "
+            "save_pretrained wrote, such as a run's model/"
+        )
+    config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    with torch.device("meta"):
+        model = cls(config)
+    state = read_tensors(folder / "model.safetensors", device)
+    if config.tie_embeddings and "embedding.weight" in state:
+        state["head.weight"] = state["embedding.weight"]
+    check_tensors(model, state, str(folder))
+    model.load_state_dict(state, assign=True)
+    if config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    model.reset_buffers(device)
+    return model
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, or truncated or damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        return load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged or truncated ({error}); copy or save the model again"
+        ) from error
+
+
+def check_tensors(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Hold a state dict against a model.
+
+    Raises:
+        ValueError: names every missing, extra and misshapen tensor, with the nearest name.
+    """
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    problems = []
+    for name in sorted(wanted.keys() - state.keys()):
+        near = difflib.get_close_matches(name, state.keys() - wanted.keys(), 1)
+        problems.append(f"missing {name} {wanted[name]}" + (f" (is it {near[0]}?)" if near else ""))
+    for name in sorted(state.keys() - wanted.keys()):
+        near = difflib.get_close_matches(name, wanted, 1)
+        problems.append(f"unexpected {name}" + (f" (nearest: {near[0]})" if near else ""))
+    for name in sorted(wanted.keys() & state.keys()):
+        if tuple(state[name].shape) != wanted[name]:
+            problems.append(f"{name} has shape {tuple(state[name].shape)}, needs {wanted[name]}")
+    if problems:
+        raise ValueError(f"{source} does not fit the model: " + "; ".join(problems))

@@ -1,0 +1,54 @@
+"""Backend "loop": one library matrix product per modality, written into a slice of the result."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .inputs import LinearInputs
+
+__all__ = ["backward", "forward", "why_not"]
+
+
+def why_not(inputs: LinearInputs) -> str | None:
+    if inputs.host_offsets is None:
+        return "it needs the row counts on the host; build the Routing on the CPU, or pass them"
+    return None
+
+
+def _slices(inputs: LinearInputs) -> list[tuple[int, int, int]]:
+    """(modality, first row, end row) of the modalities that have rows."""
+    assert inputs.host_offsets is not None
+    ends = inputs.host_offsets.tolist()
+    starts = [0, *ends[:-1]]
+    return [(m, a, e) for m, (a, e) in enumerate(zip(starts, ends, strict=True)) if e > a]
+
+
+def forward(inputs: LinearInputs) -> Tensor:
+    y = inputs.x.new_empty(inputs.x.shape[0], inputs.weight.shape[1])
+    for m, start, end in _slices(inputs):
+        rows, expert = inputs.x[start:end], inputs.weight[m].t()
+        if inputs.bias is None:
+            torch.mm(rows, expert, out=y[start:end])
+        else:
+            torch.addmm(inputs.bias[m], rows, expert, out=y[start:end])
+    return y
+
+
+def backward(
+    inputs: LinearInputs, dy: Tensor, needs: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight, bias; an expert without rows gets zeros."""
+    x, weight = inputs.x, inputs.weight
+    dx = x.new_empty(x.shape) if needs[0] else None
+    dw = weight.new_zeros(weight.shape) if needs[1] else None
+    db = weight.new_zeros(weight.shape[:2]) if needs[2] else None
+    for m, start, end in _slices(inputs):
+        grad = dy[start:end]
+        if dx is not None:
+            torch.mm(grad, weight[m], out=dx[start:end])
+        if dw is not None:
+            torch.mm(grad.t(), x[start:end], out=dw[m])
+        if db is not None:
+            torch.sum(grad, 0, out=db[m])
+    return dx, dw, db
