@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
+from ..flops import register_flop_formula
 from .op import head_loss
 from .reference import linear_cross_entropy_reference
 

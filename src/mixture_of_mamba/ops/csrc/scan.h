@@ -1,0 +1,136 @@
+// The selective scan's call record and what its two directions share.
+#pragma once
+
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "vector.h"
+
+// Mirrored field by field in ops/selective_scan/cpu.py; every field is eight bytes.
+// Strides count elements from one row to the next; channels are contiguous.
+struct ScanCall {
+  int64_t batch, length, d, n, modalities, softplus, bf16, threads;
+  int64_t u_stride, delta_stride, b_stride, c_stride, z_stride, y_stride;
+  int64_t dy_stride, du_stride, ddelta_stride, db_stride, dc_stride, dz_stride;
+  const void *u, *delta, *B, *C, *z;
+  const float *A, *D, *bias;                 // (d, n), (d), (modalities, d)
+  const int32_t *rows, *modality;            // (batch, length)
+  const uint8_t* resets;                     // (batch, length)
+  const float* state;                        // (batch, d, n)
+  float* checkpoints;                        // (batch, chunks, n, d)
+  void* y;                                   // forward out
+  float* final_state;                        // (batch, d, n)
+  const void* dy;                            // backward in
+  const float* dfinal;
+  void *du, *ddelta, *dB, *dC, *dz;          // backward out
+  float *dA, *dD, *dbias, *dstate;
+  float* partials;                           // (groups, rows, 2, n) sums of dB and dC
+  double* parameter_partials;                // (batch, n + 1 + modalities, padded d)
+};
+
+namespace mom {
+
+constexpr int STEPS = 16;       // of one chunk, and between two checkpoints
+constexpr int GROUP_BLOCKS = 16;  // most vectors of channels that one task takes: its rows stay in L2
+constexpr int TASKS = 16;       // wanted at least, so that common thread counts are all busy
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How the work is cut: fixed by the shape, never by the number of threads.
+struct Cut {
+  int64_t blocks, group, groups, chunks, padded_d;
+  int padded_n;
+
+  explicit Cut(const ScanCall& c) {
+    blocks = ceil_div(c.d, W);
+    group = blocks * c.batch / TASKS;
+    group = group < 1 ? 1 : group > GROUP_BLOCKS ? GROUP_BLOCKS : group;
+    groups = ceil_div(blocks, group);
+    chunks = ceil_div(c.length, STEPS);
+    padded_d = blocks * W;
+    padded_n = int(c.n <= 1 ? 1 : c.n <= 2 ? 2 : c.n <= 4 ? 4 : ceil_div(c.n, PASS) * PASS);
+  }
+};
+
+// Aligned scratch memory of a thread; grows, and is kept for the next call.
+class Scratch {
+ public:
+  template <typename T>
+  T* get(size_t count) {
+    const size_t bytes = (count * sizeof(T) + 127) / 128 * 128;
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = std::aligned_alloc(128, bytes);
+      if (!data_) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return static_cast<T*>(data_);
+  }
+  ~Scratch() { std::free(data_); }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// One chunk of time of one sequence: where its rows are and its B and C in float32, zero-padded in n.
+template <typename T>
+struct Steps {
+  int count;
+  int64_t row[STEPS];
+  int64_t modality[STEPS];
+  bool reset[STEPS];
+
+  Steps(const ScanCall& c, int64_t b, int64_t chunk, int padded_n, float* B, float* C) {
+    const int64_t start = chunk * STEPS;
+    count = int(c.length - start < STEPS ? c.length - start : STEPS);
+    for (int t = 0; t < count; ++t) {
+      const int64_t at = b * c.length + start + t;
+      row[t] = c.rows ? c.rows[at] : at;
+      modality[t] = c.modality ? c.modality[at] : 0;
+      reset[t] = c.resets && c.resets[at];
+      const T* Bt = static_cast<const T*>(c.B) + row[t] * c.b_stride;
+      const T* Ct = static_cast<const T*>(c.C) + row[t] * c.c_stride;
+      for (int n = 0; n < c.n; ++n) {
+        B[t * padded_n + n] = widen(Bt[n]);
+        C[t * padded_n + n] = widen(Ct[n]);
+      }
+      for (int n = int(c.n); n < padded_n; ++n) B[t * padded_n + n] = C[t * padded_n + n] = 0.0f;
+    }
+  }
+};
+
+// (d, n) row-major -> vectors over channels, [n] for one block; absent lanes and states are zero.
+inline void gather_states(const float* from, int64_t channel, int lanes, int64_t n, int padded_n,
+                          float scale, vf* to) {
+  float* out = reinterpret_cast<float*>(to);
+  for (int j = 0; j < padded_n; ++j)
+    for (int lane = 0; lane < W; ++lane)
+      out[j * W + lane] =
+          from && j < n && lane < lanes ? from[(channel + lane) * n + j] * scale : 0.0f;
+}
+inline void scatter_states(const vf* from, int64_t channel, int lanes, int64_t n, float* to) {
+  const float* in = reinterpret_cast<const float*>(from);
+  for (int lane = 0; lane < lanes; ++lane)
+    for (int64_t j = 0; j < n; ++j) to[(channel + lane) * n + j] = in[j * W + lane];
+}
+
+// 0, or a code for the caller's error message: 1 a row index, 2 a modality is out of range.
+inline int check_indices(const ScanCall& c) {
+  const int64_t total = c.batch * c.length;
+  if (c.rows) {
+    uint32_t worst = 0;  // negative numbers are the largest unsigned ones
+    for (int64_t i = 0; i < total; ++i) worst |= uint32_t(c.rows[i]) >= uint32_t(total);
+    if (worst) return 1;
+  }
+  if (c.modality) {
+    uint32_t worst = 0;
+    for (int64_t i = 0; i < total; ++i) worst |= uint32_t(c.modality[i]) >= uint32_t(c.modalities);
+    if (worst) return 2;
+  }
+  return 0;
+}
+
+}  // namespace mom

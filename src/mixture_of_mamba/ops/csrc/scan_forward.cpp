@@ -1,0 +1,125 @@
+// Selective scan, forward: tasks over (sequence x group of channels), chunks of 16 steps.
+#include "scan.h"
+
+namespace mom {
+namespace {
+
+// Per-block values of one chunk, time-major.
+struct Local {
+  vf step[STEPS], input[STEPS], y[STEPS];
+};
+
+// NP states of one block through one chunk; the states live in registers.
+template <int NP>
+MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const float* B,
+                           const float* C, int padded_n, vf* h_memory, Local& v) {
+  vf h[NP], a2[NP];
+  for (int n = 0; n < NP; ++n) h[n] = h_memory[n], a2[n] = A2[n];
+  for (int t = 0; t < count; ++t) {
+    const vf step = v.step[t], input = v.input[t];
+    if (__builtin_expect(reset[t], 0))
+      for (int n = 0; n < NP; ++n) h[n] = vf{};
+    vf even = v.y[t], odd = vf{};
+    for (int n = 0; n < NP; ++n) {
+      h[n] = exp2_product(step, a2[n]) * h[n] + input * B[t * padded_n + n];
+      vf& sum = n % 2 ? odd : even;
+      sum += h[n] * C[t * padded_n + n];
+    }
+    v.y[t] = even + odd;
+  }
+  for (int n = 0; n < NP; ++n) h_memory[n] = h[n];
+}
+
+template <typename T>
+MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T>& s, int64_t channel, int lanes, vf D,
+                           Local& v) {
+  for (int t = 0; t < s.count; ++t) {
+    const vf u = load(static_cast<const T*>(c.u) + s.row[t] * c.u_stride + channel, lanes);
+    vf step = load(static_cast<const T*>(c.delta) + s.row[t] * c.delta_stride + channel, lanes);
+    if (c.bias) step += load(c.bias + s.modality[t] * c.d + channel, lanes);
+    vf slope;
+    if (c.softplus) softplus(step, step, slope);
+    v.step[t] = step;
+    v.input[t] = step * u;
+    v.y[t] = D * u;
+  }
+}
+
+template <typename T>
+MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T>& s, int64_t channel, int lanes,
+                            Local& v) {
+  for (int t = 0; t < s.count; ++t) {
+    vf y = v.y[t];
+    if (c.z) {
+      const vf z = load(static_cast<const T*>(c.z) + s.row[t] * c.z_stride + channel, lanes);
+      y *= z * sigmoid(z);
+    }
+    store(static_cast<T*>(c.y) + s.row[t] * c.y_stride + channel, y, lanes);
+  }
+}
+
+template <typename T>
+void task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
+  const int N = cut.padded_n;
+  const int64_t first = group * cut.group;
+  const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
+  static thread_local Scratch scratch;
+  vf* A2 = scratch.get<vf>(2 * blocks * N);
+  vf* h = A2 + blocks * N;
+  const auto channel_of = [&](int64_t k) { return (first + k) * W; };
+  const auto lanes_of = [&](int64_t k) {
+    const int64_t left = c.d - channel_of(k);
+    return int(left < W ? left : W);
+  };
+  for (int64_t k = 0; k < blocks; ++k) {
+    gather_states(c.A, channel_of(k), lanes_of(k), c.n, N, LOG2E, A2 + k * N);
+    const float* state = c.state ? c.state + b * c.d * c.n : nullptr;
+    gather_states(state, channel_of(k), lanes_of(k), c.n, N, 1.0f, h + k * N);
+  }
+  alignas(64) float B[STEPS * 64], C[STEPS * 64];
+  Local v;
+  for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
+    const Steps<T> s(c, b, chunk, N, B, C);
+    for (int64_t k = 0; k < blocks; ++k) {
+      const int64_t channel = channel_of(k);
+      const int lanes = lanes_of(k);
+      load_chunk(c, s, channel, lanes, c.D ? load(c.D + channel, lanes) : vf{}, v);
+      vf *hk = h + k * N, *a2 = A2 + k * N;
+      if (c.checkpoints) {
+        float* to = c.checkpoints + ((b * cut.chunks + chunk) * c.n) * c.d + channel;
+        for (int n = 0; n < c.n; ++n) store(to + n * c.d, hk[n], lanes);
+      }
+      if (N == 1) run_states<1>(s.reset, s.count, a2, B, C, N, hk, v);
+      else if (N == 2) run_states<2>(s.reset, s.count, a2, B, C, N, hk, v);
+      else if (N == 4) run_states<4>(s.reset, s.count, a2, B, C, N, hk, v);
+      else
+        for (int n = 0; n < N; n += PASS)
+          run_states<PASS>(s.reset, s.count, a2 + n, B + n, C + n, N, hk + n, v);
+      store_chunk(c, s, channel, lanes, v);
+    }
+  }
+  for (int64_t k = 0; k < blocks; ++k)
+    scatter_states(h + k * N, channel_of(k), lanes_of(k), c.n, c.final_state + b * c.d * c.n);
+}
+
+}  // namespace
+}  // namespace mom
+
+extern "C" int mom_scan_forward(const ScanCall* call) {
+  using namespace mom;
+  const ScanCall& c = *call;
+  if (const int wrong = check_indices(c)) return wrong;
+  const Cut cut(c);
+  const int64_t tasks = c.batch * cut.groups;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
+  for (int64_t i = 0; i < tasks; ++i) {
+    const FlushDenormals guard;
+    const int64_t b = i / cut.groups, group = i % cut.groups;
+    c.bf16 ? task<bf16>(c, cut, b, group) : task<float>(c, cut, b, group);
+  }
+  return 0;
+}
+
+extern "C" int mom_vector_lanes() { return mom::W; }
+extern "C" int mom_scan_steps() { return mom::STEPS; }
+extern "C" int64_t mom_scan_groups(const ScanCall* call) { return mom::Cut(*call).groups; }

@@ -1,0 +1,197 @@
+// One native vector of float32 lanes, its transcendental functions, and rows of float32 or bfloat16.
+//
+// Compiler vector types (GCC, Clang) are used instead of intrinsics, so that the same source serves
+// AVX-512, AVX2, SSE and NEON; the few intrinsics below have a portable twin.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__AVX512F__) || defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace mom {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;  // lanes
+#elif defined(__AVX__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+// States that one pass keeps in registers: AVX-512 and NEON have 32 vector registers, others 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int PASS = 8;
+#else
+constexpr int PASS = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef float vf_unaligned __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef double vd __attribute__((vector_size(W * 8)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef uint32_t vu __attribute__((vector_size(W * 4)));
+typedef uint16_t vh __attribute__((vector_size(W * 2)));
+typedef uint16_t vh_unaligned __attribute__((vector_size(W * 2), aligned(2), may_alias));
+
+#define MOM_INLINE inline __attribute__((always_inline))
+
+MOM_INLINE vf splat(float x) { return vf{} + x; }
+MOM_INLINE vf select(vi mask, vf yes, vf no) {
+  return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
+}
+MOM_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+
+// 2^(x * y), relative error 1e-7. NaN stays NaN, large negative products give 0.
+// The nearest integer is found by adding 1.5 * 2^23; the polynomial is the minimax of degree 5 on
+// [-1/2, 1/2] that is exact at 0, so that decays close to 1 keep their relative accuracy.
+MOM_INLINE vf exp2_product(vf x, vf y) {
+  const float magic = 12582912.0f;
+#if defined(__AVX512F__)
+  const vf shifted = x * y + magic;
+  const vf whole = shifted - magic;
+  const vf f = x * y - whole;
+#else
+  vf p = x * y;
+  p = select(p < -126.0f, splat(-126.0f), p);
+  p = select(p > 127.0f, splat(127.0f), p);
+  const vf shifted = p + magic;
+  const vf f = p - (shifted - magic);
+#endif
+  vf q = splat(1.326472732e-03f);
+  q = q * f + 9.671512785e-03f;
+  q = q * f + 5.550733744e-02f;
+  q = q * f + 2.402224208e-01f;
+  q = q * f + 6.931469776e-01f;
+  q = q * f + 1.0f;
+#if defined(__AVX512F__)
+  return (vf)_mm512_scalef_ps((__m512)q, (__m512)whole);
+#else
+  return (vf)((vi)q + ((vi)shifted << 23));
+#endif
+}
+
+constexpr float LOG2E = 1.44269504088896341f;
+constexpr float LN2 = 0.693147180559945309f;
+
+MOM_INLINE vf vexp(vf x) { return exp2_product(x, splat(LOG2E)); }
+
+// log(1 + exp(x)) and its derivative, accurate relative to the result also where it is tiny.
+MOM_INLINE void softplus(vf x, vf& value, vf& slope) {
+  const vf e = vexp(-vabs(x));  // in (0, 1]
+  const vf reciprocal = 1.0f / (1.0f + e);
+  // log(1 + e) = 2 atanh(e / (2 + e))
+  const vf s = e / (2.0f + e);
+  const vf q = s * s;
+  vf p = splat(1.401232029e-01f);
+  p = p * q + 1.399955323e-01f;
+  p = p * q + 2.001085052e-01f;
+  p = p * q + 3.333320655e-01f;
+  const vf log1p = 2.0f * (s + s * q * p);
+  const vi positive = x > 0.0f;
+  value = select(positive, x + log1p, log1p);
+  slope = select(positive, reciprocal, e * reciprocal);
+  const vi nan = x != x;
+  value = select(nan, x, value);
+  slope = select(nan, x, slope);
+}
+
+MOM_INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
+
+struct bf16 {
+  uint16_t bits;
+};
+
+MOM_INLINE float widen(float x) { return x; }
+MOM_INLINE float widen(bf16 x) {
+  const uint32_t bits = uint32_t(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+MOM_INLINE void narrow(float x, float* to) { *to = x; }
+MOM_INLINE void narrow(float x, bf16* to) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  to->bits = x != x ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+MOM_INLINE vf load(const float* p) { return *(const vf_unaligned*)p; }
+MOM_INLINE vf load(const bf16* p) {
+  return (vf)(__builtin_convertvector(vh(*(const vh_unaligned*)p), vu) << 16);
+}
+MOM_INLINE void store(float* p, vf x) { *(vf_unaligned*)p = x; }
+MOM_INLINE void store(bf16* p, vf x) {
+#if defined(__AVX512BF16__)
+  const __m256i bits = (__m256i)_mm512_cvtneps_pbh((__m512)x);
+  _mm256_storeu_si256((__m256i*)p, bits);
+#else
+  const vu bits = (vu)x;
+  vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const vu nan = (vu)(x != x);
+  rounded = (rounded & ~nan) | (nan & 0x7fc0);
+  *(vh_unaligned*)p = __builtin_convertvector(rounded, vh);
+#endif
+}
+
+// The first `count` lanes; the others read as zero and are not written.
+template <typename T>
+MOM_INLINE vf load(const T* p, int count) {
+  if (__builtin_expect(count == W, 1)) return load(p);
+  T lanes[W] = {};
+  std::memcpy(lanes, p, count * sizeof(T));
+  return load(lanes);
+}
+template <typename T>
+MOM_INLINE void store(T* p, vf x, int count) {
+  if (__builtin_expect(count == W, 1)) return store(p, x);
+  T lanes[W];
+  store(lanes, x);
+  std::memcpy(p, lanes, count * sizeof(T));
+}
+
+// Sums of W vectors as one vector: lane i is the sum of v[i]. A tree of W - 1 additions whose shape
+// does not depend on anything, so the result is reproducible.
+template <int S, bool HIGH, int... I>
+MOM_INLINE vf halves(vf a, vf b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(
+      a, b, ((I / S % 2 ? W : 0) + I / (2 * S) * (2 * S) + (HIGH ? S : 0) + I % S)...);
+}
+template <int S>
+MOM_INLINE void fold(vf* v) {
+  using lanes = std::make_integer_sequence<int, W>;
+  for (int i = 0; i < S; ++i)
+    v[i] = halves<S, false>(v[i], v[i + S], lanes{}) + halves<S, true>(v[i], v[i + S], lanes{});
+  if constexpr (S > 1) fold<S / 2>(v);
+}
+MOM_INLINE vf lane_sums(vf* v) {
+  fold<W / 2>(v);
+  return v[0];
+}
+
+// Denormal numbers are flushed to zero while a kernel runs: a decaying state would otherwise spend
+// its time in microcode.
+class FlushDenormals {
+ public:
+#if defined(__SSE2__)
+  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  FlushDenormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(saved_ | (uint64_t(1) << 24)));
+  }
+  ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+ private:
+  uint64_t saved_;
+#endif
+};
+
+}  // namespace mom
