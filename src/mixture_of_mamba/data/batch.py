@@ -19,8 +19,8 @@ class Batch:
         modality_ids: (b, t) int64, index into the model's list of modalities.
         tokens: (b, t) int64, token id *inside the vocabulary of its own modality*; 0 where the
             modality is continuous.
-        values: by name of a continuous modality, (p, dim) float32: the vectors at its `p` positions,
-            in (b, t) order.
+        values: by name of a continuous modality, (p, dim) float32: the vectors at its `p`
+            positions, in (b, t) order.
         document_ids: (b, t) int64; a change along t starts a new document. None: one per window.
         loss_mask: (b, t) bool, whether the token *at* this position counts as a target.
             None: all count.

@@ -117,7 +117,7 @@ class TransformerBlock(nn.Module):
 
 
 def rotary_angles(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (t, head_dim / 2), of position * 10000^(-2i / head_dim) (arXiv 2104.09864)."""
+    """cos and sin, (t, head_dim / 2), of position * 10000^(-2i / head_dim), arXiv 2104.09864."""
     exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
     angle = torch.arange(length, device=device)[:, None] * 10000.0**-exponent
     return angle.cos(), angle.sin()

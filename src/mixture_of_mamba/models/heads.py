@@ -6,10 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.cross_entropy import linear_cross_entropy
 from .config import ModelConfig
 from .embedding import init_vocabulary
 
 __all__ = ["DiscreteHead"]
+
+#: Up to so many logits (64 MiB) they are kept for the backward, which saves a matrix product.
+KEEP_LOGITS = 1 << 24
 
 
 class DiscreteHead(nn.Module):
@@ -38,10 +42,14 @@ class DiscreteHead(nn.Module):
             targets: (r,) ids in the joint vocabulary.
             modality: (r,) modality of the target.
         """
-        logits = self(hidden).float() if hidden.dtype != torch.float64 else self(hidden)
         if self.config.vocabulary == "separate":
             ranges = torch.tensor(self.config.vocabulary_ranges, device=hidden.device)[modality]
-            column = torch.arange(logits.shape[-1], device=hidden.device)
-            outside = (column < ranges[:, :1]) | (column >= ranges[:, 1:])
-            logits = logits.masked_fill(outside, -torch.inf)
-        return F.cross_entropy(logits, targets, reduction="none")
+            low, high = ranges.unbind(1)
+            return linear_cross_entropy(
+                hidden, self.weight, targets, low=low.contiguous(), high=high.contiguous()
+            )
+        if hidden.shape[0] * self.weight.shape[0] > KEEP_LOGITS:
+            return linear_cross_entropy(hidden, self.weight, targets)
+        logits = self(hidden)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(wide, targets, reduction="none")

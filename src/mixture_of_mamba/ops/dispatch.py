@@ -118,7 +118,7 @@ def use_backend(**names: str) -> Iterator[None]:
 
 
 def active(op: str, inputs: Any) -> tuple[str, list[str]]:
-    """For ``mom env``: the backend an automatic choice takes, and why the others were passed over."""
+    """The backend that an automatic choice takes, and why those before it were passed over."""
     passed = []
     for name in _REGISTRY[op]:
         reason = load(op, name).why_not(inputs)

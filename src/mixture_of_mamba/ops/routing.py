@@ -117,8 +117,8 @@ def check_range(modality_ids: Tensor, n_modalities: int) -> None:
 def document_starts(
     document_ids: Tensor | None, shape: torch.Size, previous: Tensor | None = None
 ) -> Tensor | None:
-    """(b, t) bool, True where `document_ids` changes along t; the first token never resets by itself,
-    unless `previous` (b,) names another document there."""
+    """(b, t) bool, True where `document_ids` changes along t; the first token never resets by
+    itself, unless `previous` (b,) names another document there."""
     if document_ids is None:
         return None
     if document_ids.shape != shape:

@@ -1,0 +1,149 @@
+"""Noise schedules of continuous modalities: what is added, and what is to be predicted.
+
+The schedules are diffusers' own, so that a trained model can be sampled by diffusers' samplers.
+diffusers is imported at the first use, not with this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["DiffusionConfig", "NoiseSchedule"]
+
+PREDICTIONS = ("epsilon", "v", "sample", "flow")
+SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """How continuous modalities are noised and what the network predicts.
+
+    Attributes:
+        prediction: "epsilon" (the noise), "v" (velocity of the DDPM process), "sample" (the clean
+            vectors), or "flow" (noise minus clean vectors on the straight path between them).
+        schedule: diffusers' name of the DDPM betas; the cosine schedule by default.
+        timesteps: number of noise levels `T`; a level is an integer 0..T-1, 0 the cleanest.
+        limit_before_caption: an image that stands before its caption gets levels below this
+            share of T, so that the caption can be read from it (Transfusion, arXiv 2408.11039).
+        opening_tokens: discrete tokens at most that stand before such an image in its document:
+            the document's and the image's begin tokens.
+        caption_dropout: chance in training that an image starts from an empty state instead of
+            its context; what guided sampling leans away from is learnt from these.
+    """
+
+    prediction: Literal["epsilon", "v", "sample", "flow"] = "epsilon"
+    schedule: str = "squaredcos_cap_v2"
+    timesteps: int = 1000
+    limit_before_caption: float = 0.5
+    opening_tokens: int = 2
+    caption_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"diffusion.prediction is {self.prediction!r}; choose from {', '.join(PREDICTIONS)}"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"diffusion.schedule is {self.schedule!r}; choose from {', '.join(SCHEDULES)}"
+            )
+        if self.timesteps < 2:
+            raise ValueError(f"diffusion.timesteps is {self.timesteps}; it must be at least 2")
+        if self.opening_tokens < 0:
+            raise ValueError(f"diffusion.opening_tokens is {self.opening_tokens}; give 0 or more")
+        if not 0 < self.limit_before_caption <= 1:
+            raise ValueError(
+                f"diffusion.limit_before_caption is {self.limit_before_caption}; "
+                "it must lie above 0 and at most at 1"
+            )
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError(
+                f"diffusion.caption_dropout is {self.caption_dropout}; it must lie in 0..1, "
+                "below 1"
+            )
+
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> DiffusionConfig:
+        """From ModelConfig.diffusion.
+
+        Raises:
+            ValueError: an unknown field, or a value outside its range.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := set(plain) - set(known):
+            raise ValueError(
+                f"diffusion has unknown fields {sorted(unknown)}; choose from {', '.join(known)}"
+            )
+        return cls(**plain)
+
+
+class NoiseSchedule:
+    """The forward process of a DiffusionConfig, on vectors (p, d) with levels t (p,)."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def scheduler(self) -> Any:
+        """diffusers' scheduler of this process: DDPMScheduler or FlowMatchEulerDiscreteScheduler."""
+        return make_scheduler(self.config, "flow" if self.config.prediction == "flow" else "ddpm")
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Share of noise on the straight path of "flow", in (0, 1]; shape of t."""
+        sigmas = self.scheduler.sigmas.flip(0).to(t.device)  # ascending, 1/T..1
+        return sigmas[t + len(sigmas) - self.config.timesteps]
+
+    def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The vectors at noise level t.
+
+        Args:
+            clean, noise: (p, d) float32.
+            t: (p,) int64.
+        """
+        if self.config.prediction == "flow":
+            s = self.sigma(t)[:, None].to(clean.dtype)
+            return (1 - s) * clean + s * noise
+        return self.scheduler.add_noise(clean, noise, t)
+
+    def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network is to predict, (p, d)."""
+        match self.config.prediction:
+            case "epsilon":
+                return noise
+            case "sample":
+                return clean
+            case "v":
+                return self.scheduler.get_velocity(clean, noise, t)
+            case _:
+                return noise - clean
+
+
+def make_scheduler(config: DiffusionConfig, kind: str) -> Any:
+    """A diffusers scheduler over the config's noise levels.
+
+    Clipping is off: latents are not confined to -1..1.
+
+    Args:
+        kind: "ddpm", "ddim" or "flow".
+    """
+    from ..data.extras import needs
+
+    with needs("a continuous modality", "train"):
+        from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+    if kind == "flow":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.timesteps)
+    names = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}
+    common = {
+        "num_train_timesteps": config.timesteps,
+        "beta_schedule": config.schedule,
+        "prediction_type": names[config.prediction],
+        "clip_sample": False,
+        "timestep_spacing": "trailing",  # sampling must begin at pure noise
+    }
+    return DDIMScheduler(**common) if kind == "ddim" else DDPMScheduler(**common)

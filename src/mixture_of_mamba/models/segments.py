@@ -1,0 +1,105 @@
+"""Where continuous segments stand: the rows, place and context of every image of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.batch import Batch
+from ..ops import Routing
+from ..ops.routing import document_starts
+
+__all__ = ["Segments", "find_segments", "forget_context"]
+
+
+class Segments(NamedTuple):
+    """The `p` positions of one continuous modality, in (b, t) order.
+
+    Attributes:
+        rows: (p,) int64, their rows in the routing's order.
+        number: (p,) int64, which segment of this modality (0, 1, …) a position belongs to.
+        place: (p,) int64, index within the segment.
+        leads: (p,) bool, the segment stands before its caption.
+        counts: (p,) bool, the position counts in the loss.
+    """
+
+    rows: Tensor
+    number: Tensor
+    place: Tensor
+    leads: Tensor
+    counts: Tensor
+
+
+def find_segments(
+    batch: Batch, routing: Routing, modality: int, count: int, leads: Tensor
+) -> Segments:
+    """The segments of one modality; nothing is read back from the device.
+
+    Args:
+        count: number of positions `p`, known from the batch's values.
+        leads: (b, t) bool from `before_captions`.
+    """
+    device = batch.modality_ids.device
+    index = torch.arange(count, device=device)
+    # rows are sorted by modality and stable in (b, t): one slice, in the order of the values
+    rows = index + (routing.offsets[modality - 1] if modality else 0)
+
+    def pick(x: Tensor) -> Tensor:
+        return routing.to_rows(x)[rows]
+
+    if batch.segment_ids is None:
+        raise ValueError(
+            "the batch has continuous values but no segment_ids; number each image (segment) of "
+            "the batch, since an image has one noise level"
+        )
+    segment = pick(batch.segment_ids)
+    first = torch.ones_like(segment, dtype=torch.bool)
+    first[1:] = segment[1:] != segment[:-1]
+    start = torch.where(first, index, 0).cummax(0).values if count else index
+    counts = torch.ones_like(first) if batch.loss_mask is None else pick(batch.loss_mask)
+    return Segments(rows, first.cumsum(0) - 1, index - start, pick(leads), counts)
+
+
+def before_captions(batch: Batch, discrete: Tensor, opening: int) -> Tensor:
+    """(b, t) bool: at most `opening` discrete tokens of the document stand before the position, and
+    more than that after it.
+
+    Args:
+        discrete: (m,) bool.
+    """
+    tokens = discrete[batch.modality_ids].long()
+    before = tokens.cumsum(1) - tokens
+    after = tokens.sum(1, keepdim=True) - before - tokens
+    starts = document_starts(batch.document_ids, batch.modality_ids.shape)
+    if starts is not None:
+        # of the document alone: take off what stood before its start, and after its end
+        before = before - torch.where(starts, before, 0).cummax(1).values
+        ends = torch.zeros_like(starts)
+        ends[:, :-1] = starts[:, 1:]
+        after = after - torch.where(ends, after, 0).flip(1).cummax(1).values.flip(1)
+    return (before <= opening) & (after > opening)
+
+
+def forget_context(batch: Batch, discrete: Tensor, chance: float, generator) -> Batch:  # type: ignore[no-untyped-def]
+    """Let some continuous segments start a document of their own at their begin token.
+
+    A state-space model then meets the image with an empty state: the caption is dropped without
+    touching a token.
+
+    Args:
+        chance: of each segment.
+        generator: of the draws, on the batch's device, or None.
+    """
+    if batch.segment_ids is None:
+        return batch
+    draws = torch.rand(batch.shape, generator=generator, device=batch.tokens.device)
+    kind = ~discrete[batch.modality_ids]
+    opens = torch.zeros_like(kind)
+    opens[:, :-1] = kind[:, 1:] & ~kind[:, :-1] & (draws[:, :-1] < chance)
+    documents = batch.document_ids
+    starts = document_starts(documents, batch.modality_ids.shape)
+    starts = opens if starts is None else starts | opens
+    return replace(batch, document_ids=starts.long().cumsum(1))
