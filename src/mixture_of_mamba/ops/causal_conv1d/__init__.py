@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from ..dispatch import choose
-from ..flops import register_flop_formula
 from ..routing import Routing, document_starts
 from .inputs import ConvGrads, ConvInputs
 from .op import conv

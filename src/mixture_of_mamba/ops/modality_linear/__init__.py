@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from ..dispatch import choose
-from ..flops import register_flop_formula
 from ..routing import Routing
 from .inputs import LinearInputs
 from .op import linear

@@ -31,7 +31,7 @@ def scan(
     backend: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> y (r, d) in u's dtype, final state (b, d, n) in A's dtype, checkpoints for the backward."""
+    """-> y (r, d) in u's dtype, final state (b, d, n) in A's dtype, checkpoints of the backward."""
     inputs = ScanInputs(
         u, delta, A, B, C, D, z, delta_bias, rows, modality, resets, state, batch, length, softplus
     )
