@@ -75,6 +75,7 @@ def _transformer(config: ModelConfig, window: int) -> dict[str, int]:
     mlps = config.n_layers // 2
     attentions = config.n_layers - mlps
     return {
-        "projections": attentions * (_matrix(d, 3 * d) + _matrix(d, d)) + mlps * 2 * _matrix(d, 4 * d),
+        "projections": attentions * (_matrix(d, 3 * d) + _matrix(d, d))
+        + mlps * 2 * _matrix(d, 4 * d),
         "attention": attentions * 2 * _matrix(d, window),  # queries x keys, weights x values
     }
