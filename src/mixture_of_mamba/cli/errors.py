@@ -1,0 +1,37 @@
+"""What a user sees when a command fails: one line on standard error, and a code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+
+__all__ = ["one_line", "report"]
+
+_MENDABLE = (ValueError, TypeError, OSError, ImportError, RuntimeError, argparse.ArgumentError)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message with line breaks and runs of spaces folded."""
+    text = str(error)
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])
+    return " ".join(text.split()) or type(error).__name__
+
+
+def report(error: BaseException, command: str) -> int:
+    """Print the line and return the exit code.
+
+    MOM_TRACEBACK=1 in the environment shows the traceback before it.
+    """
+    if os.environ.get("MOM_TRACEBACK"):
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        print(f"{command}: interrupted", file=sys.stderr)
+        return 130
+    message = one_line(error)
+    if not isinstance(error, _MENDABLE):
+        message = f"unexpected {type(error).__name__}: {message}; MOM_TRACEBACK=1 shows where"
+    print(f"{command}: {message}", file=sys.stderr)
+    return 1

@@ -1,0 +1,95 @@
+"""`mom`: one program; each sub-command is a module that is imported when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+from .._version import __version__
+from .errors import report
+
+__all__ = ["COMMANDS", "main"]
+
+#: sub-command -> what it does; its module is cli/<name>.py.
+COMMANDS = {
+    "demo": "train dense Mamba and Mixture-of-Mamba on real tokens and show what the mixture saves",
+    "train": "train one model, from a YAML config and dotted overrides",
+    "compare": "train variants on the same batches; FLOPs to match, per modality, with a report",
+    "ablate": "train all 16 sets of split projections; table and plot",
+    "report": "rebuild a comparison's report from its logs",
+    "generate": "text to image or speech, image or speech to text, from a trained run",
+    "tokenizer": "train or inspect tokenizers of images",
+    "upcycle": "turn a dense Mamba checkpoint into a mixture",
+    "bench": "time the kernels and the model on this machine",
+    "env": "what is active here (backends, threads, caches) and why",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sub-command; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        print(f"mom {__version__}")
+        return 0
+    name = args[0]
+    if name not in COMMANDS:
+        return _unknown(name)
+    try:
+        return _run(name, args[1:])
+    except SystemExit as stop:  # --help, --print_config
+        return stop.code if isinstance(stop.code, int) else 0
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # nobody reads on; nothing to flush at exit
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, f"mom {name}")
+
+
+def _run(name: str, args: list[str]) -> int:
+    if find_spec("mixture_of_mamba.cli.process"):
+        import_module("mixture_of_mamba.cli.process").configure(name)
+    try:
+        from jsonargparse import set_parsing_settings
+    except ImportError as error:
+        raise ImportError(
+            f"mom needs the package {error.name!r}, which is not installed; "
+            "install it with: pip install 'mixture-of-mamba[train]'"
+        ) from error
+    from .options import Parser
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    module = import_module(f"mixture_of_mamba.cli.{name}")
+    parser = Parser(prog=f"mom {name}", description=module.HELP, exit_on_error=False)
+    module.configure(parser)
+    return int(module.run(parser.parse_args(args)) or 0)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: mom COMMAND [options]      mom COMMAND --help explains every field",
+            "",
+            "Mixture-of-Mamba: state-space models with one set of projections per modality.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _unknown(name: str) -> int:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, COMMANDS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
+    print(f"mom: there is no command {name!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

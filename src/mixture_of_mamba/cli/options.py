@@ -1,0 +1,129 @@
+"""The fields of a run as options: a YAML preset, overridden by dotted flags."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
+
+from ..data.config import DataConfig
+from ..train.config import ModelSettings, RunConfig, TrainConfig, nearest, unknown_fields
+
+__all__ = ["Parser", "add_run_options", "preset_names", "preset_path", "run_config"]
+
+PARTS = {"data": DataConfig, "model": ModelSettings, "train": TrainConfig}
+
+
+class Parser(ArgumentParser):
+    """Raises instead of exiting; finds presets by name; names the nearest valid flag.
+
+    `-c` counts first wherever it stands, so that a flag always overrides the file.
+    """
+
+    def parse_args(self, args: list[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        given = list(args or [])
+        flags = [s for action in self._actions for s in action.option_strings]
+        if "--config" in flags:
+            given = _config_first(given)
+            for i, value in enumerate(given):
+                if value == "-c" and i + 1 < len(given):
+                    given[i + 1] = str(self._checked(given[i + 1], flags))
+        for value in given:
+            name = value.partition("=")[0]
+            if name.startswith("--") and not _known(name, flags):
+                hint = nearest(name[2:], [f[2:] for f in flags if f.startswith("--")])
+                raise ArgumentError(None, f"there is no option {name}{hint.replace('mean ', 'mean --')}")
+        return super().parse_args(given, **kwargs)
+
+    def _checked(self, name: str, flags: list[str]) -> Path:
+        path = preset_path(name)
+        try:
+            plain = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(plain, dict):
+            raise ValueError(f"{path} holds no mapping; it needs fields such as train: {{steps: 500}}")
+        valid = [f[2:] for f in flags if f.startswith("--")]
+        if problem := unknown_fields(plain, valid, str(path)):
+            raise ValueError(problem)
+        return path
+
+
+def _known(name: str, flags: list[str]) -> bool:
+    """Whether a flag exists, or is an entry of one that takes a mapping (--model.loss_weights.image)."""
+    return name in flags or any(f.count(".") == 1 and name.startswith(f + ".") for f in flags)
+
+
+def _config_first(args: list[str]) -> list[str]:
+    files: list[str] = []
+    rest: list[str] = []
+    i = 0
+    while i < len(args):
+        name, equals, value = args[i].partition("=")
+        if name in ("-c", "--config") and (equals or i + 1 < len(args)):
+            files += ["-c", value if equals else args[i + 1]]
+            i += 1 if equals else 2
+        else:
+            rest.append(args[i])
+            i += 1
+    return files + rest
+
+
+def add_run_options(parser: ArgumentParser) -> None:
+    """Add -c and every field of data, model and train."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        action=ActionConfigFile,
+        help=f"a YAML file, or a preset by name: {', '.join(preset_names())}; flags override it",
+    )
+    for name, kind in PARTS.items():
+        parser.add_class_arguments(kind, name)
+
+
+def run_config(args: Namespace) -> RunConfig:
+    """The run that the parsed options describe.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+    plain = args.as_dict()
+    return RunConfig.from_dict(
+        {
+            part: {f.name: plain[part][f.name] for f in fields(kind)}
+            for part, kind in PARTS.items()
+        }
+    )
+
+
+def preset_names() -> list[str]:
+    """Names of the configs that ship."""
+    folder = resources.files("mixture_of_mamba") / "configs"
+    if not folder.is_dir():
+        return []
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """The file that -c names: a path, else the preset of that name ("chameleon",
+    "configs/chameleon.yaml") that ships with the package.
+
+    Raises:
+        FileNotFoundError: neither exists; the presets are listed.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.parent.name in ("", "configs") and path.suffix in ("", ".yaml", ".yml"):
+        shipped = Path(str(resources.files("mixture_of_mamba"))) / "configs" / f"{path.stem}.yaml"
+        if shipped.is_file():
+            return shipped
+    names = preset_names()
+    raise FileNotFoundError(
+        f"there is no config {name!r}{nearest(path.stem, names)}; "
+        f"give a YAML file or a preset: {', '.join(names)}"
+    )
