@@ -144,7 +144,9 @@ class Cache:
             document=torch.cat(documents) if len(documents) == len(caches) else None,
         )
 
-    def after(self, blocks: Sequence[MambaState], document_ids: Tensor | None, length: int) -> Cache:
+    def after(
+        self, blocks: Sequence[MambaState], document_ids: Tensor | None, length: int
+    ) -> Cache:
         """The cache that follows this one after `length` more tokens left `blocks`."""
         if not length:
             return self
@@ -237,7 +239,9 @@ def check_state(
         if wrong:
             raise ValueError(
                 "the state is of another model: "
-                + "; ".join(f"{n} {_plain(other, n)} there, {_plain(config, n)} here" for n in wrong)
+                + "; ".join(
+                    f"{n} {_plain(other, n)} there, {_plain(config, n)} here" for n in wrong
+                )
                 + "; prefill the prompt with this model"
             )
     if len(state) != config.n_layers:

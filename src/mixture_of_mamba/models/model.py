@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from ..data.batch import Batch
 from ..layers import MambaState
 from ..ops import Routing
-from .backbone import Backbone, ModelState
+from .backbone import Backbone
+from .cache import Cache
 from .config import ModelConfig
+from .diffusion import Diffusion, Noised
 from .embedding import TokenEmbedding
 from .heads import DiscreteHead
+from .inference import advance, run_blocks
 from .saving import load_model, save_model
 from .targets import next_tokens
 
@@ -34,13 +37,15 @@ class ModelOutput:
         counts: number of targets by modality.
         logits: (b, t, joint vocabulary) where asked for.
         state: of every block after the batch, where asked for.
+        extra: "noise_levels": by name of a continuous modality, (10, 2) sum of its squared errors
+            and number of positions by noise level, from clean to noise.
     """
 
     loss: Tensor
     losses: dict[str, Tensor]
     counts: dict[str, Tensor]
     logits: Tensor | None = None
-    state: ModelState | None = None
+    state: Cache | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,6 +66,8 @@ class MultimodalModel(nn.Module):
         self.embedding = TokenEmbedding(config)
         self.backbone = Backbone(config)
         self.head = DiscreteHead(config)
+        continuous = any(not m.discrete for m in config.modalities)
+        self.diffusion = Diffusion(config) if continuous else None
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.reset_buffers()
@@ -79,24 +86,30 @@ class MultimodalModel(nn.Module):
         self.backbone.init_weights(seed)
         if not self.config.tie_embeddings:
             self.head.init_weights(seed)
+        if self.diffusion is not None:
+            self.diffusion.init_weights(seed)
 
     def forward(
         self,
         batch: Batch,
         *,
-        state: Sequence[MambaState] | None = None,
+        state: Cache | Sequence[MambaState] | None = None,
         return_state: bool = False,
         return_logits: bool = False,
+        clean: bool = False,
     ) -> ModelOutput:
         """Losses of a batch.
 
         The total is the mean cross entropy over all discrete targets, each weighted by its
-        modality's loss_weight; with weights of one it is the mean over tokens.
+        modality's loss_weight (with weights of one it is the mean over tokens), and for each
+        continuous modality its loss_weight times the mean squared error over its positions.
 
         Args:
             batch: windows of interleaved tokens.
             state: of every block, from the tokens before these.
             return_state, return_logits: also return these.
+            clean: continuous values are read as they are, as context, and have no loss; otherwise
+                they are noised, and captions dropped in training, from `batch.seed`.
 
         Raises:
             ValueError: a modality or token id that this model does not have.
@@ -104,24 +117,44 @@ class MultimodalModel(nn.Module):
         c = self.config
         if batch.modality_ids.device.type == "cpu":  # elsewhere a check would synchronise
             batch.check(c.names, [m.size for m in c.modalities], [m.discrete for m in c.modalities])
+        documents = batch
+        if self.diffusion is not None and self.training and not clean:
+            batch = self.diffusion.drop_captions(batch, self._discrete)
         routing = Routing.build(
             batch.modality_ids, len(c.modalities), batch.document_ids, check=False
         )
-        rows = self.embed(batch, routing)
+        noised: dict[str, Noised] = {}
+        if self.diffusion is not None and not clean:
+            noised = self.diffusion.noise(documents, routing, self._discrete)
+        rows = self.embed(batch, routing, noised)
         hidden, after = self.backbone(rows, routing, state)
-        output = self.losses(hidden, batch, routing)
+        output = self.losses(hidden, batch, routing, noised)
         if return_logits:
             output.logits = routing.to_time(self.head(hidden))
         if return_state:
             output.state = after
         return output
 
-    def embed(self, batch: Batch, routing: Routing) -> Tensor:
-        """(r, d_model) rows of a batch in the routing's order."""
+    def embed(
+        self, batch: Batch, routing: Routing, noised: Mapping[str, Noised] | None = None
+    ) -> Tensor:
+        """(r, d_model) rows of a batch in the routing's order; continuous values are taken from
+        `noised`, or clean where there is none."""
         joint = batch.tokens + self._low[batch.modality_ids]
-        return self.embedding(routing.to_rows(joint))
+        rows = self.embedding(routing.to_rows(joint))
+        if self.diffusion is None:
+            return rows
+        if not noised:
+            noised = self.diffusion.noise(batch, routing, self._discrete, clean=True)
+        return self.diffusion.embed(rows, noised)
 
-    def losses(self, hidden: Tensor, batch: Batch, routing: Routing) -> ModelOutput:
+    def losses(
+        self,
+        hidden: Tensor,
+        batch: Batch,
+        routing: Routing,
+        noised: Mapping[str, Noised] | None = None,
+    ) -> ModelOutput:
         """Losses of the rows' predictions, by modality of the target."""
         targets = next_tokens(batch, self._low, self._discrete)
         ids, modality, counts = (routing.to_rows(x) for x in targets)
@@ -134,11 +167,14 @@ class MultimodalModel(nn.Module):
         loss = (totals * weights).sum() / numbers.sum().clamp(min=1.0)
         means = totals / numbers
         names = self.config.names
-        return ModelOutput(
+        output = ModelOutput(
             loss=loss,
             losses={name: means[i].detach() for i, name in enumerate(names)},
             counts={name: numbers[i].detach() for i, name in enumerate(names)},
         )
+        if self.diffusion is not None and noised:
+            self.diffusion.add_losses(output, hidden, noised)
+        return output
 
     def parameter_count(self, *, active: bool = False) -> int:
         """Number of parameters; with `active`, those that one token meets."""
