@@ -44,9 +44,12 @@ class ModalityLinear(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
-    def forward(self, x: Tensor, routing: Routing | None = None) -> Tensor:
-        """(r, in) rows in the routing's order -> (r, out)."""
-        return modality_linear(x, self.weight, self.bias, routing=routing)
+    def forward(
+        self, x: Tensor, routing: Routing | None = None, *, add_bias: bool = True
+    ) -> Tensor:
+        """(r, in) rows in the routing's order -> (r, out); without the bias where the caller adds
+        it elsewhere (the scan, in float32)."""
+        return modality_linear(x, self.weight, self.bias if add_bias else None, routing=routing)
 
     def extra_repr(self) -> str:
         m, out, width = self.weight.shape

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..ops import Routing, causal_conv1d, modality_linear, selective_scan
+from ..ops import Routing, causal_conv1d, selective_scan
 from .config import MambaConfig
 from .init import expert_generators, parameter_generator
 from .linear import ModalityLinear
@@ -104,7 +104,8 @@ class MambaMixer(nn.Module):
         x_in, z = self.in_proj(x, routing).split(c.d_inner, dim=-1)
         u, conv_state = self.conv1d(x_in, routing, None if state is None else state.conv)
         low, B, C = self.x_proj(u, routing).split([c.rank, c.d_state, c.d_state], dim=-1)
-        delta = modality_linear(low, self.dt_proj.weight, routing=routing)
+        # By calling the module: an adapter on its weight takes part.
+        delta = self.dt_proj(low, routing, add_bias=False)
         y, ssm_state = selective_scan(
             u,
             delta,

@@ -56,7 +56,7 @@ class ModelConfig:
         modalities: in the order of their ids.
         split: projections with one weight per modality; empty is the dense model.
         mixer: "mamba", or "attention" for the transformer baselines.
-        d_state, d_conv, expand, dt_rank: of the Mamba blocks, see MambaConfig.
+        d_state, d_conv, expand, dt_rank, conv_bias, bias: of the Mamba blocks, see MambaConfig.
         head_dim: of the attention blocks.
         vocabulary: "shared": one softmax over all discrete vocabularies (Chameleon); "separate":
             each target's softmax runs over the vocabulary of its own modality.
@@ -74,6 +74,8 @@ class ModelConfig:
     d_conv: int = 4
     expand: int = 2
     dt_rank: int | None = None
+    conv_bias: bool = True
+    bias: bool = False
     head_dim: int = 64
     vocabulary: Literal["shared", "separate"] = "shared"
     tie_embeddings: bool = False
@@ -112,6 +114,8 @@ class ModelConfig:
             d_conv=self.d_conv,
             expand=self.expand,
             dt_rank=self.dt_rank,
+            conv_bias=self.conv_bias,
+            bias=self.bias,
             norm_eps=self.norm_eps,
         )
 

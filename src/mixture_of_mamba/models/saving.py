@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=MultimodalModel)
 
-__all__ = ["check_tensors", "load_model", "read_tensors", "save_model"]
+__all__ = ["check_shapes", "check_tensors", "load_model", "read_tensors", "save_model"]
 
 
 def save_model(model: MultimodalModel, folder: Path) -> None:
@@ -80,7 +80,17 @@ def check_tensors(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     Raises:
         ValueError: names every missing, extra and misshapen tensor, with the nearest name.
     """
-    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    check_shapes({k: tuple(v.shape) for k, v in model.state_dict().items()}, state, source)
+
+
+def check_shapes(
+    wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], source: str
+) -> None:
+    """The same against names and shapes.
+
+    Raises:
+        ValueError: names every missing, extra and misshapen tensor, with the nearest name.
+    """
     problems = []
     for name in sorted(wanted.keys() - state.keys()):
         near = difflib.get_close_matches(name, state.keys() - wanted.keys(), 1)
