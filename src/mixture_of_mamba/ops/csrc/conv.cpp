@@ -1,0 +1,258 @@
+// Causal depthwise convolution with SiLU, both directions, K = 1..4 taps.
+//
+// Tasks over (sequence x group of channels); time is walked once through the row index with the last
+// K-1 inputs in registers. A document start empties that window.
+#include "scan.h"
+
+// Mirrored in ops/causal_conv1d/cpu.py; every field is eight bytes. `state` holds inputs before t = 0,
+// oldest first; states and rows are in x's dtype, parameters in float32.
+struct ConvCall {
+  int64_t batch, length, d, k, silu, bf16, threads;
+  int64_t x_stride, y_stride, dy_stride, dx_stride;
+  const void* x;
+  const float *weight, *bias;  // (d, k), (d)
+  const int32_t* rows;         // (batch, length)
+  const uint8_t* resets;       // (batch, length)
+  const void* state;           // (batch, k-1, d)
+  void *y, *final_state;
+  const void *dy, *dfinal;
+  void *dx, *dstate;
+  float *dweight, *dbias;
+  double* partials;  // (batch, k + 1, padded d)
+};
+
+namespace mom {
+namespace {
+
+constexpr int SPAN = 32;  // steps of a chunk
+
+struct ConvCut {
+  int64_t blocks, group, groups, chunks, padded_d;
+  explicit ConvCut(const ConvCall& c) {
+    blocks = ceil_div(c.d, W);
+    group = blocks * c.batch / TASKS;
+    group = group < 1 ? 1 : group > 4 * GROUP_BLOCKS ? 4 * GROUP_BLOCKS : group;
+    groups = ceil_div(blocks, group);
+    chunks = ceil_div(c.length, SPAN);
+    padded_d = blocks * W;
+  }
+};
+
+// One block of channels: its taps by age, and the inputs of ages 1..K-1.
+template <int K>
+struct Block {
+  vf tap[K], bias, window[K];
+};
+
+template <int K>
+MOM_INLINE vf weighted(const vf* tap, vf bias, vf now, const vf* window) {
+  vf sum = bias + tap[0] * now;
+  for (int j = 1; j < K; ++j) sum += tap[j] * window[j];
+  return sum;
+}
+
+template <int K>
+MOM_INLINE void push(vf* window, vf now) {
+  for (int j = K - 1; j > 1; --j) window[j] = window[j - 1];
+  if (K > 1) window[1] = now;
+}
+
+template <int K, typename T>
+void open_block(const ConvCall& c, int64_t b, int64_t channel, int lanes, Block<K>& block) {
+  float taps[K * W] = {};
+  for (int lane = 0; lane < lanes; ++lane)
+    for (int j = 0; j < K; ++j) taps[j * W + lane] = c.weight[(channel + lane) * K + K - 1 - j];
+  for (int j = 0; j < K; ++j) block.tap[j] = load(taps + j * W);
+  block.bias = c.bias ? load(c.bias + channel, lanes) : vf{};
+  const T* state = static_cast<const T*>(c.state) + b * (K - 1) * c.d + channel;
+  for (int j = 1; j < K; ++j)
+    block.window[j] = c.state ? load(state + (K - 1 - j) * c.d, lanes) : vf{};
+}
+
+template <int K, typename T>
+void forward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t group) {
+  const int64_t first = group * cut.group;
+  const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
+  static thread_local Scratch scratch;
+  Block<K>* block = scratch.get<Block<K>>(blocks);
+  const auto lanes_of = [&](int64_t channel) { return int(c.d - channel < W ? c.d - channel : W); };
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t channel = (first + i) * W;
+    open_block<K, T>(c, b, channel, lanes_of(channel), block[i]);
+  }
+  for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
+    const int64_t start = chunk * SPAN;
+    const int count = int(c.length - start < SPAN ? c.length - start : SPAN);
+    const T* from[SPAN];
+    T* to[SPAN];
+    bool reset[SPAN];
+    for (int t = 0; t < count; ++t) {
+      const int64_t at = b * c.length + start + t, row = c.rows ? c.rows[at] : at;
+      from[t] = static_cast<const T*>(c.x) + row * c.x_stride;
+      to[t] = static_cast<T*>(c.y) + row * c.y_stride;
+      reset[t] = c.resets && c.resets[at];
+    }
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t channel = (first + i) * W;
+      const int lanes = lanes_of(channel);
+      Block<K> r = block[i];
+      for (int t = 0; t < count; ++t) {
+        if (__builtin_expect(reset[t], 0))
+          for (int j = 1; j < K; ++j) r.window[j] = vf{};
+        const vf now = load(from[t] + channel, lanes);
+        vf y = weighted<K>(r.tap, r.bias, now, r.window);
+        if (c.silu) y *= sigmoid(y);
+        store(to[t] + channel, y, lanes);
+        push<K>(r.window, now);
+      }
+      for (int j = 1; j < K; ++j) block[i].window[j] = r.window[j];
+    }
+  }
+  T* out = static_cast<T*>(c.final_state) + b * (K - 1) * c.d;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t channel = (first + i) * W;
+    for (int j = 1; j < K; ++j)
+      store(out + (K - 1 - j) * c.d + channel, block[i].window[j], lanes_of(channel));
+  }
+}
+
+// Adds to Block: gradients of the inputs of ages 0..K-1 that are still growing, and of the taps.
+template <int K>
+struct Gradients {
+  vf pending[K];
+  vd tap[K], bias;
+};
+
+template <int K, typename T>
+void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t group) {
+  const int64_t first = group * cut.group;
+  const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
+  static thread_local Scratch scratch, gradient_scratch;
+  Block<K>* block = scratch.get<Block<K>>(blocks);
+  Gradients<K>* gradients = gradient_scratch.get<Gradients<K>>(blocks);
+  const auto lanes_of = [&](int64_t channel) { return int(c.d - channel < W ? c.d - channel : W); };
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t channel = (first + i) * W;
+    open_block<K, T>(c, b, channel, lanes_of(channel), block[i]);
+    gradients[i] = Gradients<K>{};
+  }
+  // Where the gradient of a position goes: its row, or for t < 0 the state; null: nobody asked.
+  const auto target = [&](int64_t t) -> T* {
+    const int64_t at = b * c.length + t;
+    if (t >= 0) return static_cast<T*>(c.dx) + (c.rows ? c.rows[at] : at) * c.dx_stride;
+    return c.dstate ? static_cast<T*>(c.dstate) + (b * (K - 1) + t + K - 1) * c.d : nullptr;
+  };
+  int age = K - 1;  // earlier inputs that the current position sees
+  for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
+    const int64_t start = chunk * SPAN;
+    const int count = int(c.length - start < SPAN ? c.length - start : SPAN);
+    const T *from[SPAN], *dy[SPAN];
+    T* to[SPAN];
+    int ages[SPAN];
+    for (int t = 0; t < count; ++t) {
+      const int64_t at = b * c.length + start + t, row = c.rows ? c.rows[at] : at;
+      from[t] = static_cast<const T*>(c.x) + row * c.x_stride;
+      dy[t] = static_cast<const T*>(c.dy) + row * c.dy_stride;
+      to[t] = target(start + t - (K - 1));
+      age = c.resets && c.resets[at] ? 0 : age < K - 1 ? age + 1 : age;
+      ages[t] = age;
+    }
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t channel = (first + i) * W;
+      const int lanes = lanes_of(channel);
+      Block<K> r = block[i];
+      vf pending[K], dtap[K] = {}, dbias = vf{};
+      for (int j = 0; j < K; ++j) pending[j] = gradients[i].pending[j];
+      for (int t = 0; t < count; ++t) {
+        const bool whole = __builtin_expect(ages[t] == K - 1, 1);
+        if (!whole)
+          for (int j = 1; j < K; ++j)
+            if (j > ages[t]) r.window[j] = vf{};
+        const vf now = load(from[t] + channel, lanes);
+        vf g = load(dy[t] + channel, lanes);
+        if (c.silu) {
+          const vf y = weighted<K>(r.tap, r.bias, now, r.window), s = sigmoid(y);
+          g *= s * (1.0f + y * (1.0f - s));
+        }
+        dbias += g;
+        dtap[0] += g * now;
+        pending[0] = g * r.tap[0];
+        for (int j = 1; j < K; ++j) {
+          dtap[j] += g * r.window[j];
+          if (whole || j <= ages[t]) pending[j] += g * r.tap[j];
+        }
+        if (to[t]) store(to[t] + channel, pending[K - 1], lanes);
+        for (int j = K - 1; j > 0; --j) pending[j] = pending[j - 1];
+        push<K>(r.window, now);
+      }
+      for (int j = 0; j < K; ++j) {
+        block[i].window[j] = r.window[j];
+        gradients[i].pending[j] = pending[j];
+        gradients[i].tap[j] += __builtin_convertvector(dtap[j], vd);
+      }
+      gradients[i].bias += __builtin_convertvector(dbias, vd);
+    }
+  }
+  double* sums = c.partials + b * (K + 1) * cut.padded_d;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t channel = (first + i) * W;
+    const int lanes = lanes_of(channel);
+    // After the last shift, pending[j] belongs to the input of age j, j = 1..K-1, seen from t = length.
+    for (int j = 1; j < K; ++j) {
+      vf g = gradients[i].pending[j];
+      if (c.dfinal && j - 1 <= age)
+        g += load(static_cast<const T*>(c.dfinal) + (b * (K - 1) + K - 1 - j) * c.d + channel, lanes);
+      if (T* to = target(c.length - j)) store(to + channel, g, lanes);
+    }
+    for (int j = 0; j < K; ++j)
+      std::memcpy(sums + (K - 1 - j) * cut.padded_d + channel, &gradients[i].tap[j], sizeof(vd));
+    std::memcpy(sums + K * cut.padded_d + channel, &gradients[i].bias, sizeof(vd));
+  }
+}
+
+// Sums over sequences, in their order.
+void finish(const ConvCall& c, const ConvCut& cut) {
+  for (int64_t i = 0; i <= c.k; ++i) {
+    if (i == c.k && !c.dbias) continue;
+    for (int64_t channel = 0; channel < c.d; ++channel) {
+      double sum = 0.0;
+      for (int64_t b = 0; b < c.batch; ++b)
+        sum += c.partials[(b * (c.k + 1) + i) * cut.padded_d + channel];
+      (i < c.k ? c.dweight[channel * c.k + i] : c.dbias[channel]) = float(sum);
+    }
+  }
+}
+
+template <int K>
+void run(const ConvCall& c, bool backward) {
+  const ConvCut cut(c);
+  const int64_t tasks = c.batch * cut.groups;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
+  for (int64_t i = 0; i < tasks; ++i) {
+    const FlushDenormals guard;
+    const int64_t b = i / cut.groups, group = i % cut.groups;
+    if (backward) c.bf16 ? backward_task<K, bf16>(c, cut, b, group) : backward_task<K, float>(c, cut, b, group);
+    else c.bf16 ? forward_task<K, bf16>(c, cut, b, group) : forward_task<K, float>(c, cut, b, group);
+  }
+  if (backward) finish(c, cut);
+}
+
+int dispatch(const ConvCall& c, bool backward) {
+  const int64_t total = c.batch * c.length;
+  if (c.rows)
+    for (int64_t i = 0; i < total; ++i)
+      if (uint32_t(c.rows[i]) >= uint32_t(total)) return 1;
+  switch (c.k) {
+    case 1: run<1>(c, backward); return 0;
+    case 2: run<2>(c, backward); return 0;
+    case 3: run<3>(c, backward); return 0;
+    case 4: run<4>(c, backward); return 0;
+  }
+  return 3;
+}
+
+}  // namespace
+}  // namespace mom
+
+extern "C" int mom_conv_forward(const ConvCall* c) { return mom::dispatch(*c, false); }
+extern "C" int mom_conv_backward(const ConvCall* c) { return mom::dispatch(*c, true); }
