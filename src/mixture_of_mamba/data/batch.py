@@ -25,8 +25,10 @@ class Batch:
         loss_mask: (b, t) bool, whether the token *at* this position counts as a target.
             None: all count.
         segment_ids: (b, t) int64, number of the segment (one image, one utterance, one stretch of
-            text) that a position belongs to, distinct within the batch. Continuous modalities need
-            it: an image has one noise level.
+            text) that a position belongs to, distinct within the batch: an image has one noise
+            level. None: each unbroken run of one modality in a document.
+        seed: of the noise that continuous modalities get in the forward pass; a training loop sets
+            one per step, so that variants see the same noise. None: torch's global generator.
     """
 
     modality_ids: Tensor
@@ -35,6 +37,7 @@ class Batch:
     document_ids: Tensor | None = None
     loss_mask: Tensor | None = None
     segment_ids: Tensor | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         shape = self.modality_ids.shape

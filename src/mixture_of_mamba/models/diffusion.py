@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from ..ops import Routing
 from .config import ModelConfig
 from .noise import DiffusionConfig, NoiseSchedule
 from .segments import Segments, before_captions, find_segments, forget_context
+
+if TYPE_CHECKING:
+    from .model import ModelOutput
 
 __all__ = ["LEVELS", "ContinuousMaps", "Diffusion", "Noised"]
 
@@ -86,6 +89,7 @@ class Diffusion(nn.Module):
         self.modalities = {
             m.name: i for i, m in enumerate(config.modalities) if m.kind == "continuous"
         }
+        self.weights = {n: config.modalities[i].loss_weight for n, i in self.modalities.items()}
         self.maps = nn.ModuleDict(
             {n: ContinuousMaps(config.modalities[i].size, config.d_model)
              for n, i in self.modalities.items()}
@@ -100,33 +104,35 @@ class Diffusion(nn.Module):
 
     def drop_captions(self, batch: Batch, discrete: Tensor) -> Batch:
         """The batch with some images cut off from their context, for guided sampling."""
-        if not self.config.caption_dropout or batch.segment_ids is None:
+        if not self.config.caption_dropout:
             return batch
         generator = batch_generator(batch, "captions")
         return forget_context(batch, discrete, self.config.caption_dropout, generator)
 
-    def noise(self, batch: Batch, routing: Routing, discrete: Tensor) -> dict[str, Noised]:
+    def noise(
+        self, batch: Batch, routing: Routing, discrete: Tensor, *, clean: bool = False
+    ) -> dict[str, Noised]:
         """Draw noise for every continuous modality.
 
         Args:
             batch: with its documents as the data has them; `batch.seed` fixes the draws.
             discrete: (m,) bool.
+            clean: add none: the values at level 0, as context.
         """
         leads = before_captions(batch, discrete, self.config.opening_tokens)
-        return {
-            name: self._noise(name, batch, routing, m, leads) for name, m in self.modalities.items()
-        }
+        noised = {}
+        for name, modality in self.modalities.items():
+            weight = self[name].inward.weight
+            values = batch.values.get(name, weight.new_zeros(0, weight.shape[1]))
+            values = values if values.dtype == torch.float64 else values.float()
+            where = find_segments(batch, routing, modality, len(values), leads)
+            if clean:
+                noised[name] = Noised(where, torch.zeros_like(where.place), values, values)
+            else:
+                noised[name] = self._noise(values, where, batch_generator(batch, name))
+        return noised
 
-    def _noise(
-        self, name: str, batch: Batch, routing: Routing, modality: int, leads: Tensor
-    ) -> Noised:
-        maps = self[name]
-        clean = batch.values.get(name)
-        if clean is None:
-            clean = maps.inward.weight.new_zeros(0, maps.inward.in_features)
-        clean = clean if clean.dtype == torch.float64 else clean.float()
-        generator = batch_generator(batch, name)
-        where = find_segments(batch, routing, modality, len(clean), leads)
+    def _noise(self, clean: Tensor, where: Segments, generator: torch.Generator | None) -> Noised:
         draws = torch.rand(len(clean), generator=generator, device=clean.device)[where.number]
         top = torch.where(where.leads, self.config.limit_before_caption, 1.0)
         last = self.config.timesteps - 1
@@ -143,6 +149,17 @@ class Diffusion(nn.Module):
             mine = self[name].rows(x.values, x.t, x.where.place)
             rows = rows.index_copy(0, x.where.rows, mine.to(rows.dtype))
         return rows
+
+    def add_losses(self, output: ModelOutput, hidden: Tensor, noised: Mapping[str, Noised]) -> None:
+        """Add each continuous modality's loss to what the discrete ones gave."""
+        levels = output.extra.setdefault("noise_levels", {})
+        for name, x in noised.items():
+            error, levels[name] = self.errors(hidden, name, x)
+            count = x.where.counts.sum().to(error.dtype)
+            total = error.sum()
+            output.loss = output.loss + self.weights[name] * total / count.clamp(min=1.0)
+            output.losses[name] = (total / count).detach()
+            output.counts[name] = count
 
     def errors(self, hidden: Tensor, name: str, noised: Noised) -> tuple[Tensor, Tensor]:
         """Squared error of each position that counts, and its level bin.

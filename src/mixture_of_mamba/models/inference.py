@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +25,7 @@ def run_blocks(
     state: Cache | Sequence[MambaState] | None = None,
     *,
     keep: bool = True,
+    embed: Callable[[Batch, Routing], Tensor] | None = None,
 ) -> tuple[Tensor, Routing, Cache | None]:
     """Embedding and all blocks.
 
@@ -32,6 +33,7 @@ def run_blocks(
         batch: (b, t) tokens.
         state: of the tokens before these.
         keep: also return the cache after these.
+        embed: instead of model.embed.
 
     Returns:
         (r, d_model) normed rows in the routing's order, the routing, and the cache.
@@ -47,7 +49,7 @@ def run_blocks(
         previous_document=before,
         check=False,
     )
-    rows = model.embed(batch, routing)
+    rows = (embed or model.embed)(batch, routing)
     hidden, blocks = model.backbone(rows, routing, state)
     if not keep or config.mixer != "mamba":
         return hidden, routing, None

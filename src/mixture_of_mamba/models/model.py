@@ -117,17 +117,17 @@ class MultimodalModel(nn.Module):
         c = self.config
         if batch.modality_ids.device.type == "cpu":  # elsewhere a check would synchronise
             batch.check(c.names, [m.size for m in c.modalities], [m.discrete for m in c.modalities])
+        noised: dict[str, Noised] = {}
         documents = batch
         if self.diffusion is not None and self.training and not clean:
             batch = self.diffusion.drop_captions(batch, self._discrete)
-        routing = Routing.build(
-            batch.modality_ids, len(c.modalities), batch.document_ids, check=False
-        )
-        noised: dict[str, Noised] = {}
-        if self.diffusion is not None and not clean:
-            noised = self.diffusion.noise(documents, routing, self._discrete)
-        rows = self.embed(batch, routing, noised)
-        hidden, after = self.backbone(rows, routing, state)
+
+        def embed(batch: Batch, routing: Routing) -> Tensor:
+            if self.diffusion is not None and not clean:
+                noised.update(self.diffusion.noise(documents, routing, self._discrete))
+            return self.embed(batch, routing, noised)
+
+        hidden, routing, after = run_blocks(self, batch, state, keep=return_state, embed=embed)
         output = self.losses(hidden, batch, routing, noised)
         if return_logits:
             output.logits = routing.to_time(self.head(hidden))
@@ -175,6 +175,31 @@ class MultimodalModel(nn.Module):
         if self.diffusion is not None and noised:
             self.diffusion.add_losses(output, hidden, noised)
         return output
+
+    def advance(
+        self,
+        batch: Batch,
+        state: Cache | Sequence[MambaState] | None = None,
+        *,
+        all_positions: bool = False,
+    ) -> tuple[Tensor, Cache]:
+        """Continue from a state: prefill, a chunk, or one token; without gradients and losses.
+
+        Continuous values of the batch are read as they are.
+
+        Args:
+            batch: (b, t) tokens, t >= 1.
+            state: of the tokens before these; it stays as it was.
+            all_positions: logits of every position instead of the last.
+
+        Returns:
+            logits (b, joint vocabulary), or (b, t, joint vocabulary), and the state after.
+
+        Raises:
+            ValueError: a state of another model or batch, no tokens, a model that has no state.
+            TypeError: a state of another dtype.
+        """
+        return advance(self, batch, state, all_positions=all_positions)
 
     def parameter_count(self, *, active: bool = False) -> int:
         """Number of parameters; with `active`, those that one token meets."""

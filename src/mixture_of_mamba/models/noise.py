@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 __all__ = ["DiffusionConfig", "NoiseSchedule"]
@@ -64,8 +63,7 @@ class DiffusionConfig:
             )
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(
-                f"diffusion.caption_dropout is {self.caption_dropout}; it must lie in 0..1, "
-                "below 1"
+                f"diffusion.caption_dropout is {self.caption_dropout}; it must lie in 0..1, below 1"
             )
 
     @classmethod
@@ -91,7 +89,7 @@ class NoiseSchedule:
 
     @cached_property
     def scheduler(self) -> Any:
-        """diffusers' scheduler of this process: DDPMScheduler or FlowMatchEulerDiscreteScheduler."""
+        """diffusers' scheduler of this process."""
         return make_scheduler(self.config, "flow" if self.config.prediction == "flow" else "ddpm")
 
     def sigma(self, t: Tensor) -> Tensor:

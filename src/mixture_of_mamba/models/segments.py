@@ -1,4 +1,8 @@
-"""Where continuous segments stand: the rows, place and context of every image of a batch."""
+"""Where continuous segments stand: the rows, place and context of every image of a batch.
+
+An image has one noise level, so a position must know its image: `Batch.segment_ids` says so, or each
+unbroken run of one modality in a document is a segment.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from ..data.batch import Batch
 from ..ops import Routing
 from ..ops.routing import document_starts
 
-__all__ = ["Segments", "find_segments", "forget_context"]
+__all__ = ["Segments", "before_captions", "find_segments", "forget_context"]
 
 
 class Segments(NamedTuple):
@@ -50,17 +54,22 @@ def find_segments(
     def pick(x: Tensor) -> Tensor:
         return routing.to_rows(x)[rows]
 
-    if batch.segment_ids is None:
-        raise ValueError(
-            "the batch has continuous values but no segment_ids; number each image (segment) of "
-            "the batch, since an image has one noise level"
-        )
-    segment = pick(batch.segment_ids)
+    segment = pick(unbroken_runs(batch) if batch.segment_ids is None else batch.segment_ids)
     first = torch.ones_like(segment, dtype=torch.bool)
     first[1:] = segment[1:] != segment[:-1]
     start = torch.where(first, index, 0).cummax(0).values if count else index
     counts = torch.ones_like(first) if batch.loss_mask is None else pick(batch.loss_mask)
     return Segments(rows, first.cumsum(0) - 1, index - start, pick(leads), counts)
+
+
+def unbroken_runs(batch: Batch) -> Tensor:
+    """(b, t) number of the run of one modality, in one document, that a position belongs to."""
+    ids = batch.modality_ids
+    new = torch.ones_like(ids, dtype=torch.bool)
+    new[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    starts = document_starts(batch.document_ids, ids.shape)
+    new = new if starts is None else new | starts
+    return new.view(-1).cumsum(0).view(ids.shape)
 
 
 def before_captions(batch: Batch, discrete: Tensor, opening: int) -> Tensor:
@@ -93,8 +102,6 @@ def forget_context(batch: Batch, discrete: Tensor, chance: float, generator) -> 
         chance: of each segment.
         generator: of the draws, on the batch's device, or None.
     """
-    if batch.segment_ids is None:
-        return batch
     draws = torch.rand(batch.shape, generator=generator, device=batch.tokens.device)
     kind = ~discrete[batch.modality_ids]
     opens = torch.zeros_like(kind)
