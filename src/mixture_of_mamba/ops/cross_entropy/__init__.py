@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from ..flops import register_flop_formula
 from .op import head_loss
 from .reference import linear_cross_entropy_reference
 
@@ -47,7 +47,7 @@ def linear_cross_entropy(
             logits hold.
 
     Returns:
-        (r,) losses, float32 (float64 for float64 inputs). Differentiable in hidden and weight, once.
+        (r,) losses, float32 (float64 for float64 inputs); first gradients in hidden and weight.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices that do not fit together; on the CPU also
