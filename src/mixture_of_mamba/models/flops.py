@@ -1,9 +1,9 @@
 """Floating-point operations per token, from the config alone.
 
-A multiply-add is two operations. Counted: every projection, the convolution, the scan, attention and
-the heads. Not counted: look-ups, norms, residual additions, activations of the transformer blocks,
-softmax and loss. A projection with one weight per modality costs what the shared one costs, because
-each token meets one expert; so all variants of a model have the same number.
+A multiply-add is two operations. Counted: every projection, the convolution, the scan, attention
+and the heads. Not counted: look-ups, norms, residual additions, activations of the transformer
+blocks, softmax and loss. A projection with one weight per modality costs what the shared one costs,
+because each token meets one expert; so all variants of a model have the same number.
 
 The convention is that of `torch.utils.flop_counter`, which the tests hold these numbers to.
 """

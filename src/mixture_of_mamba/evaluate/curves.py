@@ -1,0 +1,98 @@
+"""Loss curves of runs: what metrics.jsonl says, as arrays, and how they are smoothed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..train.metrics import read_metrics
+
+__all__ = ["Curve", "read_curves", "smooth", "smoothing_points"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss of one modality along one run; all arrays (n,), in the order of training.
+
+    Attributes:
+        flops: spent on training so far.
+        seconds: spent on training so far, without evaluation.
+        losses: nats per token (mean squared error where the modality is continuous).
+    """
+
+    flops: Array
+    seconds: Array
+    losses: Array
+
+    def __post_init__(self) -> None:
+        if not len(self.flops) == len(self.seconds) == len(self.losses) > 0:
+            raise ValueError(
+                f"a curve needs as many losses as FLOPs and seconds, and at least one; got "
+                f"{len(self.losses)}, {len(self.flops)} and {len(self.seconds)}"
+            )
+        if np.any(np.diff(self.flops) <= 0):
+            raise ValueError("the FLOPs of a curve must grow from point to point")
+
+    def smoothed(self, points: int) -> Curve:
+        """The same curve with its losses smoothed; see smooth."""
+        return Curve(self.flops, self.seconds, smooth(self.flops, self.losses, points))
+
+
+def smoothing_points(wanted: int, logged: int) -> int:
+    """Points of a smoothing window: what was asked for, but at most a sixth of the curve, so that a
+    short curve is not flattened; odd."""
+    points = min(wanted, logged // 6)
+    return max(1, points - 1 + points % 2)
+
+
+def smooth(x: Array, y: Array, points: int) -> Array:
+    """Each point's value on the straight line that fits its `points` neighbours best (least squares).
+
+    Unlike a trailing mean it does not lag behind a falling curve, in the middle or at its end; a lag
+    would make every variant look later than it is, the faster its loss falls the more.
+
+    Args:
+        x, y: (n,) abscissa and values.
+        points: odd width of the window, >= 1; at the ends the window is moved inwards.
+    """
+    points = min(points, len(x))
+    if points < 3:
+        return y.copy()
+    out = np.empty_like(y)
+    for i in range(len(x)):
+        start = min(max(i - points // 2, 0), len(x) - points)
+        xs, ys = x[start : start + points], y[start : start + points]
+        centred = xs - xs.mean()
+        slope = (centred * ys).sum() / (centred * centred).sum()
+        out[i] = ys.mean() + slope * (x[i] - xs.mean())
+    return out
+
+
+def read_curves(folder: Path, phase: str = "validation") -> dict[str, Curve]:
+    """Curves of a run by modality.
+
+    Args:
+        folder: of the run.
+        phase: "validation" or "train".
+
+    Raises:
+        FileNotFoundError, ValueError: no metrics, or none of this phase.
+    """
+    if not (folder / "metrics.jsonl").is_file():
+        raise FileNotFoundError(f"{folder} is no run: metrics.jsonl is missing")
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for line in read_metrics(folder / "metrics.jsonl"):
+        if line["phase"] != phase:
+            continue
+        for name, loss in line["losses"].items():
+            if loss is not None and np.isfinite(loss):  # a batch may lack a modality
+                point = (float(line["flops"]), float(line["seconds"]), float(loss))
+                points.setdefault(name, []).append(point)
+    if not points:
+        raise ValueError(f"{folder}/metrics.jsonl has no {phase} losses; did the run get that far?")
+    return {name: Curve(*np.array(rows).T) for name, rows in points.items()}

@@ -1,0 +1,54 @@
+"""Names of the things that a comparison compares, as overrides of the model's settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+from ..layers import PROJECTIONS, parse_split
+from ..train.config import RunConfig
+
+__all__ = ["PROJECTION_ORDER", "VARIANTS", "all_splits", "variant_config"]
+
+#: name -> fields of ModelSettings; any other name is a set of projections such as "in_proj+x_proj".
+VARIANTS: dict[str, dict[str, str]] = {
+    "dense": {"split": "none", "mixer": "mamba"},
+    "mom": {"split": "all", "mixer": "mamba"},
+    "transformer": {"split": "none", "mixer": "attention"},
+    "mot": {"split": "all", "mixer": "attention"},
+}
+
+PROJECTION_ORDER = ("in_proj", "x_proj", "dt_proj", "out_proj")
+"""The projections in the order of the data's way through a block."""
+
+
+def variant_config(config: RunConfig, variant: str, seed: int) -> RunConfig:
+    """The run of one variant and seed; all else stays as it is, so that the comparison is fair.
+
+    Raises:
+        ValueError: a name that is neither a variant nor a set of projections.
+    """
+    fields = VARIANTS.get(variant)
+    if fields is None:
+        try:
+            parse_split(variant)
+        except ValueError:
+            raise ValueError(
+                f"there is no variant {variant!r}; choose from {', '.join(VARIANTS)}, or join "
+                f"projections to split by '+': {', '.join(PROJECTION_ORDER)}"
+            ) from None
+        fields = {"split": variant, "mixer": "mamba"}
+    return replace(
+        config, model=replace(config.model, **fields), train=replace(config.train, seed=seed)
+    )
+
+
+def all_splits() -> list[str]:
+    """The 16 sets of split projections as variants: "dense" first, "mom" last."""
+    assert set(PROJECTION_ORDER) == PROJECTIONS
+    names = [
+        "+".join(split)
+        for size in range(1, len(PROJECTION_ORDER))
+        for split in combinations(PROJECTION_ORDER, size)
+    ]
+    return ["dense", *names, "mom"]
