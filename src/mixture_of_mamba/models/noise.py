@@ -142,6 +142,8 @@ def make_scheduler(config: DiffusionConfig, kind: str) -> Any:
         "beta_schedule": config.schedule,
         "prediction_type": names[config.prediction],
         "clip_sample": False,
-        "timestep_spacing": "trailing",  # sampling must begin at pure noise
+        # Sampling should begin at pure noise; only there the noise's share is so close to all that
+        # clean vectors cannot be told from a predicted epsilon, which therefore begins lower.
+        "timestep_spacing": "leading" if config.prediction == "epsilon" else "trailing",
     }
     return DDIMScheduler(**common) if kind == "ddim" else DDPMScheduler(**common)

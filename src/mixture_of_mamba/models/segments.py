@@ -1,7 +1,7 @@
 """Where continuous segments stand: the rows, place and context of every image of a batch.
 
-An image has one noise level, so a position must know its image: `Batch.segment_ids` says so, or each
-unbroken run of one modality in a document is a segment.
+An image has one noise level, so a position must know its image: `Batch.segment_ids` says so, or
+each unbroken run of one modality in a document is a segment.
 """
 
 from __future__ import annotations
