@@ -32,7 +32,7 @@ _REGISTRY: dict[str, dict[str, str]] = {
 }
 # Where automatic choice may take a backend that serves one device only; elsewhere its module is not
 # even imported (triton on a CPU, by name, runs its interpreter).
-_HOME = {"triton": "cuda", "cpu": "cpu"}
+_HOME = {"triton": "cuda", "grouped": "cuda", "cpu": "cpu"}
 _FORCED: dict[str, str] = {}
 _LOADED: dict[tuple[str, str], ModuleType] = {}
 _WARNED: set[str] = set()

@@ -1,7 +1,109 @@
-"""Under construction."""
+"""Backend "grouped": all experts in one F.grouped_mm, which reads the row counts on the device.
 
-from typing import Any
+Where the counts are known on the host and every group fills the device on its own, one library
+product per group is faster, and `forward` and `backward` take that way instead.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..triton_support import multiprocessors
+from . import loop
+from .inputs import LinearInputs
+
+__all__ = ["backward", "forward", "prefers_loop", "why_not"]
+
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_TILE = 128 * 256  # elements of y that one multiprocessor computes at a time in a library product
 
 
-def why_not(inputs: Any) -> str | None:
-    return "it is not built into this version"
+def why_not(inputs: LinearInputs) -> str | None:
+    if inputs.x.dtype not in _DTYPES:
+        return f"F.grouped_mm has no {inputs.x.dtype}; it serves bfloat16, float16 and float32"
+    if inputs.device_type not in ("cpu", "cuda"):
+        return f"F.grouped_mm serves CPU and CUDA tensors, not {inputs.device_type}"
+    return None
+
+
+def prefers_loop(inputs: LinearInputs) -> bool:
+    """Whether each group's product fills the device by itself (and the host knows the groups)."""
+    if inputs.device_type != "cuda" or inputs.host_offsets is None:
+        return False
+    ends = inputs.host_offsets.tolist()
+    counts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    least = min((c for c in counts if c), default=0)
+    return least * inputs.weight.shape[1] >= _TILE * multiprocessors(inputs.x.device)
+
+
+def forward(inputs: LinearInputs) -> Tensor:
+    if prefers_loop(inputs):
+        return loop.forward(inputs)
+    x, weight, offsets = inputs.x, inputs.weight, inputs.offsets
+    y = _rows_by_experts(x, weight.transpose(1, 2), offsets)
+    if inputs.bias is not None:
+        y = y.add_(inputs.bias[_experts(inputs)])
+    return y
+
+
+def backward(
+    inputs: LinearInputs, dy: Tensor, needs: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight, bias; an expert without rows gets zeros."""
+    if prefers_loop(inputs):
+        return loop.backward(inputs, dy, needs)
+    x, weight, offsets = inputs.x, inputs.weight, inputs.offsets
+    dx = dw = db = None
+    if needs[0]:
+        dx = _rows_by_experts(dy, weight, offsets)
+    if needs[1]:
+        dw = _rows_by_rows(dy, x, offsets)
+        dw.masked_fill_(_empty(offsets)[:, None, None], 0)
+    if needs[2]:
+        # A product with a one-hot matrix: no atomics, so the same bits every time.
+        experts = torch.arange(weight.shape[0], device=dy.device)
+        db = (_experts(inputs) == experts[:, None]).to(dy.dtype) @ dy
+    return dx, dw, db
+
+
+def _experts(inputs: LinearInputs) -> Tensor:
+    """(r,) int64, expert of each row."""
+    row = torch.arange(inputs.x.shape[0], device=inputs.x.device, dtype=inputs.offsets.dtype)
+    return torch.searchsorted(inputs.offsets, row, right=True)
+
+
+def _empty(offsets: Tensor) -> Tensor:
+    """(m,) bool, experts without rows; F.grouped_mm promises nothing about their gradients."""
+    return offsets == F.pad(offsets[:-1], (1, 0))
+
+
+def _rows_by_experts(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """(r, k) x (m, k, n) -> (r, n)."""
+    k, n = weight.shape[1:]
+    step = 16 // x.element_size()
+    if pad := (-k % step) or (-n % step):
+        x = F.pad(x, (0, -k % step))
+        # Which of k and n is contiguous does not matter to the product, only that strides align.
+        weight = F.pad(weight, (0, -n % step, 0, -k % step))
+    y = F.grouped_mm(_aligned(x), weight, offs=offsets)
+    return y[:, :n].contiguous() if pad else y
+
+
+def _rows_by_rows(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
+    """(r, n), (r, k) -> (m, n, k): the sum of outer products over each expert's rows."""
+    n, k = a.shape[1], b.shape[1]
+    step = 16 // a.element_size()
+    if pad := (-k % step) or (-n % step):
+        a, b = F.pad(a, (0, -n % step)), F.pad(b, (0, -k % step))
+    y = F.grouped_mm(_aligned(a).t(), _aligned(b), offs=offsets)
+    return y[:, :n, :k].contiguous() if pad else y
+
+
+def _aligned(rows: Tensor) -> Tensor:
+    """Rows that start at multiples of 16 bytes, as F.grouped_mm asks; a copy where they do not."""
+    step = 16 // rows.element_size()
+    if rows.stride(1) == 1 and not (rows.stride(0) % step or rows.storage_offset() % step):
+        return rows
+    return rows.clone(memory_format=torch.contiguous_format)

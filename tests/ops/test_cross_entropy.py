@@ -161,5 +161,5 @@ def test_dtypes_must_agree():
     hidden, weight, targets, _, _ = _problem()
     with pytest.raises(TypeError, match="use one dtype"):
         linear_cross_entropy(hidden.float(), weight, targets)
-    with pytest.raises(TypeError, match="targets is torch.int32; int64 is needed"):
+    with pytest.raises(TypeError, match=r"targets is torch\.int32; int64 is needed"):
         linear_cross_entropy(hidden, weight, targets.int())

@@ -1,0 +1,55 @@
+"""What the Triton backends ask before they serve; nothing here imports triton for a CPU tensor."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+__all__ = ["device_why_not", "interpreting", "multiprocessors"]
+
+# bf16 arithmetic, tf32 products and asynchronous copies start with Ampere.
+_MIN_CAPABILITY = (8, 0)
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors (for tests; very slow)."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def device_why_not(x: Tensor) -> str | None:
+    """Why Triton cannot serve tensors like x; None where it can."""
+    if x.device.type == "cpu":
+        if not interpreting():
+            return "it needs a CUDA tensor, and this one is on the CPU"
+        return None if _has_triton() else "the package triton is not installed"
+    if x.device.type != "cuda":
+        return f"it needs a CUDA tensor, and this one is on {x.device.type}"
+    return _cuda_why_not(x.device.index or 0)
+
+
+@cache
+def _cuda_why_not(index: int) -> str | None:
+    if not _has_triton():
+        return "the package triton is not installed; pip install triton"
+    capability = torch.cuda.get_device_capability(index)
+    if torch.version.hip is None and capability < _MIN_CAPABILITY:
+        return f"it needs compute capability 8.0, and the device has {'.'.join(map(str, capability))}"
+    return None
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; an H100's count where there is none, so that shapes chosen offline
+    are those of the device the kernels are tuned for."""
+    if device.type != "cuda":
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
