@@ -178,27 +178,36 @@ class MultimodalModel(nn.Module):
 
     def advance(
         self,
-        batch: Batch,
+        tokens: Tensor,
+        modality_ids: Tensor,
         state: Cache | Sequence[MambaState] | None = None,
         *,
+        document_ids: Tensor | None = None,
+        values: Mapping[str, Tensor] | None = None,
         all_positions: bool = False,
     ) -> tuple[Tensor, Cache]:
         """Continue from a state: prefill, a chunk, or one token; without gradients and losses.
 
-        Continuous values of the batch are read as they are.
-
         Args:
-            batch: (b, t) tokens, t >= 1.
+            tokens, modality_ids, document_ids: (b, t), t >= 1, as in Batch.
             state: of the tokens before these; it stays as it was.
+            values: by name of a continuous modality, (p, dim) vectors, read as they are.
             all_positions: logits of every position instead of the last.
 
         Returns:
             logits (b, joint vocabulary), or (b, t, joint vocabulary), and the state after.
 
         Raises:
-            ValueError: a state of another model or batch, no tokens, a model that has no state.
+            ValueError: a state of another model or batch, no tokens, a model that has no state, or
+                ids and values that the model does not have.
             TypeError: a state of another dtype.
         """
+        batch = Batch(
+            tokens=tokens,
+            modality_ids=modality_ids,
+            document_ids=document_ids,
+            values=values or {},
+        )
         return advance(self, batch, state, all_positions=all_positions)
 
     def parameter_count(self, *, active: bool = False) -> int:

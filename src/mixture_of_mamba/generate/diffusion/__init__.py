@@ -2,5 +2,6 @@
 
 from .denoise import Denoised, denoise, empty_context
 from .options import DiffusionOptions
+from .sampler import DiffusionSampler
 
-__all__ = ["Denoised", "DiffusionOptions", "denoise", "empty_context"]
+__all__ = ["Denoised", "DiffusionOptions", "DiffusionSampler", "denoise", "empty_context"]

@@ -44,8 +44,7 @@ def empty_context(model: MultimodalModel, begin: int, *, modality: str = "text")
     """
     device = model.embedding.weight.device
     ids = torch.full((1, 1), model.config.index(modality), device=device)
-    batch = Batch(modality_ids=ids, tokens=torch.full((1, 1), begin, device=device))
-    return model.advance(batch)[1]
+    return model.advance(torch.full((1, 1), begin, device=device), ids)[1]
 
 
 @torch.no_grad()
@@ -59,6 +58,7 @@ def denoise(
     *,
     unconditional: Cache | None = None,
     progress: bool = False,
+    go_on: bool = True,
 ) -> Denoised:
     """Sample one segment of a continuous modality in each of `b` sequences.
 
@@ -72,6 +72,7 @@ def denoise(
             the batch.
         unconditional: from `empty_context`; needed unless guidance is 1.
         progress: show a bar over the steps.
+        go_on: let the clean vectors advance the state; otherwise `state` is returned as it was.
 
     Raises:
         ValueError: no such continuous modality, numbers that do not fit, guidance without an
@@ -102,7 +103,7 @@ def denoise(
             prediction = rows.predict(sample, float(t) - lowest)
             sample = scheduler.step(prediction, t, sample, **extra).prev_sample
             tick()
-    return Denoised(sample, rows.advance(sample))
+    return Denoised(sample, rows.advance(sample) if go_on else state)
 
 
 class _Rows:
