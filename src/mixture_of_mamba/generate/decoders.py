@@ -1,0 +1,138 @@
+"""One interface over the ways to run a model token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..data.batch import Batch
+from ..models import Cache, MultimodalModel
+from .sequence import TokenSequence, left_pad
+
+__all__ = ["CachedDecoder", "Decoder", "RecomputingDecoder", "make_decoder"]
+
+
+class Decoder(Protocol):
+    """A batch of sequences under way."""
+
+    model: MultimodalModel
+
+    def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
+        """Read the prompts; logits of what follows each, (b, v)."""
+
+    def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
+        """Read one discrete token of each sequence, (b,) both; logits (b, v)."""
+
+    def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
+        """Let some sequences read further tokens or vectors, equally many; logits (rows, v)."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these sequences only."""
+
+    def cache(self, rows: Sequence[int]) -> Cache:
+        """State of some sequences, for samplers of continuous modalities."""
+
+
+def make_decoder(model: MultimodalModel) -> Decoder:
+    """The decoder that serves this model."""
+    if model.config.mixer != "mamba":
+        return RecomputingDecoder(model)
+    return CachedDecoder(model)
+
+
+class CachedDecoder:
+    """State in, state out: a step costs the same after ten tokens and after a million."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        self.model = model
+        self._cache: Cache | None = None
+
+    def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
+        logits, self._cache = self._read(left_pad(prompts), None)
+        return logits
+
+    def resume(self, cache: Cache) -> None:
+        """Go on from a snapshot; the caller has the logits that belong to it."""
+        self._cache = cache
+
+    def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
+        logits, self._cache = self.model.advance(
+            tokens[:, None].to(self._device),
+            modality_ids[:, None].to(self._device),
+            self._present,
+        )
+        return logits
+
+    def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
+        before = self._present.select(rows)
+        logits, after = self._read(left_pad(parts), before)
+        self._cache = self._present.put(rows, after)
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self._cache = self._present.select(rows)
+
+    def cache(self, rows: Sequence[int]) -> Cache:
+        return self._present.select(rows)
+
+    @property
+    def _present(self) -> Cache:
+        if self._cache is None:
+            raise RuntimeError("the decoder has read no prompt yet; call start first")
+        return self._cache
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def _read(self, batch: Batch, before: Cache | None) -> tuple[Tensor, Cache]:
+        batch = batch.to(self._device)
+        return self.model.advance(
+            batch.tokens,
+            batch.modality_ids,
+            before,
+            document_ids=batch.document_ids,
+            values=batch.values,
+        )
+
+
+class RecomputingDecoder:
+    """For models without a state of fixed size (the attention baselines): reads all, every time."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        self.model = model
+        self._sequences: list[TokenSequence] = []
+
+    def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
+        self._sequences = [prompt.copy() for prompt in prompts]
+        return self._run(self._sequences)
+
+    def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
+        pairs = zip(tokens.tolist(), modality_ids.tolist(), strict=True)
+        for sequence, (token, modality) in zip(self._sequences, pairs, strict=True):
+            sequence.append(modality, token)
+        return self._run(self._sequences)
+
+    def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
+        for row, part in zip(rows, parts, strict=True):
+            self._sequences[row].join(part)
+        return self._run([self._sequences[row] for row in rows])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self._sequences = [self._sequences[row] for row in rows]
+
+    def cache(self, rows: Sequence[int]) -> Cache:
+        raise ValueError(
+            "continuous modalities are sampled from the state at their begin token, and the "
+            "transformer baselines have none; use a model with mixer='mamba'"
+        )
+
+    @torch.no_grad()
+    def _run(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        batch = left_pad(sequences).to(self.model.embedding.weight.device)
+        logits = self.model(batch, return_logits=True).logits
+        assert logits is not None
+        return logits[:, -1]

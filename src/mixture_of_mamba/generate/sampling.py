@@ -1,0 +1,122 @@
+"""Logits -> one token per sequence; each sequence draws from its own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Draws", "Sampling", "filtered", "penalised", "pick"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is chosen. The filters are applied in the order of the fields.
+
+    Attributes:
+        repetition_penalty: divides the positive and multiplies the negative logits of tokens that
+            the sequence holds already (arXiv 1909.05858); 1 is none.
+        temperature: of the softmax; 0 takes the most likely token.
+        top_k: keep the k most likely tokens.
+        top_p: keep the most likely tokens that together reach this probability.
+        min_p: keep tokens with at least this fraction of the most likely one's probability.
+    """
+
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; give at least 1, or None for all")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1]")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p is {self.min_p}; it must lie in [0, 1]")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(f"repetition_penalty is {self.repetition_penalty}; it must be > 0")
+
+
+class Draws:
+    """One uniform number per sequence and step.
+
+    Sequence `i` draws from a generator seeded by `seeds[i]` alone, so neither its batch companions
+    nor its place in the batch change what it samples.
+    """
+
+    _AHEAD = 256
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = []
+        for seed in seeds:
+            self._generators.append(torch.Generator().manual_seed(int(seed)))
+        self._block = torch.empty(len(seeds), 0, dtype=torch.float64)
+        self._used = 0
+
+    def next(self) -> Tensor:
+        """(b,) float64 in [0, 1)."""
+        if self._used == self._block.shape[1]:
+            rows = [torch.rand(self._AHEAD, generator=g).double() for g in self._generators]
+            self._block = torch.stack(rows) if rows else torch.empty(0, self._AHEAD).double()
+            self._used = 0
+        self._used += 1
+        return self._block[:, self._used - 1]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these sequences only."""
+        self._generators = [self._generators[i] for i in rows]
+        self._block = self._block[list(rows)]
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits (b, v) with those of the tokens in `seen` (b, v) bool made less likely."""
+    less = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen, less, logits)
+
+
+def filtered(logits: Tensor, options: Sampling) -> Tensor:
+    """Logits (b, v) at the temperature, -inf where top_k, top_p or min_p leave a token out.
+
+    The most likely token always stays. `options.temperature` must not be 0.
+    """
+    logits = logits / options.temperature
+    if options.top_k is not None and options.top_k < logits.shape[-1]:
+        least = logits.topk(options.top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if options.top_p < 1:
+        ordered, index = logits.softmax(-1).sort(-1, descending=True)
+        enough = ordered.cumsum(-1) - ordered >= options.top_p
+        drop = torch.zeros_like(enough).scatter(-1, index, enough)
+        logits = logits.masked_fill(drop, -torch.inf)
+    if options.min_p > 0:
+        probability = logits.softmax(-1)
+        least = options.min_p * probability.amax(-1, keepdim=True)
+        logits = logits.masked_fill(probability < least, -torch.inf)
+    return logits
+
+
+def pick(logits: Tensor, options: Sampling, uniform: Tensor | None) -> Tensor:
+    """One token of each sequence.
+
+    Args:
+        logits: (b, v), -inf where a token must not be chosen.
+        options: see Sampling; the repetition penalty is the caller's (see `penalised`).
+        uniform: (b,) in [0, 1), from Draws; not needed at temperature 0.
+
+    Returns:
+        (b,) int64.
+    """
+    logits = logits.float()
+    if options.temperature == 0:
+        return logits.argmax(-1)
+    assert uniform is not None
+    # by the inverse of the cumulative distribution: one number decides, whatever the batch
+    total = filtered(logits, options).softmax(-1).double().cumsum(-1)
+    threshold = uniform.to(total)[:, None] * total[:, -1:]
+    return torch.searchsorted(total, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
