@@ -1,0 +1,138 @@
+"""From a DataConfig to prepared data, built once and then read from the cache."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mixture_of_mamba.data.bundle import DataBundle
+from mixture_of_mamba.data.cache import cache_folder, materialise
+from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.data.encoding import encode_corpus
+from mixture_of_mamba.data.packing import pack
+from mixture_of_mamba.data.progress import Progress
+from mixture_of_mamba.data.sources.corpus import Corpus, Source
+from mixture_of_mamba.data.tokenizers import TokenizerSet
+from mixture_of_mamba.data.tokenizers.train import train_tokenizers
+from mixture_of_mamba.data.windows import PackedWindows
+
+__all__ = ["build"]
+
+VERSION = 1
+"""Part of the cache key: raise it when equal configs give other data than before."""
+
+_PACKAGES = ("torch", "numpy", "tokenizers", "scikit-learn", "diffusers", "espeakng-loader")
+
+
+def build(config: DataConfig, progress: bool = True) -> DataBundle:
+    """The data of a config; built on the first call, read from the cache afterwards.
+
+    Equal configs on equal package versions give equal data in every process; several processes may
+    ask at once, then one builds and the others wait.
+
+    Args:
+        progress: whether stages are reported on standard error.
+
+    Raises:
+        DataError: a document of the user's own data cannot be read (file and line are named).
+        ImportError: a package is missing; the message names the extra that brings it.
+    """
+    say = Progress(progress)
+    cache = cache_folder(config.cache)
+
+    def make(folder: Path) -> None:
+        say.say(f"preparing {config.setting} data from {config.source}; kept in {cache}")
+        _build(config, cache, say).save(folder)
+
+    folder = materialise(cache, "data", _key(config), make)
+    bundle = DataBundle.load(folder)
+    counts = ", ".join(f"{n} {c:,}" for n, c in bundle.train.tokens_by_modality().items())
+    say.say(
+        f"{len(bundle.train):,} training windows ({counts}), {len(bundle.validation):,} held out"
+    )
+    return bundle
+
+
+def _build(config: DataConfig, cache: Path, say: Progress) -> DataBundle:
+    source = _source(config)
+    try:
+        say.say(f"{len(source.training.documents):,} training documents")
+        if config.tokenizers is not None:
+            tokenizers = _reuse(config)
+        else:
+            tokenizers = train_tokenizers(config, source, cache, say)
+        source.finish()
+    finally:
+        source.stop()
+    splits = {"train": source.training, "validation": source.validation}
+    packed = {name: _pack(config, c, source, tokenizers) for name, c in splits.items()}
+    say.say("documents encoded and packed")
+    facts: dict[str, Any] = {"config": config.content()}
+    for name, windows in packed.items():
+        facts[name] = {
+            "documents": len(splits[name].documents),
+            "windows": len(windows),
+            "tokens": windows.tokens_by_modality(),
+            "padding": windows.padding,
+        }
+    return DataBundle(tokenizers, packed["train"], packed["validation"], source.examples(), facts)
+
+
+def _pack(
+    config: DataConfig, corpus: Corpus, source: Source, tokenizers: TokenizerSet
+) -> PackedWindows:
+    mixed, text = encode_corpus(corpus, tokenizers)
+    return pack(
+        mixed,
+        text,
+        names=[name for name, _, _ in tokenizers.modalities],
+        window=config.window,
+        seed=config.seed,
+        text_fraction=source.text_fraction,
+    )
+
+
+def _source(config: DataConfig) -> Source:
+    if config.source == "digits":
+        from mixture_of_mamba.data.sources.digit_scenes import DigitScenes
+
+        return DigitScenes(config)
+    from mixture_of_mamba.data.sources.user import UserDocuments
+
+    return UserDocuments(config)
+
+
+def _reuse(config: DataConfig) -> TokenizerSet:
+    tokenizers = TokenizerSet.load(str(config.tokenizers))
+    found = tuple((name, kind) for name, kind, _ in tokenizers.modalities)
+    if found != config.modalities:
+        raise ValueError(
+            f"the tokenizers in {config.tokenizers} are for {found}, but setting "
+            f"{config.setting!r} has {config.modalities}; choose the setting they were made for"
+        )
+    return tokenizers
+
+
+def _key(config: DataConfig) -> dict[str, Any]:
+    """Everything that the data depends on, the source's files among it."""
+    key: dict[str, Any] = {"version": VERSION, **config.content()}
+    key["python"] = platform.python_version()
+    for package in _PACKAGES:
+        try:
+            key[package] = version(package)
+        except PackageNotFoundError:
+            key[package] = None
+    for name in ("source", "tokenizers"):
+        path = getattr(config, name)
+        if path not in (None, "digits"):
+            key[name] = _stamps(Path(path))
+    return key
+
+
+def _stamps(path: Path) -> list[tuple[str, int, int]]:
+    """(path, size, modification time) of a file, or of every file below a folder."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    stats = [(str(p.resolve()), p.stat()) for p in files]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

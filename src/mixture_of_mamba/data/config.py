@@ -1,0 +1,136 @@
+"""What data a run is made of: one value that names the setting, the source and the tokenizers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["MODALITIES", "DataConfig"]
+
+MODALITIES: dict[str, tuple[tuple[str, str], ...]] = {
+    "chameleon": (("text", "discrete"), ("image", "discrete")),
+    "chameleon_speech": (("text", "discrete"), ("image", "discrete"), ("speech", "discrete")),
+    "transfusion": (("text", "discrete"), ("image", "continuous")),
+}
+"""Modalities of each setting with their kinds, in the order of their modality ids."""
+
+SCENE_SIZE = 32
+"""Side of the embedded scenes, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Documents, tokenizers and packing; equal values give equal data in every process."""
+
+    setting: str = "chameleon_speech"
+    """"chameleon" (text, image tokens), "chameleon_speech" (and speech units) or "transfusion"
+    (text tokens, continuous image latents)."""
+
+    source: str = "digits"
+    """"digits" for the embedded spoken digit scenes, or a path to your own documents: a .jsonl
+    file, a .parquet file, or a folder of them."""
+
+    scenes: int = 20_000
+    """Number of embedded scenes, training and validation together."""
+
+    validation_fraction: float = 0.05
+    """Share of scenes (or of your documents) that is held out for validation."""
+
+    text_fraction: float = 0.5
+    """Share of real text (Python's documentation) among all tokens of the embedded data,
+    0..0.95. Your own documents are taken as they are."""
+
+    window: int = 256
+    """Tokens in one packed window."""
+
+    text_vocabulary: int = 1024
+    """Entries of the text vocabulary: byte-level BPE tokens and the special tokens together."""
+
+    image_size: int = 32
+    """Side of an image in pixels; your own images are cropped to a square and resized to it."""
+
+    image_codes: int = 512
+    """Codes of the image tokenizer (discrete settings); each covers 4x4 pixels."""
+
+    image_steps: int = 1200
+    """Training steps of the image tokenizer, 16 images each."""
+
+    speech_units: int = 256
+    """Number of speech units; 25 a second."""
+
+    latents: str = "patches"
+    """Source of the continuous image latents (transfusion)."""
+
+    patch: int = 4
+    """Side of a raw patch in pixels: 2, 4 or 8 (latents "patches")."""
+
+    tokenizers: str | None = None
+    """Folder of trained tokenizers to reuse, e.g. RUN/tokenizers. None: train them on this data."""
+
+    seed: int = 0
+    """Seed of scenes, voices, splits, tokenizers and packing (not of the training)."""
+
+    skip_bad: bool = False
+    """Count and leave out documents that cannot be read, instead of stopping at the first."""
+
+    cache: str | None = None
+    """Folder for prepared data. None: $MOM_CACHE, else the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        if self.setting not in MODALITIES:
+            raise ValueError(f"setting is {self.setting!r}; choose from {', '.join(MODALITIES)}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        for name, low, high in (("text_fraction", 0.0, 0.95), ("validation_fraction", 0.0, 0.5)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it must lie in {low:g}..{high:g}")
+        if self.patch not in (2, 4, 8):
+            raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
+        if self.image_size % 8:
+            raise ValueError(
+                f"image_size is {self.image_size}; it must be a multiple of 8 pixels, so that "
+                "patches and image codes divide it"
+            )
+        if self.source == "digits" and self.image_size != SCENE_SIZE:
+            raise ValueError(
+                f"image_size is {self.image_size}, but the embedded scenes are {SCENE_SIZE} pixels "
+                f"wide; leave image_size at {SCENE_SIZE} or give your own source"
+            )
+        if self.source == "digits" and self.validation_fraction == 0:
+            raise ValueError("validation_fraction is 0; the embedded data needs a validation split")
+        if self.source != "digits" and not Path(self.source).exists():
+            raise ValueError(
+                f"source {self.source!r} does not exist; give 'digits' for the embedded data, or "
+                "the path of a .jsonl file, a .parquet file or a folder of them"
+            )
+        if self.tokenizers is not None and not Path(self.tokenizers).is_dir():
+            raise ValueError(
+                f"tokenizers {self.tokenizers!r} is no folder; give the tokenizers folder of a run "
+                "or leave it out to train new ones"
+            )
+
+    @property
+    def modalities(self) -> tuple[tuple[str, str], ...]:
+        """(name, kind) of the setting's modalities, in the order of their ids."""
+        return MODALITIES[self.setting]
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide what is built; where it is stored does not."""
+        fields = asdict(self)
+        del fields["cache"]
+        return fields
+
+
+_LEAST = {
+    "scenes": 20,
+    "window": 16,
+    "text_vocabulary": 270,
+    "image_size": 8,
+    "image_codes": 2,
+    "image_steps": 1,
+    "speech_units": 2,
+}

@@ -1,0 +1,195 @@
+"""Documents into windows of equal length.
+
+Documents with images or speech stay whole wherever they fit: they go into windows first, the
+largest that still fits next. Real text is fluid: it fills what is left of those windows to the last
+position, and then windows of its own; it may be cut anywhere. Only where no text is left, positions
+are padded (with text token 0, outside the loss).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mixture_of_mamba.data.documents import EncodedDocument
+from mixture_of_mamba.data.windows import PackedWindows
+
+__all__ = ["pack"]
+
+LOOK_AHEAD = 64
+"""Documents among which the largest that fits is looked for."""
+
+
+class Part(NamedTuple):
+    """Positions start..stop of a document, on their own."""
+
+    document: EncodedDocument
+    start: int
+    stop: int
+
+    def __len__(self) -> int:  # type: ignore[override]
+        return self.stop - self.start
+
+
+def pack(
+    documents: Sequence[EncodedDocument],
+    text: Sequence[EncodedDocument],
+    *,
+    names: Sequence[str],
+    window: int,
+    seed: int,
+    text_fraction: float | None = None,
+) -> PackedWindows:
+    """Packs documents in an order drawn from `seed`.
+
+    Args:
+        documents: kept whole where they fit; longer ones are cut between segments, and inside a
+            segment only where that alone is too long.
+        text: text-only documents, cut where a window ends.
+        names: the modalities in the order of their ids.
+        window: positions in a window.
+        text_fraction: repeats or leaves out text so that it has this share of all tokens.
+            None: every text once.
+
+    Raises:
+        ValueError: an item of a continuous modality does not fit into a window.
+    """
+    rng = np.random.default_rng([seed, 19])
+    order = rng.permutation(len(documents))
+    parts = [part for i in order for part in _cut(documents[i], window)]
+    if text_fraction is None or not parts:
+        budget = sum(map(len, text))
+    else:
+        budget = int(sum(map(len, parts)) * text_fraction / (1 - text_fraction))
+    stream = _TextStream(text, budget, rng)
+    windows = []
+    for filled in _best_fit(parts, window):
+        filled.extend(stream.take(window - sum(map(len, filled))))
+        windows.append(filled)
+    while stream.left >= window or (stream.left and not parts):
+        windows.append(stream.take(window))
+    return _layout([windows[i] for i in rng.permutation(len(windows))], names, window)
+
+
+class _TextStream:
+    """Text documents in shuffled passes, up to `left` tokens."""
+
+    def __init__(
+        self, text: Sequence[EncodedDocument], budget: int, rng: np.random.Generator
+    ) -> None:
+        self.left = budget if text else 0
+        self._rest = self._endless(text, rng)
+        self._now: Part | None = None
+
+    @staticmethod
+    def _endless(text: Sequence[EncodedDocument], rng: np.random.Generator) -> Iterator[Part]:
+        while True:
+            for i in rng.permutation(len(text)):
+                yield Part(text[i], 0, len(text[i]))
+
+    def take(self, count: int) -> list[Part]:
+        """Parts of together `count` tokens, or fewer where the budget ends."""
+        parts = []
+        count = min(count, self.left)
+        self.left -= count
+        while count > 0:
+            part = self._now if self._now is not None else next(self._rest)
+            stop = min(part.stop, part.start + count)
+            parts.append(Part(part.document, part.start, stop))
+            count -= stop - part.start
+            self._now = Part(part.document, stop, part.stop) if stop < part.stop else None
+        return parts
+
+
+def _best_fit(parts: list[Part], window: int) -> Iterator[list[Part]]:
+    pool: list[Part] = []
+    rest = iter(parts)
+    while True:
+        pool.extend(part for _, part in zip(range(LOOK_AHEAD - len(pool)), rest, strict=False))
+        if not pool:
+            return
+        filled = [pool.pop(0)]
+        room = window - len(filled[0])
+        while fitting := [i for i, part in enumerate(pool) if len(part) <= room]:
+            filled.append(pool.pop(max(fitting, key=lambda i: (len(pool[i]), -i))))
+            room -= len(filled[-1])
+        yield filled
+
+
+def _cut(document: EncodedDocument, window: int) -> Iterator[Part]:
+    """The document whole if it fits; else runs of whole segments that do."""
+    if len(document) <= window:
+        yield Part(document, 0, len(document))
+        return
+    ends = [*(np.flatnonzero(np.diff(document.segment_ids)) + 1), len(document)]
+    start = 0
+    last = 0
+    for end in map(int, ends):
+        if end - start > window and last > start:
+            yield Part(document, start, last)
+            start = last
+        while end - start > window:
+            _refuse_continuous(document, start, end, window)
+            yield Part(document, start, start + window)
+            start += window
+        last = end
+    if last > start:
+        yield Part(document, start, last)
+
+
+def _refuse_continuous(document: EncodedDocument, start: int, end: int, window: int) -> None:
+    segment = document.segment_ids[end - 1]
+    inside = document.segment_ids[start:end] == segment
+    for values in document.values.values():
+        if inside.sum() > window and len(values):
+            raise ValueError(
+                f"a continuous item takes {int(inside.sum())} positions, but a window has "
+                f"{window}; an image is never cut: choose a larger window or a larger patch"
+            )
+
+
+def _layout(windows: list[list[Part]], names: Sequence[str], window: int) -> PackedWindows:
+    count = len(windows)
+    modality_ids = np.zeros((count, window), np.uint8)
+    tokens, document_ids, segment_ids = (np.zeros((count, window), np.int32) for _ in range(3))
+    loss_mask = np.zeros((count, window), bool)
+    padding = 0
+    values: dict[str, list[np.ndarray]] = {}
+    value_counts: dict[str, np.ndarray] = {}
+    for w, parts in enumerate(windows):
+        at, segment = 0, 0
+        for number, (document, start, stop) in enumerate(parts):
+            here = slice(at, at + stop - start)
+            modality_ids[w, here] = document.modality_ids[start:stop]
+            tokens[w, here] = document.tokens[start:stop]
+            document_ids[w, here] = number
+            own = document.segment_ids[start:stop]
+            segment_ids[w, here] = own - own[0] + segment
+            segment += int(own[-1] - own[0]) + 1
+            loss_mask[w, at + 1 : here.stop] = True
+            at = here.stop
+            for name, v in document.values.items():
+                m = list(names).index(name)
+                first = int((document.modality_ids[:start] == m).sum())
+                many = int((document.modality_ids[start:stop] == m).sum())
+                values.setdefault(name, []).append(v[first : first + many].astype(np.float16))
+                value_counts.setdefault(name, np.zeros(count, np.int64))[w] += many
+        document_ids[w, at:] = len(parts)
+        segment_ids[w, at:] = segment
+        padding += window - at
+    return PackedWindows(
+        names=names,
+        modality_ids=modality_ids,
+        tokens=tokens,
+        document_ids=document_ids,
+        segment_ids=segment_ids,
+        loss_mask=loss_mask,
+        padding=padding,
+        values={name: np.concatenate(v) for name, v in values.items()},
+        value_ends={
+            name: np.concatenate([[0], np.cumsum(c)]).astype(np.int64)
+            for name, c in value_counts.items()
+        },
+    )

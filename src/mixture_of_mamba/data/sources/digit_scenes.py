@@ -1,0 +1,110 @@
+"""The embedded source: spoken digit scenes beside Python's documentation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.data.examples import Example
+from mixture_of_mamba.data.scenes.digits import load_handwriting
+from mixture_of_mamba.data.scenes.scene import Scene, make_scenes
+from mixture_of_mamba.data.scenes.voices import Speaking, choose_voice
+from mixture_of_mamba.data.sound import SAMPLE_RATE
+from mixture_of_mamba.data.sources.corpus import Corpus, Item
+from mixture_of_mamba.data.sources.python_docs import python_documentation
+
+__all__ = ["DigitScenes"]
+
+EXAMPLES = 256
+"""Validation scenes that are kept in the raw."""
+TEXT_HELD_OUT = 0.1
+"""Share of the topics and modules whose text is kept for validation."""
+
+
+class DigitScenes:
+    """Scenes from disjoint handwriting, and real text from disjoint modules.
+
+    Speaking runs in the background from the start; `finish` collects it.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self.text_fraction: float | None = config.text_fraction
+        handwriting = load_handwriting(config.seed)
+        held = max(1, round(config.scenes * config.validation_fraction))
+        counts = {"validation": held, "train": config.scenes - held}
+        self._scenes = {
+            split: make_scenes(count, handwriting[split], split, config.seed)
+            for split, count in counts.items()
+        }
+        names = [name for name, _ in config.modalities]
+        self._speaking: Speaking | None = None
+        self._waveforms: list[np.ndarray] = []
+        if "speech" in names:
+            self._speaking = self._speak(config.seed, min(EXAMPLES, held))
+        real = _real_text(config.seed) if config.text_fraction else {}
+        self.training = _corpus(self._scenes["train"], names, real.get("train", []))
+        self.validation = _corpus(self._scenes["validation"], names, real.get("validation", []))
+
+    def _speak(self, seed: int, keep: int) -> Speaking:
+        captions, voices = [], []
+        for number, scenes in enumerate(self._scenes.values()):
+            for i, scene in enumerate(scenes):
+                captions.append(scene.caption)
+                voices.append(choose_voice(seed, number, i))
+        return Speaking(captions, voices, keep)
+
+    def finish(self) -> None:
+        """Waits for the speech."""
+        if self._speaking is not None:
+            spoken = self._speaking.result()
+            self._speaking = None
+            held = len(self._scenes["validation"])
+            self.validation.frames = spoken.frames[:held]
+            self.training.frames = spoken.frames[held:]
+            self._waveforms = spoken.waveforms
+
+    def stop(self) -> None:
+        """Ends the speaking processes."""
+        if self._speaking is not None:
+            self._speaking.stop()
+
+    def examples(self) -> list[Example]:
+        """The first validation scenes."""
+        examples = []
+        for i, scene in enumerate(self._scenes["validation"][:EXAMPLES]):
+            spoken = i < len(self._waveforms)
+            examples.append(
+                Example(
+                    caption=scene.caption,
+                    facts=scene.facts,
+                    image=scene.image,
+                    audio=self._waveforms[i].astype(np.float32) / 32767 if spoken else None,
+                    sample_rate=SAMPLE_RATE if spoken else None,
+                )
+            )
+        return examples
+
+
+def _corpus(scenes: list[Scene], names: list[str], real_text: list[str]) -> Corpus:
+    documents: list[list[Item]] = []
+    for i, scene in enumerate(scenes):
+        items: dict[str, Item] = {
+            "text": ("text", scene.caption),
+            "image": ("image", i),
+            "speech": ("speech", i),
+        }
+        in_order = [("text", "image", "speech")[place] for place in scene.order]
+        documents.append([items[name] for name in in_order if name in names])
+    documents += [[("text", text)] for text in real_text]
+    return Corpus(documents, np.stack([scene.image for scene in scenes]))
+
+
+def _real_text(seed: int) -> dict[str, list[str]]:
+    texts = python_documentation()
+    origins = sorted({origin for origin, _ in texts})
+    order = np.random.default_rng([seed, 23]).permutation(len(origins))
+    held = {origins[i] for i in order[: max(1, int(len(origins) * TEXT_HELD_OUT))]}
+    return {
+        "train": [text for origin, text in texts if origin not in held],
+        "validation": [text for origin, text in texts if origin in held],
+    }

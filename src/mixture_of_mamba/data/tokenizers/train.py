@@ -1,0 +1,101 @@
+"""Trains the tokenizers of a setting on a source's training split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from mixture_of_mamba.data.cache import materialise
+from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.data.latents import make_codec
+from mixture_of_mamba.data.progress import Progress
+from mixture_of_mamba.data.sources.corpus import Corpus, Source
+from mixture_of_mamba.data.tokenizers.latent_images import LatentImages
+from mixture_of_mamba.data.tokenizers.pictures import Pictures
+from mixture_of_mamba.data.tokenizers.text import Text
+from mixture_of_mamba.data.tokenizers.tokenizer_set import Tokenizer, TokenizerSet
+from mixture_of_mamba.data.tokenizers.units import Units
+
+__all__ = ["train_tokenizers"]
+
+PICTURES_VERSION = 1
+"""Part of the cache key: raise it when the training of `Pictures` changes."""
+THREADS = 2
+"""Threads of the image tokenizer's training, on every machine: sums depend on them."""
+
+
+def train_tokenizers(
+    config: DataConfig, source: Source, cache: Path, progress: Progress
+) -> TokenizerSet:
+    """Text and images first, while speech may still be under way; then speech units."""
+    corpus = source.training
+    others: dict[str, Tokenizer] = {}
+    specials = 2 + sum(1 if kind == "discrete" else 2 for _, kind in config.modalities[1:])
+    text = Text.train(corpus.texts(), config.text_vocabulary - specials)
+    progress.say(f"text tokenizer: {text.bpe} byte-level BPE tokens")
+    for name, kind in config.modalities[1:]:
+        if name == "image":
+            _need(len(corpus.images), "image", config)
+            others[name] = _images(config, kind, corpus, cache, progress)
+        else:
+            source.finish()
+            _need(len(corpus.frames), name, config)
+            others[name] = Units.train(corpus.frames, units=config.speech_units, seed=config.seed)
+            progress.say(f"speech units: {config.speech_units} clusters of log-mel frames")
+    return TokenizerSet(text, others)
+
+
+def _images(
+    config: DataConfig, kind: str, corpus: Corpus, cache: Path, progress: Progress
+) -> Tokenizer:
+    if kind == "continuous":
+        codec = make_codec(corpus.images, config)
+        progress.say(f"image latents: {codec.source}, {codec.tokens} vectors of {codec.dim}")
+        return LatentImages(codec)
+    key = {
+        "version": PICTURES_VERSION,
+        "images": hashlib.sha256(corpus.images.tobytes()).hexdigest(),
+        "codes": config.image_codes,
+        "steps": config.image_steps,
+        "seed": config.seed,
+        "torch": torch.__version__,
+    }
+
+    def report(step: int, error: float) -> None:
+        progress.say(f"image tokenizer: step {step} of {config.image_steps}, error {error:.4f}")
+
+    def make(folder: Path) -> None:
+        with _threads(THREADS):
+            pictures = Pictures.train(
+                corpus.images,
+                codes=config.image_codes,
+                steps=config.image_steps,
+                seed=config.seed,
+                report=report,
+            )
+        pictures.save(folder)
+
+    return Pictures.load(materialise(cache, "pictures", key, make))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _need(count: int, name: str, config: DataConfig) -> None:
+    if not count:
+        raise ValueError(
+            f"the training documents of {config.source!r} hold no {name}, but setting "
+            f"{config.setting!r} trains a tokenizer for it; add some, choose another setting, or "
+            "reuse trained ones with data.tokenizers"
+        )
