@@ -29,6 +29,8 @@ class Parser(ArgumentParser):
         flags = [s for action in self._actions for s in action.option_strings]
         if "--config" in flags:
             given = _config_first(given)
+            if "--resume" in given and "-c" not in given:
+                given = _config_of_run(given) + given
             for i, value in enumerate(given):
                 if value == "-c" and i + 1 < len(given):
                     given[i + 1] = str(self._checked(given[i + 1], flags))
@@ -36,7 +38,9 @@ class Parser(ArgumentParser):
             name = value.partition("=")[0]
             if name.startswith("--") and not _known(name, flags):
                 hint = nearest(name[2:], [f[2:] for f in flags if f.startswith("--")])
-                raise ArgumentError(None, f"there is no option {name}{hint.replace('mean ', 'mean --')}")
+                raise ArgumentError(
+                    None, f"there is no option {name}{hint.replace('mean ', 'mean --')}"
+                )
         return super().parse_args(given, **kwargs)
 
     def _checked(self, name: str, flags: list[str]) -> Path:
@@ -46,7 +50,9 @@ class Parser(ArgumentParser):
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(plain, dict):
-            raise ValueError(f"{path} holds no mapping; it needs fields such as train: {{steps: 500}}")
+            raise ValueError(
+                f"{path} holds no mapping; it needs fields such as train: {{steps: 500}}"
+            )
         valid = [f[2:] for f in flags if f.startswith("--")]
         if problem := unknown_fields(plain, valid, str(path)):
             raise ValueError(problem)
@@ -54,7 +60,7 @@ class Parser(ArgumentParser):
 
 
 def _known(name: str, flags: list[str]) -> bool:
-    """Whether a flag exists, or is an entry of one that takes a mapping (--model.loss_weights.image)."""
+    """Whether a flag exists, or names an entry of a mapping (--model.loss_weights.image)."""
     return name in flags or any(f.count(".") == 1 and name.startswith(f + ".") for f in flags)
 
 
@@ -71,6 +77,15 @@ def _config_first(args: list[str]) -> list[str]:
             rest.append(args[i])
             i += 1
     return files + rest
+
+
+def _config_of_run(args: list[str]) -> list[str]:
+    """-c of the run that --out names, where there is one."""
+    for name, value in zip(args, [*args[1:], ""], strict=True):
+        out = value if name == "--out" else name.removeprefix("--out=")
+        if name.startswith("--out") and (path := Path(out) / "config.yaml").is_file():
+            return ["-c", str(path)]
+    return []
 
 
 def add_run_options(parser: ArgumentParser) -> None:
@@ -93,10 +108,7 @@ def run_config(args: Namespace) -> RunConfig:
     """
     plain = args.as_dict()
     return RunConfig.from_dict(
-        {
-            part: {f.name: plain[part][f.name] for f in fields(kind)}
-            for part, kind in PARTS.items()
-        }
+        {part: {f.name: plain[part][f.name] for f in fields(kind)} for part, kind in PARTS.items()}
     )
 
 

@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 __all__ = ["check_shapes", "check_tensors", "load_model", "read_tensors", "save_model"]
 
 
-def save_model(model: MultimodalModel, folder: Path) -> None:
-    """Write both files; each is complete or absent under its final name."""
+def save_model(
+    model: MultimodalModel, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write both files; each is complete or absent under its final name.
+
+    Args:
+        state: the tensors where they are not the model's own (gathered from many devices).
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.detach().contiguous() for k, v in (state or model.state_dict()).items()}
     if model.config.tie_embeddings:
         del state["head.weight"]
     temporary = folder / "model.safetensors.part"

@@ -24,8 +24,8 @@ class ModelSettings:
     """Number of blocks; two Mamba blocks stand for one transformer layer."""
 
     split: str = "all"
-    """Projections with one weight per modality: "all", "none" (dense), or names joined by "+" out of
-    in_proj, x_proj, dt_proj, out_proj."""
+    """Projections with one weight per modality: "all", "none" (dense), or some of in_proj, x_proj,
+    dt_proj, out_proj joined by "+"."""
 
     mixer: str = "mamba"
     """"mamba", or "attention" for the transformer baselines."""
@@ -121,7 +121,7 @@ class TrainConfig:
     """How many of the latest checkpoints are kept."""
 
     stop_after: int | None = None
-    """Stop at this step with a checkpoint, as if interrupted; the schedule still runs to `steps`."""
+    """Stop at this step with a checkpoint, as if interrupted; the schedule runs on to `steps`."""
 
     samples: int = 2
     """Decoded samples of each modality that an evaluation shows in TensorBoard; 0 for none."""
@@ -181,13 +181,24 @@ _CHOICES = {
     "strategy": ("auto", "ddp", "fsdp"),
 }
 # What may change between a run's parts without changing what its steps compute.
-_FREE = frozenset(
-    f"train.{name}"
-    for name in (
-        "steps device devices strategy threads evaluate_every evaluate_batches log_every "
-        "checkpoint_every keep_checkpoints stop_after samples tensorboard progress recompute"
-    ).split()
-) | {"data.cache"}
+_FREE = {
+    "data.cache",
+    "train.steps",
+    "train.device",
+    "train.devices",
+    "train.strategy",
+    "train.threads",
+    "train.evaluate_every",
+    "train.evaluate_batches",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.stop_after",
+    "train.samples",
+    "train.tensorboard",
+    "train.progress",
+    "train.recompute",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +279,7 @@ def model_config(
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """" (did you mean X?)" where a valid dotted name is near, else an empty string."""
+    """ " (did you mean X?)" where a valid dotted name is near, else an empty string."""
     options = list(valid)
     last = {option.rpartition(".")[2]: option for option in reversed(options)}
     found = difflib.get_close_matches(name, options, 1, 0.75)

@@ -1,0 +1,55 @@
+"""`mom train`: one run, from a config or from its newest checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .options import add_run_options, run_config
+
+__all__ = ["HELP", "configure", "run"]
+
+HELP = (
+    "Train one model. OUT gets config.yaml, metrics.jsonl, tensorboard/, checkpoints/, tokenizers/ "
+    "and, at the end, model/ (MultimodalModel.from_pretrained). Ctrl-C stops after the current step "
+    "with a checkpoint; --resume continues bit for bit."
+)
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the fields of a run, --out and --resume."""
+    parser.add_argument("--out", type=str, required=True, help="folder of the run")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in OUT from its newest checkpoint; without -c its own config counts",
+    )
+    add_run_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Train; 0 also where the run stopped early with a checkpoint because it was told to."""
+    config, out = run_config(args), Path(args.out)
+
+    from ..data.build import build
+    from ..train.loop import train
+    from .samples import show_samples
+
+    result = train(
+        config,
+        out,
+        build=build,
+        resume=args.resume,
+        on_evaluation=show_samples(config.train.samples) if config.train.samples else None,
+    )
+    if result.finished:
+        print(f"{out} is finished at step {result.step}: {out / 'model'}", file=sys.stderr)
+        return 0
+    print(
+        f"{out} stopped at step {result.step} of {config.train.steps} with a checkpoint; "
+        f"continue with: mom train --out {out} --resume",
+        file=sys.stderr,
+    )
+    return 0 if result.step == config.train.stop_after else 130

@@ -1,0 +1,272 @@
+"""The training loop: one for every setting and variant."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data.config import DataConfig
+from ..data.order import Schedule
+from ..models import MultimodalModel
+from ..models.flops import flops_per_token
+from .checkpoint import checkpoints, load_checkpoint, on_first, save_checkpoint
+from .config import RunConfig, model_config
+from .distributed import make_fabric, sum_over_ranks
+from .evaluation import validation_losses
+from .gradients import step_gradients
+from .interrupt import Interrupt
+from .metrics import Means, MetricsLog
+from .objective import Objective
+from .optimizer import make_optimizer
+from .progress import Progress
+from .random_state import aside
+from .runs import prepare_folder, publish_model
+from .schedule import learning_rate
+from .tensorboard import Board
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = ["Evaluation", "NonFiniteLoss", "TrainResult", "train"]
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or gradient became NaN or infinite; the message names step and modality."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a callback gets after each evaluation, on the first process.
+
+    Attributes:
+        step: that was evaluated.
+        model: in evaluation mode; what the callback draws does not disturb the training.
+        data: what `build` returned.
+        writer: TensorBoard's SummaryWriter, or None.
+    """
+
+    step: int
+    model: MultimodalModel
+    data: Any
+    writer: Any
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call ended: the step it reached, and whether that was the last one."""
+
+    folder: Path
+    step: int
+    finished: bool
+
+
+def train(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    build: Callable[[DataConfig], Any],
+    resume: bool = False,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+) -> TrainResult:
+    """Train a run, from its beginning or from its newest checkpoint.
+
+    Args:
+        config: of the run.
+        folder: gets config.yaml, metrics.jsonl, checkpoints/, tokenizers/ and at the end model/.
+        build: makes `tokenizers`, `train` and `validation` of a DataConfig; called on the first
+            process first, so that the others find the cache filled.
+        resume: continue what is in `folder`.
+        on_evaluation: called after each evaluation, e.g. to show decoded samples.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: the folder does not fit; see prepare_folder.
+        NonFiniteLoss: the training diverged; the last good checkpoint stays.
+        CheckpointError: a checkpoint could not be written.
+    """
+    fabric = make_fabric(config.train)
+    fabric.launch()
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    folder = Path(folder)
+    on_first(fabric, lambda: prepare_folder(folder, config, resume=resume))
+    with fabric.rank_zero_first():
+        data = build(config.data)
+    if fabric.global_rank == 0 and not (folder / "tokenizers").is_dir():
+        data.tokenizers.save(folder / "tokenizers")
+    with Interrupt() as interrupt:
+        return _Training(fabric, config, folder, data, on_evaluation, interrupt).run()
+
+
+class _Training:
+    """The parts of one run, put together; `run` is the loop."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: RunConfig,
+        folder: Path,
+        data: Any,
+        on_evaluation: Callable[[Evaluation], None] | None,
+        interrupt: Interrupt,
+    ) -> None:
+        self.fabric, self.folder, self.data = fabric, folder, data
+        self.on_evaluation, self.interrupt = on_evaluation, interrupt
+        self.config = c = config.train
+        self.first = fabric.global_rank == 0
+        network = model_config(config.model, data.tokenizers.modalities)
+        torch.manual_seed(c.seed + fabric.global_rank)  # initial values have seeds of their own
+        self.model = MultimodalModel(network, seed=c.seed)
+        self.model.backbone.checkpoint_activations = c.recompute
+        self.objective = Objective(self.model)
+        self.module = fabric.setup_module(self.objective)
+        self.optimizer = make_optimizer(self.objective.named_parameters(), c)
+        self.stepper: Any = fabric.setup_optimizers(self.optimizer)
+        self.order = Schedule(len(data.train), c.seed)
+        self.position = load_checkpoint(fabric, folder, self.objective, self.optimizer)
+        self.saved = self.position.step
+        self.means = Means(network.names, self.position.rows)
+        self.pending: list[torch.Tensor] = []
+        self.tokens = c.batch_size * config.data.window
+        self.flops = self.tokens * flops_per_token(network, window=config.data.window)
+
+    def run(self) -> TrainResult:
+        """Train to the last step, or to an interruption."""
+        c, start = self.config, self.position.step
+        self.log = MetricsLog(self.folder / "metrics.jsonl", up_to=start) if self.first else None
+        self.board = Board(self.folder, step=start, enabled=c.tensorboard and self.first)
+        self.progress = Progress(c, start=start, quiet=not self.first)
+        self.module.train()
+        try:
+            while self.position.step < min(c.steps, c.stop_after or c.steps):
+                if self._interrupted():
+                    break
+                self._step()
+            if self.saved < self.position.step:
+                self._checkpoint()
+            finished = self.position.step >= c.steps
+            if finished:
+                on_first(self.fabric, lambda: publish_model(self.folder))
+            return TrainResult(self.folder, self.position.step, finished)
+        finally:
+            self.progress.close()
+            self.board.close()
+            if self.log is not None:
+                self.log.close()
+
+    def _step(self) -> None:
+        """One optimizer step, and what is due after it."""
+        c = self.config
+        began = time.perf_counter()
+        self.position.step = step = self.position.step + 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, c)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums, norm = step_gradients(self.fabric, self.module, self.data.train, self.order, c, step)
+        self.stepper.step()
+        self.pending.append(torch.cat([norm.float()[None], sums]))
+        self.progress.step()
+        log, evaluate, save = (
+            step == c.steps or step % every == 0
+            for every in (c.log_every, c.evaluate_every, c.checkpoint_every)
+        )
+        # Reading a loss waits for the device: every step on the CPU, where it is free, else rarely.
+        if log or evaluate or save or self.fabric.device.type == "cpu":
+            self._collect()
+        self.position.seconds += time.perf_counter() - began
+        if log:
+            self._write("train", *self.means.take(), gradient_norm=self.norm)
+        if evaluate and len(self.data.validation):
+            self._evaluate()
+        if save:
+            self._checkpoint()
+
+    def _collect(self) -> None:
+        """Read the sums of the latest steps; stop where one is not finite."""
+        first = self.position.step - len(self.pending) + 1
+        rows = torch.stack(self.pending).tolist()
+        self.pending = []
+        for step, (norm, *row) in enumerate(rows, first):
+            if not all(map(math.isfinite, (norm, *row))):
+                raise NonFiniteLoss(self._diverged(step, norm, row))
+            self.means.add(row)
+            self.norm = norm
+
+    def _diverged(self, step: int, norm: float, row: list[float]) -> str:
+        totals = dict(zip(self.means.names, row[1:], strict=False))
+        bad = {name: value for name, value in totals.items() if not math.isfinite(value)}
+        what = f"the loss of {' and '.join(bad)}" if bad else "the norm of the gradients"
+        value = next(iter(bad.values()), norm)
+        saved = checkpoints(self.folder)
+        kept = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+        return (
+            f"{what} became {value} at step {step}; {kept}; lower train.learning_rate, lengthen "
+            "train.warmup, or look at the data of this modality"
+        )
+
+    def _interrupted(self) -> bool:
+        """Whether any process was asked to stop; all of them find out at the same step."""
+        if self.fabric.world_size == 1:
+            return self.interrupt.asked
+        asked = torch.tensor(float(self.interrupt.asked), device=self.fabric.device)
+        return bool(sum_over_ranks(self.fabric, asked).item())
+
+    def _write(
+        self, phase: str, loss: float, losses: dict[str, float | None], **more: float
+    ) -> None:
+        """One line of metrics.jsonl, and the same for TensorBoard and the progress bar."""
+        step, seconds = self.position.step, self.position.seconds
+        rate = step * self.tokens / max(seconds, 1e-9)
+        line = {
+            "phase": phase,
+            "step": step,
+            "tokens": step * self.tokens,
+            "flops": step * self.flops,
+            "seconds": round(seconds, 4),
+            "learning_rate": learning_rate(step, self.config),
+            "loss": loss,
+            "losses": losses,
+        } | more
+        if phase == "train":
+            line["tokens_per_second"] = round(rate, 1)
+            self.progress.losses(losses, rate)
+        else:
+            self.progress.evaluated(step, losses, rate)
+        if self.log is not None:
+            self.log.write(line)
+            self.board.write(line)
+
+    def _evaluate(self) -> None:
+        loss, losses = validation_losses(
+            self.fabric, self.module, self.data.validation, self.config
+        )
+        self._write("validation", loss, losses)
+        divided = self.fabric.world_size > 1 and self.config.strategy == "fsdp"
+        if self.on_evaluation is not None and self.first and not divided:
+            self.model.eval()
+            with aside(self.config.seed), torch.no_grad():
+                step, writer = self.position.step, self.board.writer
+                self.on_evaluation(Evaluation(step, self.model, self.data, writer))
+            self.model.train()
+
+    def _checkpoint(self) -> None:
+        """Save; the log reaches the disk first, so that it is never behind a checkpoint."""
+        if self.pending:
+            self._collect()
+        if self.log is not None:
+            self.log.sync()
+        self.position.rows = self.means.rows
+        save_checkpoint(
+            self.fabric,
+            self.folder,
+            self.objective,
+            self.optimizer,
+            self.position,
+            keep=self.config.keep_checkpoints,
+        )
+        self.saved = self.position.step

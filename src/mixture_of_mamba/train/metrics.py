@@ -1,0 +1,89 @@
+"""metrics.jsonl: one object a line, appended and flushed, cut back to the checkpoint on resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Means", "MetricsLog", "read_metrics"]
+
+
+class MetricsLog:
+    """Appends to a run's metrics.jsonl.
+
+    Args:
+        path: the file.
+        up_to: lines of later steps are removed first (a resumed run writes them anew), and so is a
+            line that a kill left unfinished.
+    """
+
+    def __init__(self, path: Path, *, up_to: int) -> None:
+        if path.exists():
+            kept = [line for line in read_metrics(path) if line["step"] <= up_to]
+            temporary = path.with_suffix(".part")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one object; it is on its way to the disk when this returns."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until every line is on the disk, so that a checkpoint is never ahead of the log."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics.jsonl; an unfinished last line is left out.
+
+    Raises:
+        ValueError: a line in the middle that is no JSON object.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")
+    read = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            read.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is no JSON object: {error}") from error
+    return read
+
+
+class Means:
+    """Means over steps from an objective's (1 + 2m,) sums.
+
+    Args:
+        names: of the modalities.
+        rows: sums of steps that an interrupted run had not written yet.
+    """
+
+    def __init__(self, names: Sequence[str], rows: Iterable[Sequence[float]] = ()) -> None:
+        self.names = list(names)
+        self.rows = [list(row) for row in rows]
+
+    def add(self, sums: Sequence[float]) -> None:
+        self.rows.append(list(sums))
+
+    def take(self) -> tuple[float, dict[str, float | None]]:
+        """-> mean loss per target, and by modality (None where there was none); starts anew."""
+        m = len(self.names)
+        total = [sum(column) for column in zip(*self.rows, strict=True)]
+        self.rows = []
+        counts = total[1 + m :]
+        losses = {
+            name: value / count if count else None
+            for name, value, count in zip(self.names, total[1 : 1 + m], counts, strict=True)
+        }
+        return total[0] / max(1.0, sum(counts)), losses

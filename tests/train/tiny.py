@@ -1,0 +1,109 @@
+"""Synthetic data and configs that train in milliseconds; also a script that trains in a process of
+its own: `python tests/train/tiny.py OUT '{"train": {...}}' [--resume]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixture_of_mamba import Batch
+from mixture_of_mamba.train.config import RunConfig
+
+WINDOW = 16
+SIZES = {"text": 20, "image": 12, "speech": 9}
+
+
+class Tokenizers:
+    """Names and sizes; there is nothing to encode."""
+
+    modalities = [(name, "discrete", size) for name, size in SIZES.items()]
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "tokenizers.json").write_text("{}")
+
+
+class Windows:
+    """Random but fixed windows with a stretch of every modality and two documents.
+
+    Args:
+        poison: number of a window whose modality ids are wrong, or None.
+        text_only: windows `i` with i % 2 == text_only hold nothing but text; None for no such.
+    """
+
+    def __init__(self, count: int, *, seed: int = 0, text_only: bool = False) -> None:
+        draw = np.random.default_rng(seed)
+        base = np.repeat([0, 1, 0, 2], WINDOW // 4)
+        self.modality_ids = np.stack([np.roll(base, draw.integers(WINDOW)) for _ in range(count)])
+        if text_only:
+            self.modality_ids[:] = 0
+        sizes = np.array(list(SIZES.values()))[self.modality_ids]
+        # Learnable: a token says much about the next one.
+        start = draw.integers(0, 5, (count, 1))
+        self.tokens = (start + np.arange(WINDOW)[None] * 2) % sizes
+        self.document_ids = (np.arange(WINDOW)[None] >= WINDOW // 2).repeat(count, 0).astype(int)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, indices: Any) -> Batch:
+        rows = np.asarray(indices, np.int64)
+        return Batch(
+            modality_ids=torch.from_numpy(self.modality_ids[rows]),
+            tokens=torch.from_numpy(self.tokens[rows]),
+            document_ids=torch.from_numpy(self.document_ids[rows]),
+        )
+
+
+@dataclass
+class Data:
+    train: Any = field(default_factory=lambda: Windows(40))
+    validation: Any = field(default_factory=lambda: Windows(9, seed=1))
+    tokenizers: Any = field(default_factory=Tokenizers)
+    validation_examples: list[Any] = field(default_factory=list)
+
+
+def build(config: Any) -> Data:
+    return Data()
+
+
+def tiny_config(**train: Any) -> RunConfig:
+    """Two blocks of width 16 on windows of 16 tokens."""
+    values: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 4,
+        "warmup": 2,
+        "log_every": 1,
+        "evaluate_every": 3,
+        "evaluate_batches": 2,
+        "checkpoint_every": 2,
+        "device": "cpu",
+        "samples": 0,
+        "tensorboard": False,
+        "progress": False,
+    }
+    return RunConfig.from_dict(
+        {
+            "data": {"window": WINDOW},
+            "model": {"d_model": 16, "n_layers": 2},
+            "train": values | train,
+        }
+    )
+
+
+if __name__ == "__main__":
+    from mixture_of_mamba.train.loop import train
+
+    torch.set_num_threads(1)
+    train(
+        tiny_config(**json.loads(sys.argv[2])),
+        sys.argv[1],
+        build=build,
+        resume="--resume" in sys.argv,
+    )
