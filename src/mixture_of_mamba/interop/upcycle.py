@@ -1,0 +1,236 @@
+"""Dense -> mixture: a pretrained model learns further modalities without forgetting what it knows.
+
+Every expert starts as the weight that the dense model has in its place, so that at step 0 the
+mixture computes what the dense model computes: on text, the logits of text are identical.
+
+The vocabulary grows. A discrete modality brings its own tokens, after those of the modalities
+before it. Text must be able to open it: `<image>`, its begin token, is a token of the text
+vocabulary and is appended at its end. A continuous modality has no tokens of its own, so that its
+end token, `</image>`, follows as a further text token. Ids of existing tokens do not change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..layers import parse_split
+from ..layers.init import parameter_generator
+from ..models import Modality, ModelConfig, MultimodalModel
+from ..models.freezing import Frozen, freeze
+from .checkpoint_files import read_json
+
+__all__ = ["Upcycled", "marker_tokens", "parse_modality", "upcycle"]
+
+_FILE = "upcycle.json"
+
+
+@dataclass(frozen=True)
+class Upcycled:
+    """A mixture, and how its vocabulary continues the one of the model it came from.
+
+    Attributes:
+        model: the mixture.
+        kept: by name of each discrete modality of the source, how many tokens it had; these keep
+            their ids and rows.
+        markers: appended text tokens -> their ids in the text vocabulary.
+        frozen: parts that training is to leave as they are; see `freeze`.
+    """
+
+    model: MultimodalModel
+    kept: Mapping[str, int]
+    markers: Mapping[str, int]
+    frozen: tuple[str, ...] = ()
+
+    def freeze(self, parts: Iterable[str] | None = None) -> Frozen:
+        """Freeze experts and tokens of the source's modalities, the "shared" parts, or both.
+
+        With ["text", "shared"], training on the new modalities leaves the logits of text, given
+        text, unchanged to the bit. New tokens, such as `<image>`, are trained all the same.
+
+        Args:
+            parts: as in models.freezing.freeze; by default `frozen`.
+        """
+        return freeze(self.model, self.frozen if parts is None else parts, tokens=self.kept)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder (see MultimodalModel.save_pretrained) with an upcycle.json."""
+        self.model.save_pretrained(folder)
+        plain = {"kept": self.kept, "markers": self.markers, "frozen": self.frozen}
+        (Path(folder) / _FILE).write_text(json.dumps(plain, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> Upcycled:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such folder, or damaged files.
+        """
+        plain = read_json(Path(folder) / _FILE)
+        model = MultimodalModel.from_pretrained(folder, device=device)
+        return cls(model, plain["kept"], plain["markers"], tuple(plain["frozen"]))
+
+
+def upcycle(
+    source: MultimodalModel,
+    modalities: Sequence[str | Modality],
+    *,
+    split: str | frozenset[str] | None = None,
+    expert: str | None = None,
+    seed: int = 0,
+) -> Upcycled:
+    """A mixture that starts from a dense model, or from a smaller mixture.
+
+    Args:
+        source: `load_dense(folder)`, or any model of this package.
+        modalities: those of the source first, in their order and by name ("text"), then the new
+            ones as "image:discrete:1024" (vocabulary, with its end token) or "image:continuous:48"
+            (width of a vector). "text:discrete:50304" fixes the size of the text vocabulary instead
+            of appending one marker token per new modality (two for a continuous one).
+        split: projections with one weight per modality; at least those of the source. By default
+            the source's, or all if it is dense.
+        expert: modality whose experts the new modalities start from; by default the first.
+        seed: of the new rows and heads, which are drawn with the spread of the existing rows.
+
+    Raises:
+        ValueError: modalities of the source that are missing, out of order or changed; a split
+            that would merge experts; a source that is no Mamba.
+
+    Example:
+        >>> mixture = upcycle(load_dense("mamba-130m-hf"), ["text", "image:discrete:1024"])
+        >>> mixture.markers
+        {'<image>': 50280}
+    """
+    old = source.config
+    wanted = [m if isinstance(m, Modality) else parse_modality(m, old) for m in modalities]
+    grown, markers = _grow(old, wanted)
+    first = expert or old.names[0]
+    config = replace(old, modalities=grown, split=_split(old, split))
+    model = MultimodalModel(config, seed=seed)
+    dtype = source.embedding.weight.dtype
+    model.to(source.embedding.weight.device, dtype)
+    state = {
+        name: _start(name, fresh, source.state_dict(), old, config, old.index(first), seed)
+        for name, fresh in model.state_dict().items()
+    }
+    for name, tensor in state.items():
+        model.get_parameter(name).data = tensor
+    if config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    kept = {m.name: m.size for m in old.modalities if m.discrete}
+    return Upcycled(model, kept, markers)
+
+
+def parse_modality(text: str, known: ModelConfig | None = None) -> Modality:
+    """ "image:discrete:1024" as a Modality; a bare name is one that `known` has.
+
+    Raises:
+        ValueError: another form, or a bare name of a modality that is not known.
+    """
+    name, *rest = text.split(":")
+    if not rest and known is not None and name in known.names:
+        return known.modalities[known.index(name)]
+    if not rest and known is not None:
+        raise ValueError(
+            f"modality {name!r} is new (the model has {', '.join(known.names)}); say what it is: "
+            f"{name}:discrete:VOCABULARY or {name}:continuous:WIDTH"
+        )
+    if len(rest) != 2 or not rest[1].isdigit():
+        raise ValueError(
+            f"modality {text!r} is not NAME:discrete:VOCABULARY or NAME:continuous:WIDTH"
+        )
+    return Modality(name, rest[0], int(rest[1]))  # type: ignore[arg-type]
+
+
+def marker_tokens(modality: Modality) -> tuple[str, ...]:
+    """The text tokens that open a modality and, where it has no tokens of its own, close it."""
+    begin = f"<{modality.name}>"
+    return (begin,) if modality.discrete else (begin, f"</{modality.name}>")
+
+
+def _grow(
+    old: ModelConfig, wanted: Sequence[Modality]
+) -> tuple[tuple[Modality, ...], dict[str, int]]:
+    """The new list of modalities, with markers appended to text, and the markers' ids."""
+    count = len(old.modalities)
+    if [m.name for m in wanted[:count]] != list(old.names):
+        raise ValueError(
+            f"the model has the modalities {', '.join(old.names)}; name them first, in this order, "
+            f"and then the new ones (got {', '.join(m.name for m in wanted)})"
+        )
+    for before, after in zip(old.modalities, wanted, strict=False):
+        if after.kind != before.kind or after.size < before.size:
+            raise ValueError(
+                f"modality {before.name!r} is {before.kind} of size {before.size} in the model; "
+                f"it cannot become {after.kind} of size {after.size}"
+            )
+        if not before.discrete and after.size != before.size:
+            raise ValueError(f"modality {before.name!r} has vectors of {before.size}; keep that")
+    text = next(i for i, m in enumerate(old.modalities) if m.discrete)
+    if wanted[text].size > old.modalities[text].size:
+        return tuple(wanted), {}
+    names = [token for m in wanted[count:] for token in marker_tokens(m)]
+    size = old.modalities[text].size
+    grown = list(wanted)
+    grown[text] = replace(grown[text], size=size + len(names))
+    return tuple(grown), {token: size + i for i, token in enumerate(names)}
+
+
+def _split(old: ModelConfig, split: str | frozenset[str] | None) -> frozenset[str]:
+    if old.mixer != "mamba":
+        raise ValueError(f"the model's mixer is {old.mixer!r}; only Mamba models are upcycled")
+    present = old.split if len(old.modalities) > 1 else frozenset()
+    if split is None:
+        return present or parse_split("all")
+    chosen = parse_split(split)
+    if lost := present - chosen:
+        raise ValueError(
+            f"the model has experts in {sorted(lost)}, which split={sorted(chosen)} would merge; "
+            "keep them in the split, or merge first (interop.merge)"
+        )
+    return chosen
+
+
+def _start(
+    name: str,
+    fresh: Tensor,
+    state: Mapping[str, Tensor],
+    old: ModelConfig,
+    config: ModelConfig,
+    expert: int,
+    seed: int,
+) -> Tensor:
+    """The first value of one parameter of the mixture."""
+    given = state.get(name)
+    if given is None:
+        return fresh
+    if name in ("embedding.weight", "head.weight"):
+        return _vocabulary(name, given, old, config, seed)
+    if given.shape == fresh.shape:
+        return given.clone()
+    # a stack of experts that grows; a dense weight is a stack of one
+    new = fresh.shape[0] - len(given)
+    return torch.cat([given, given[expert if len(given) > 1 else 0].expand(new, *given.shape[1:])])
+
+
+def _vocabulary(
+    name: str, given: Tensor, old: ModelConfig, config: ModelConfig, seed: int
+) -> Tensor:
+    """The rows of the source at the front of each modality's range; new rows are drawn."""
+    spread = float(given.float().std())
+    rows = given.new_empty(config.vocabulary_size, given.shape[1])
+    for i, (modality, (low, high)) in enumerate(
+        zip(config.modalities, config.vocabulary_ranges, strict=True)
+    ):
+        kept = old.vocabulary_ranges[i] if i < len(old.modalities) else (0, 0)
+        count = kept[1] - kept[0]
+        rows[low : low + count] = given[slice(*kept)]
+        draw = torch.empty(high - low - count, given.shape[1], device=given.device)
+        generator = parameter_generator(seed, f"{name}.{modality.name}.{count}", 0, draw)
+        rows[low + count : high] = draw.normal_(0.0, spread, generator=generator).to(given.dtype)
+    return rows
