@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from mixture_of_mamba.data.encoding import encode_corpus
 from mixture_of_mamba.data.packing import pack
 from mixture_of_mamba.data.progress import Progress
 from mixture_of_mamba.data.sources.corpus import Corpus, Source
+from mixture_of_mamba.data.sources.listing import list_documents, stamps
 from mixture_of_mamba.data.tokenizers import TokenizerSet
 from mixture_of_mamba.data.tokenizers.train import train_tokenizers
 from mixture_of_mamba.data.windows import PackedWindows
@@ -22,6 +24,8 @@ __all__ = ["build"]
 
 VERSION = 1
 """Part of the cache key: raise it when equal configs give other data than before."""
+MOST_REASONS = 100
+"""Left-out documents whose reasons are kept."""
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "scikit-learn", "diffusers", "espeakng-loader")
 
@@ -59,6 +63,8 @@ def _build(config: DataConfig, cache: Path, say: Progress) -> DataBundle:
     source = _source(config)
     try:
         say.say(f"{len(source.training.documents):,} training documents")
+        if source.left_out:
+            say.say(f"{len(source.left_out):,} bad documents left out; first: {source.left_out[0]}")
         if config.tokenizers is not None:
             tokenizers = _reuse(config)
         else:
@@ -69,7 +75,11 @@ def _build(config: DataConfig, cache: Path, say: Progress) -> DataBundle:
     splits = {"train": source.training, "validation": source.validation}
     packed = {name: _pack(config, c, source, tokenizers) for name, c in splits.items()}
     say.say("documents encoded and packed")
-    facts: dict[str, Any] = {"config": config.content()}
+    facts: dict[str, Any] = {
+        "config": config.content(),
+        "left_out": len(source.left_out),
+        "left_out_because": source.left_out[:MOST_REASONS],
+    }
     for name, windows in packed.items():
         facts[name] = {
             "documents": len(splits[name].documents),
@@ -124,15 +134,9 @@ def _key(config: DataConfig) -> dict[str, Any]:
             key[package] = version(package)
         except PackageNotFoundError:
             key[package] = None
-    for name in ("source", "tokenizers"):
-        path = getattr(config, name)
-        if path not in (None, "digits"):
-            key[name] = _stamps(Path(path))
+    if config.source != "digits":
+        key["documents"] = stamps(list(list_documents(Path(config.source))))
+    if config.tokenizers is not None:
+        files = sorted(p for p in Path(config.tokenizers).rglob("*") if p.is_file())
+        key["tokenizers"] = [hashlib.sha256(p.read_bytes()).hexdigest() for p in files]
     return key
-
-
-def _stamps(path: Path) -> list[tuple[str, int, int]]:
-    """(path, size, modification time) of a file, or of every file below a folder."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    stats = [(str(p.resolve()), p.stat()) for p in files]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

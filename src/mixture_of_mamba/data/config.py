@@ -84,7 +84,7 @@ class DataConfig:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
-        for name, low, high in (("text_fraction", 0.0, 0.95), ("validation_fraction", 0.0, 0.5)):
+        for name, low, high in (("text_fraction", 0.0, 0.95), ("validation_fraction", 0.001, 0.5)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie in {low:g}..{high:g}")
@@ -100,8 +100,6 @@ class DataConfig:
                 f"image_size is {self.image_size}, but the embedded scenes are {SCENE_SIZE} pixels "
                 f"wide; leave image_size at {SCENE_SIZE} or give your own source"
             )
-        if self.source == "digits" and self.validation_fraction == 0:
-            raise ValueError("validation_fraction is 0; the embedded data needs a validation split")
         if self.source != "digits" and not Path(self.source).exists():
             raise ValueError(
                 f"source {self.source!r} does not exist; give 'digits' for the embedded data, or "

@@ -40,11 +40,17 @@ class Source(Protocol):
 
     What takes long may still be under way after construction: `training` may be read at once for
     its texts and images; `finish` waits for the rest.
+
+    Attributes:
+        training, validation: the two splits.
+        text_fraction: share of text-only documents among all tokens; None: each once.
+        left_out: of each document that could not be read, why.
     """
 
     training: Corpus
     validation: Corpus
     text_fraction: float | None
+    left_out: list[str]
 
     def finish(self) -> None:
         """Waits until every item of both corpora is there."""

@@ -11,7 +11,7 @@ from mixture_of_mamba.data.scenes.scene import Scene, make_scenes
 from mixture_of_mamba.data.scenes.voices import Speaking, choose_voice
 from mixture_of_mamba.data.sound import SAMPLE_RATE
 from mixture_of_mamba.data.sources.corpus import Corpus, Item
-from mixture_of_mamba.data.sources.python_docs import python_documentation
+from mixture_of_mamba.data.sources.python_docs import MOST_CHARACTERS, python_documentation
 
 __all__ = ["DigitScenes"]
 
@@ -19,6 +19,8 @@ EXAMPLES = 256
 """Validation scenes that are kept in the raw."""
 TEXT_HELD_OUT = 0.1
 """Share of the topics and modules whose text is kept for validation."""
+CHARACTERS_A_SCENE = 600
+"""Real text that is read for each scene, so that a tiny data set need not read all of it."""
 
 
 class DigitScenes:
@@ -29,6 +31,7 @@ class DigitScenes:
 
     def __init__(self, config: DataConfig) -> None:
         self.text_fraction: float | None = config.text_fraction
+        self.left_out: list[str] = []
         handwriting = load_handwriting(config.seed)
         held = max(1, round(config.scenes * config.validation_fraction))
         counts = {"validation": held, "train": config.scenes - held}
@@ -41,7 +44,11 @@ class DigitScenes:
         self._waveforms: list[np.ndarray] = []
         if "speech" in names:
             self._speaking = self._speak(config.seed, min(EXAMPLES, held))
-        real = _real_text(config.seed) if config.text_fraction else {}
+        try:
+            real = _real_text(config) if config.text_fraction else {}
+        except BaseException:
+            self.stop()
+            raise
         self.training = _corpus(self._scenes["train"], names, real.get("train", []))
         self.validation = _corpus(self._scenes["validation"], names, real.get("validation", []))
 
@@ -99,10 +106,11 @@ def _corpus(scenes: list[Scene], names: list[str], real_text: list[str]) -> Corp
     return Corpus(documents, np.stack([scene.image for scene in scenes]))
 
 
-def _real_text(seed: int) -> dict[str, list[str]]:
-    texts = python_documentation()
+def _real_text(config: DataConfig) -> dict[str, list[str]]:
+    most = min(MOST_CHARACTERS, max(100_000, config.scenes * CHARACTERS_A_SCENE))
+    texts = python_documentation(most)
     origins = sorted({origin for origin, _ in texts})
-    order = np.random.default_rng([seed, 23]).permutation(len(origins))
+    order = np.random.default_rng([config.seed, 23]).permutation(len(origins))
     held = {origins[i] for i in order[: max(1, int(len(origins) * TEXT_HELD_OUT))]}
     return {
         "train": [text for origin, text in texts if origin not in held],
