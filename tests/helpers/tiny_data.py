@@ -27,7 +27,7 @@ def tiny_config(setting: str = "chameleon_speech", **changes: Any) -> DataConfig
         "window": 256,
         "text_vocabulary": 384,
         "image_codes": 32,
-        "image_steps": 30,
+        "image_steps": 12,
         "speech_units": 32,
         "cache": _folder().name,
     }

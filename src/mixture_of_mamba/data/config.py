@@ -60,10 +60,12 @@ class DataConfig:
     """Number of speech units; 25 a second."""
 
     latents: str = "patches"
-    """Source of the continuous image latents (transfusion)."""
+    """Source of the continuous image latents (transfusion): "patches" of raw pixels, "autoencoder"
+    for a small KL autoencoder trained on the images (image_steps), or the folder of a diffusers
+    AutoencoderKL."""
 
     patch: int = 4
-    """Side of a raw patch in pixels: 2, 4 or 8 (latents "patches")."""
+    """Side of the square of pixels that one latent vector stands for: 2, 4 or 8."""
 
     tokenizers: str | None = None
     """Folder of trained tokenizers to reuse, e.g. RUN/tokenizers. None: train them on this data."""

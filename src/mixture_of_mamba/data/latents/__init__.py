@@ -20,6 +20,7 @@ __all__ = ["SOURCES", "LatentCodec", "load_codec", "make_codec"]
 
 SOURCES: dict[str, tuple[str, str]] = {
     "patches": ("mixture_of_mamba.data.latents.patches", "Patches"),
+    "autoencoder": ("mixture_of_mamba.data.latents.autoencoder", "Autoencoder"),
 }
 """Module and class of each source; imported when it is used."""
 
@@ -67,7 +68,7 @@ class LatentCodec(Protocol):
 
 
 def make_codec(images: np.ndarray, config: DataConfig) -> LatentCodec:
-    """The codec of the source that `config.latents` names, fitted to training pictures."""
+    """A codec of the source that `config.latents` names, fitted to training pictures."""
     return _codec_class(config.latents).fit(images, config)
 
 
@@ -78,6 +79,9 @@ def load_codec(source: str, folder: Path) -> LatentCodec:
 
 def _codec_class(source: str) -> type[LatentCodec]:
     if source not in SOURCES:
-        raise ValueError(f"latents is {source!r}; choose from {', '.join(SOURCES)}")
+        raise ValueError(
+            f"latents is {source!r}; choose from {', '.join(SOURCES)}, or give the folder of a "
+            "diffusers AutoencoderKL"
+        )
     module, name = SOURCES[source]
     return cast("type[LatentCodec]", getattr(import_module(module), name))

@@ -24,8 +24,9 @@ __all__ = ["train_tokenizers"]
 
 PICTURES_VERSION = 1
 """Part of the cache key: raise it when the training of `Pictures` changes."""
-THREADS = 2
-"""Threads of the image tokenizer's training, on every machine: sums depend on them."""
+THREADS = 1
+"""Threads of the image tokenizer's training, on every machine: sums depend on their number, and
+the other core speaks meanwhile."""
 
 
 def train_tokenizers(
