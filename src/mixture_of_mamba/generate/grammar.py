@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..data.tokenizers import TokenizerSet
 
 __all__ = ["Grammar", "Layout", "Place"]
 
@@ -39,6 +42,22 @@ class Layout:
         if "text" not in self.names:
             raise ValueError(f"modalities {list(self.names)} have no 'text' to open the others")
 
+    @classmethod
+    def of(cls, tokenizers: TokenizerSet) -> Layout:
+        """The layout of a tokenizer set."""
+        names, kinds, sizes = zip(*tokenizers.modalities, strict=True)
+        others = [name for name in names if name != "text"]
+        lengths = {name: tokenizers.fixed_length(name) for name in others}
+        return cls(
+            names=names,
+            kinds=kinds,
+            sizes=sizes,
+            begin={name: tokenizers.begin(name) for name in others},
+            end={name: tokenizers.end(name) for name in others},
+            fixed_length={name: n for name, n in lengths.items() if n is not None},
+            document=(tokenizers.document_start, tokenizers.document_end),
+        )
+
     @property
     def text(self) -> int:
         """Modality id of text."""
@@ -69,7 +88,7 @@ class Place(NamedTuple):
     """Where a sequence stands: the open modality and how many of its tokens it holds so far."""
 
     modality: int
-    count: int = 0
+    held: int = 0
 
 
 class Grammar:
@@ -80,7 +99,8 @@ class Grammar:
         vocabulary_ranges: [low, high) of each modality in the joint vocabulary.
         may_open: modalities that generation may open by itself.
         stop: text ids that end a sequence; `</document>` always does.
-        only: the sequence ends where the modality it starts in closes.
+        only: the sequence ends where the modality it starts in closes, and text holds at least one
+            token before that.
     """
 
     def __init__(
@@ -120,20 +140,18 @@ class Grammar:
                 return place, True
             if token in self._opens:
                 return Place(self._opens[token]), False
-            return Place(place.modality, place.count + 1), False
+            return Place(place.modality, place.held + 1), False
         if token == self.layout.end[name]:
             return Place(self.layout.text), self.only
-        place = Place(place.modality, place.count + 1)
-        return place, self.only and place.count == self.layout.fixed_length.get(name)
+        place = Place(place.modality, place.held + 1)
+        return place, self.only and place.held == self.layout.fixed_length.get(name)
 
     def _phase(self, place: Place) -> str:
         name = self.layout.names[place.modality]
         fixed = self.layout.fixed_length.get(name)
-        if name == "text":
-            return "any"
-        if fixed is None:
-            return "any" if place.count else "start"
-        return "end" if place.count >= fixed else "start"
+        if fixed is not None:
+            return "start" if place.held < fixed else "end"
+        return "any" if place.held or (name == "text" and not self.only) else "start"
 
     def _build(self, modality: int, phase: str) -> Tensor:
         layout = self.layout
@@ -142,7 +160,9 @@ class Grammar:
         name = layout.names[modality]
         if name == "text":
             mask[low:high] = True
-            forbidden = layout.special - self.stop - self._opens.keys()
+            forbidden = layout.special
+            if phase != "start":
+                forbidden = forbidden - self.stop - self._opens.keys()
             mask[[low + i for i in forbidden]] = False
             return mask
         if phase != "end":

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..data.batch import Batch
+
+if TYPE_CHECKING:
+    from ..data.documents import EncodedDocument
 
 __all__ = ["TokenSequence", "left_pad", "pack"]
 
@@ -26,6 +30,12 @@ class TokenSequence:
     modalities: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     values: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, document: EncodedDocument) -> TokenSequence:
+        """The tokens of an encoded document."""
+        values = {name: [torch.from_numpy(v)] for name, v in document.values.items()}
+        return cls(document.modality_ids.tolist(), document.tokens.tolist(), values)
 
     def __len__(self) -> int:
         return len(self.tokens)
