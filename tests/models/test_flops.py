@@ -35,6 +35,20 @@ def make_batch(batch: int = 2, length: int = 13) -> Batch:
     return Batch(modality_ids=modality, tokens=tokens, document_ids=documents)
 
 
+def make_mixed_batch() -> Batch:
+    """Two windows of text with pictures of 4 vectors, and a third without."""
+    modality = torch.zeros(3, 13, dtype=torch.long)
+    modality[0, 2:6] = modality[1, 3:7] = modality[1, 8:12] = 1
+    segments = torch.arange(3 * 13).view(3, 13)
+    for row, start in ((0, 2), (1, 3), (1, 8)):
+        segments[row, start : start + 4] = segments[row, start]
+    values = torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
+    tokens = torch.where(modality == 0, 5, 0)
+    return Batch(
+        modality_ids=modality, tokens=tokens, segment_ids=segments, values={"image": values}
+    )
+
+
 def counted(config: ModelConfig, batch: Batch, *, training: bool) -> int:
     """What torch counts while the model runs. The math kernel of attention is the one whose parts
     torch counts on the CPU."""
@@ -79,6 +93,19 @@ def test_analytic_flops_equal_torchs_count_for_odd_shapes(fields: dict[str, Any]
     config = make_config(**fields)
     for batch in (make_batch(), make_batch(3, 7)):
         assert expected(config, batch, training=True) == counted(config, batch, training=True)
+
+
+@pytest.mark.parametrize("split", ["none", "all"])
+@pytest.mark.parametrize("training", [True, False])
+def test_analytic_flops_equal_torchs_count_with_a_continuous_modality(
+    split: str, training: bool
+) -> None:
+    modalities = (Modality("text", "discrete", 37), Modality("image", "continuous", 7))
+    config = make_config(modalities=modalities, split=split)
+    batch = make_mixed_batch()
+    counts = {"text": 27, "image": 12}
+    each = sum(flops_breakdown(config, training=training, counts=counts).values())
+    assert 39 * each == pytest.approx(counted(config, batch, training=training), rel=1e-12)
 
 
 @pytest.mark.parametrize("mixer", ["mamba", "attention"])

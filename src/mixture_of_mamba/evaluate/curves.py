@@ -51,10 +51,10 @@ def smoothing_points(wanted: int, logged: int) -> int:
 
 
 def smooth(x: Array, y: Array, points: int) -> Array:
-    """Each point's value on the straight line that fits its `points` neighbours best (least squares).
+    """Each point's value on the straight line that best fits its `points` neighbours.
 
-    Unlike a trailing mean it does not lag behind a falling curve, in the middle or at its end; a lag
-    would make every variant look later than it is, the faster its loss falls the more.
+    Least squares. Unlike a trailing mean it does not lag behind a falling curve, in the middle or
+    at its end; a lag makes a variant look later than it is, the more the faster its loss falls.
 
     Args:
         x, y: (n,) abscissa and values.

@@ -38,9 +38,8 @@ def variant_config(config: RunConfig, variant: str, seed: int) -> RunConfig:
                 f"projections to split by '+': {', '.join(PROJECTION_ORDER)}"
             ) from None
         fields = {"split": variant, "mixer": "mamba"}
-    return replace(
-        config, model=replace(config.model, **fields), train=replace(config.train, seed=seed)
-    )
+    model = replace(config.model, split=fields["split"], mixer=fields["mixer"])
+    return replace(config, model=model, train=replace(config.train, seed=seed))
 
 
 def all_splits() -> list[str]:

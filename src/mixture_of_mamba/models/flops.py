@@ -10,9 +10,12 @@ The convention is that of `torch.utils.flop_counter`, which the tests hold these
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..ops.causal_conv1d import conv_flops
 from ..ops.selective_scan import scan_flops
 from .config import ModelConfig
+from .diffusion import FREQUENCIES
 
 __all__ = ["flops_breakdown", "flops_per_token"]
 
@@ -22,10 +25,11 @@ def flops_per_token(
     *,
     training: bool = True,
     window: int = 256,
+    counts: Mapping[str, float] | None = None,
 ) -> int:
-    """Operations for one token of a window; see flops_breakdown for the arguments."""
-    parts = flops_breakdown(config, training=training, window=window)
-    return sum(parts.values())
+    """Operations for one token of a window, rounded; see flops_breakdown for the arguments."""
+    parts = flops_breakdown(config, training=training, window=window, counts=counts)
+    return round(sum(parts.values()))
 
 
 def flops_breakdown(
@@ -33,23 +37,43 @@ def flops_breakdown(
     *,
     training: bool = True,
     window: int = 256,
-) -> dict[str, int]:
-    """Operations for one token by part: projections, convolution, scan, attention, head.
+    counts: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """Operations for one token by part: projections, convolution, scan, attention, heads.
 
     Args:
         config: the model; its `split` does not matter.
-        training: count the backward pass too, as twice the forward; recomputation is not counted.
+        training: count the backward pass too: twice the forward, but once where the input needs no
+            gradient. Recomputation is not counted.
         window: tokens that attention compares each token with. A dense kernel works on the whole
             square of a window, so masked pairs count. The Mamba blocks do not depend on it.
+        counts: tokens (or shares of them) by modality, for the maps that only continuous
+            modalities meet; equal shares by default.
     """
     parts = _mamba(config) if config.mixer == "mamba" else _transformer(config, window)
     parts["head"] = _matrix(config.d_model, config.vocabulary_size)
-    return {name: flops * (3 if training else 1) for name, flops in parts.items()}
+    found: dict[str, float] = {k: flops * (3 if training else 1) for k, flops in parts.items()}
+    if not all(m.discrete for m in config.modalities):
+        counts = counts or dict.fromkeys(config.names, 1)
+        total = sum(counts.values())
+        found["continuous maps"] = sum(
+            counts.get(m.name, 0) / total * _continuous(config.d_model, m.size, training)
+            for m in config.modalities
+            if not m.discrete
+        )
+    return found
 
 
 def _matrix(width: int, out: int) -> int:
     """One row through a (width -> out) matrix."""
     return 2 * width * out
+
+
+def _continuous(d: int, dim: int, training: bool) -> int:
+    """The maps of one vector: into the network, its noise level and place, and out."""
+    first = _matrix(dim, d) + _matrix(2 * FREQUENCIES, d)  # of inputs without a gradient
+    later = _matrix(d, d) + _matrix(d, dim)
+    return 2 * first + 3 * later if training else first + later
 
 
 def _mamba(config: ModelConfig) -> dict[str, int]:

@@ -1,0 +1,51 @@
+"""`mom ablate`: all 16 sets of split projections on the same batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from .compare import add_study_options, typed_command
+from .options import add_run_options, run_config
+
+__all__ = ["HELP", "configure", "run"]
+
+HELP = (
+    "Train all 16 sets of split projections on the same batches; gains of each, and the sum of the "
+    "single gains against the joint gain. The same command again goes on where it was stopped."
+)
+
+
+def configure(parser: ArgumentParser) -> None:
+    add_study_options(parser, seeds=[0], samples=0)
+    add_run_options(parser)
+
+
+def run(args: Any) -> int:
+    from ..evaluate.ablation import ablation, ablation_rows, synergy_rows
+    from ..evaluate.plan import Plan
+    from ..evaluate.study import run_study
+    from ..evaluate.tables import markdown_table, text_table
+    from ..evaluate.variants import all_splits
+
+    plan = Plan(
+        config=run_config(args),
+        variants=tuple(all_splits()),
+        baseline="dense",
+        seeds=tuple(args.seeds),
+        command=typed_command(),
+        smoothing=args.smoothing,
+    )
+    out = Path(args.out)
+    _, figures, page = run_study(
+        plan, out, jobs=args.jobs, samples=args.samples, judged=args.judged
+    )
+    (out / "ablation.json").write_text(json.dumps(ablation(figures), indent=2) + "\n")
+    tables = [synergy_rows(figures), ablation_rows(figures)]
+    (out / "ablation.md").write_text("\n\n".join(map(markdown_table, tables)) + "\n")
+    print("\n" + "\n\n".join(map(text_table, tables)), end="\n\n")
+    print(f"{figures['smoothing']['statement']}\nMarkdown: {out / 'ablation.md'}\nreport: {page}")
+    return 0

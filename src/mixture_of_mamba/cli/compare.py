@@ -1,0 +1,103 @@
+"""`mom compare`: variants x seeds on the same batches, and what each needs to match."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from .options import add_run_options, run_config
+
+__all__ = ["HELP", "add_study_options", "configure", "print_figures", "run", "typed_command"]
+
+HELP = (
+    "Train variants on the same batches and report, per modality, the FLOPs that each needs to "
+    "reach the baseline's final loss. The same command again goes on where it was stopped."
+)
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=["dense", "mom"],
+        help="dense, mom (all projections split), a set of projections such as in_proj+out_proj, "
+        "transformer, mot (Mixture-of-Transformers)",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=str,
+        default=None,
+        help="the variant that the others are held against; by default the first",
+    )
+    add_study_options(parser, seeds=[0, 1, 2], samples=8)
+    add_run_options(parser)
+
+
+def add_study_options(parser: ArgumentParser, *, seeds: list[int], samples: int) -> None:
+    """What comparisons and ablations have in common."""
+    parser.add_argument("--out", type=str, required=True, help="folder of the comparison")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=seeds, help="one run per variant and seed"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=None,
+        help="runs at a time, one thread each; by default one per core, or one on a GPU",
+    )
+    parser.add_argument(
+        "--smoothing", type=int, default=5, help="evaluations that a loss is smoothed over; 1: none"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=samples,
+        help="samples of each kind that the first seed's runs generate for the report; 0: none",
+    )
+    parser.add_argument(
+        "--judged",
+        type=int,
+        default=64 if samples else 0,
+        help="validation captions whose facts are looked for in what is generated; 0: none",
+    )
+
+
+def run(args: Any) -> int:
+    from ..evaluate.plan import Plan
+    from ..evaluate.study import run_study
+
+    plan = Plan(
+        config=run_config(args),
+        variants=tuple(args.variants),
+        baseline=args.baseline or args.variants[0],
+        seeds=tuple(args.seeds),
+        command=typed_command(),
+        smoothing=args.smoothing,
+    )
+    _, figures, page = run_study(
+        plan, Path(args.out), jobs=args.jobs, samples=args.samples, judged=args.judged
+    )
+    print_figures(figures, page)
+    return 0
+
+
+def typed_command() -> str:
+    """What the user typed."""
+    return shlex.join(["mom", *sys.argv[1:]])
+
+
+def print_figures(figures: dict[str, Any], page: Path) -> None:
+    """The table of each variant, how losses were smoothed, and where the report lies."""
+    from ..evaluate.tables import headline_rows, text_table
+
+    print()
+    for variant in figures["variants"]:
+        if variant != figures["baseline"]:
+            print(text_table(headline_rows(figures, variant)), end="\n\n")
+    seeds = len(figures["seeds"])
+    print(f"{seeds} seed{'s' if seeds > 1 else ''}; {figures['smoothing']['statement']}")
+    print(f"report: {page}")

@@ -1,0 +1,26 @@
+"""`mom report`: comparison.json and report.html anew, from the logs of a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from .compare import print_figures
+
+__all__ = ["HELP", "configure", "run"]
+
+HELP = "Rebuild comparison.json and report.html from the logs of a comparison's runs."
+
+
+def configure(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=str, help="--out of mom compare, mom ablate or mom demo")
+
+
+def run(args: Any) -> int:
+    from ..evaluate.study import report_study
+
+    _, figures, page = report_study(Path(args.folder))
+    print_figures(figures, page)
+    return 0

@@ -1,0 +1,193 @@
+"""Run folders -> comparison.json: what each variant ends at, and the FLOPs it needs to match."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models import ModelConfig, MultimodalModel
+from ..models.flops import flops_breakdown
+from ..train.metrics import read_metrics
+from .curves import Curve, read_curves, smoothing_points
+from .intervals import Estimate, estimate
+from .loss_matching import Match, match_loss
+from .machine import machine, versions
+from .plan import Plan, read_plan
+
+__all__ = ["Comparison", "load_comparison", "smoothing_statement", "summary", "write_comparison"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The finished runs of a comparison.
+
+    Attributes:
+        plan: what was to be run.
+        folder: where it lies.
+        seeds: those of which every variant has finished.
+        curves: validation curves by variant, seed and modality.
+        smoothing: points of the smoothing window.
+    """
+
+    plan: Plan
+    folder: Path
+    seeds: tuple[int, ...]
+    curves: Mapping[str, Mapping[int, Mapping[str, Curve]]]
+    smoothing: int
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names in the order of their ids."""
+        return list(self.curves[self.plan.baseline][self.seeds[0]])
+
+    def run_folder(self, variant: str, seed: int) -> Path:
+        return self.folder / f"{variant}-seed{seed}"
+
+    def model_config(self, variant: str) -> ModelConfig:
+        """The network of a variant."""
+        path = self.run_folder(variant, self.seeds[0]) / "model" / "config.json"
+        return ModelConfig.from_dict(json.loads(path.read_text()))
+
+    def matches(self, variant: str, modality: str) -> list[Match]:
+        """The variant against the baseline, seed by seed."""
+        base = self.curves[self.plan.baseline]
+        return [
+            match_loss(
+                base[seed][modality], self.curves[variant][seed][modality], points=self.smoothing
+            )
+            for seed in self.seeds
+        ]
+
+
+def load_comparison(folder: Path) -> Comparison:
+    """Read the plan and the logs of a comparison folder.
+
+    Raises:
+        FileNotFoundError: no comparison, or no seed of which all variants have finished.
+    """
+    plan = read_plan(folder)
+    jobs = list(plan.jobs(folder))
+    done = {(job.variant, job.seed) for job in jobs if job.finished()}
+    seeds = tuple(s for s in plan.seeds if all((v, s) in done for v in plan.variants))
+    if not seeds:
+        left = [job.name for job in jobs if (job.variant, job.seed) not in done]
+        raise FileNotFoundError(
+            f"{folder} has no seed of which all variants have finished; still to do: "
+            f"{', '.join(left)}; run its command again to go on: {plan.command}"
+        )
+    curves = {
+        variant: {seed: read_curves(folder / f"{variant}-seed{seed}") for seed in seeds}
+        for variant in plan.variants
+    }
+    logged = min(
+        len(curve.flops)
+        for runs in curves.values()
+        for run in runs.values()
+        for curve in run.values()
+    )
+    return Comparison(plan, folder, seeds, curves, smoothing_points(plan.smoothing, logged))
+
+
+def smoothing_statement(comparison: Comparison) -> str:
+    """One sentence on how losses were smoothed."""
+    points = comparison.smoothing
+    if points == 1:
+        return "Validation losses are taken as they are, without smoothing."
+    return (
+        f"Validation losses are smoothed by a straight line fitted to {points} neighbouring "
+        "evaluations, the same for all variants, and are linear between evaluations."
+    )
+
+
+def summary(comparison: Comparison) -> dict[str, Any]:
+    """The content of comparison.json; None stands for "not reached"."""
+    c = comparison
+    return {
+        "setting": c.plan.config.data.setting,
+        "baseline": c.plan.baseline,
+        "seeds": list(c.seeds),
+        "modalities": c.modalities,
+        "variants": {variant: _variant(c, variant) for variant in c.plan.variants},
+        "smoothing": {
+            "phase": "validation",
+            "points": c.smoothing,
+            "statement": smoothing_statement(c),
+        },
+        "steps": c.plan.config.train.steps,
+        "command": c.plan.command,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def write_comparison(comparison: Comparison) -> dict[str, Any]:
+    """Write comparison.json; where one of the same runs is there already, machine and versions stay
+    those of the training."""
+    path = comparison.folder / "comparison.json"
+    plain = summary(comparison)
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if before.get("seeds") == plain["seeds"]:
+            plain |= {k: before[k] for k in ("machine", "versions") if k in before}
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+    return plain
+
+
+def _variant(c: Comparison, variant: str) -> dict[str, Any]:
+    config = c.model_config(variant)
+    with torch.device("meta"):
+        model = MultimodalModel(config)
+    last = [_spent(c.run_folder(variant, seed)) for seed in c.seeds]
+    seconds = [line["seconds"] for line in last]
+    flops = last[0]["flops"] / last[0]["tokens"]
+    matches = {name: c.matches(variant, name) for name in c.modalities}
+    figures = {
+        "final_loss": _estimates(matches, lambda m: m.final),
+        "gain_percent": _estimates(matches, lambda m: m.gain_percent),
+        "relative_flops_to_match": _estimates(matches, lambda m: m.relative_flops),
+        "relative_seconds_to_match": _estimates(matches, lambda m: m.relative_seconds),
+    }
+    if variant == c.plan.baseline:  # by definition, also where its curve dips below its own end
+        one = dict.fromkeys(c.modalities, estimate([1.0] * len(c.seeds)))
+        figures |= {"relative_flops_to_match": one, "relative_seconds_to_match": one}
+    return {
+        "parameters": model.parameter_count(),
+        "active_parameters": model.parameter_count(active=True),
+        "flops_per_token": round(flops),
+        "flops_by_part": flops_breakdown(config, window=c.plan.config.data.window),
+        **{key: {n: e.mean for n, e in by.items()} for key, by in figures.items()},
+        "seconds": sum(seconds) / len(seconds),
+        "tokens_per_second": sum(x["tokens"] for x in last) / sum(seconds),
+        "tokens": last[0]["tokens"],
+        "flops": last[0]["flops"],
+        "last_loss": {
+            n: _mean([c.curves[variant][s][n].losses[-1] for s in c.seeds]) for n in matches
+        },
+        "intervals": {
+            key: {n: None if e.interval is None else list(e.interval) for n, e in by.items()}
+            for key, by in figures.items()
+        },
+        "by_seed": {key: {n: list(e.values) for n, e in by.items()} for key, by in figures.items()},
+    }
+
+
+def _estimates(
+    matches: Mapping[str, Sequence[Match]], figure: Callable[[Match], float | None]
+) -> dict[str, Estimate]:
+    return {name: estimate([figure(m) for m in by_seed]) for name, by_seed in matches.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values))
+
+
+def _spent(folder: Path) -> dict[str, Any]:
+    """The last line of a run: what it spent."""
+    return read_metrics(folder / "metrics.jsonl")[-1]

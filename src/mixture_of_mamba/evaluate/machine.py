@@ -1,0 +1,47 @@
+"""Which machine and which versions figures come from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from .._version import __version__
+
+__all__ = ["machine", "versions"]
+
+
+def machine() -> dict[str, str]:
+    """Operating system, processor and number of cores; the GPU where there is one."""
+    facts = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(os.cpu_count() or 1),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name(0)
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the packages that decide figures."""
+    found = {"mixture-of-mamba": __version__, "python": sys.version.split()[0]}
+    for name in ("torch", "numpy", "lightning"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,96 @@
+"""The headline: cards, table and loss curves with the matching points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..comparison import Comparison
+from ..tables import headline_rows, interval_text
+from .charts import MOST_LINES, loss_curves
+from .html import card, figure, section, table
+
+__all__ = ["headline", "losses", "ratio_cards", "shown_variants"]
+
+
+def shown_variants(figures: Mapping[str, Any]) -> list[str]:
+    """The variants that a drawing has room for: the baseline, the full mixture, and the first."""
+    names = list(figures["variants"])
+    first = [n for n in (figures["baseline"], "mom") if n in names]
+    return (first + [n for n in names if n not in first])[:MOST_LINES]
+
+
+def ratio_cards(figures: Mapping[str, Any]) -> str:
+    """FLOPs to match per modality, of the one variant or of the full mixture."""
+    others = [v for v in figures["variants"] if v != figures["baseline"]]
+    name = "mom" if "mom" in others else others[0]
+    variant = figures["variants"][name]
+    cards = []
+    for modality in figures["modalities"]:
+        ratio = variant["relative_flops_to_match"][modality]
+        interval = variant["intervals"]["relative_flops_to_match"][modality]
+        gain = variant["gain_percent"][modality]
+        value = "—" if ratio is None else f"{ratio:.0%}"
+        note = f"of {figures['baseline']}'s FLOPs to the same loss"
+        if ratio is None:
+            note = f"{figures['baseline']}'s final loss was not reached"
+            if interval and interval[0] is not None:
+                note += " by every seed"
+        elif interval and interval[1] is not None:
+            note += f" (seeds: {interval[0]:.0%} to {interval[1]:.0%})"
+        note += f"; ends {abs(gain):.1f} % {'lower' if gain >= 0 else 'higher'}"
+        better = ratio is not None and ratio < 1
+        cards.append(card(f"{modality} · {name}", value, note, "good" if better else "bad"))
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def headline(figures: Mapping[str, Any]) -> str:
+    """The table of each variant; one table of all where there are many."""
+    others = [v for v in figures["variants"] if v != figures["baseline"]]
+    if len(others) > 4:
+        return ""
+    tables = [table(headline_rows(figures, v)) for v in others]
+    return section(
+        "What it takes to match",
+        *tables,
+        intro="Final validation losses (nats per token; squared error where a modality is "
+        "continuous), how much lower the variant ends, and the share of the baseline's training "
+        "FLOPs and seconds after which it has the baseline's final loss. In brackets: bootstrap "
+        "over seeds.",
+    )
+
+
+def losses(comparison: Comparison, figures: Mapping[str, Any]) -> str:
+    """One drawing per modality."""
+    names = shown_variants(figures)
+    baseline = figures["baseline"]
+    drawings = []
+    for modality in figures["modalities"]:
+        curves = {
+            name: [
+                comparison.curves[name][seed][modality].smoothed(comparison.smoothing)
+                for seed in comparison.seeds
+            ]
+            for name in names
+        }
+        ratios = {
+            name: figures["variants"][name]["relative_flops_to_match"][modality]
+            for name in names
+            if name != baseline
+        }
+        target = figures["variants"][baseline]["final_loss"][modality]
+        svg = loss_curves(modality, curves, baseline=baseline, target=target, ratios=ratios)
+        said = "; ".join(
+            f"{name} reaches {baseline}'s final loss ({target:.3f}) at "
+            f"{interval_text(ratio, None)} of its FLOPs"
+            if ratio is not None
+            else f"{name} does not reach {baseline}'s final loss ({target:.3f}) with every seed"
+            for name, ratio in ratios.items()
+        )
+        drawings.append(figure(svg, said))
+    return section(
+        "Loss over training FLOPs",
+        f'<div class="charts">{"".join(drawings)}</div>',
+        intro=f"Dashed: the final loss of {baseline}. Dotted: where each variant reaches it. Thick "
+        "lines are means over seeds, thin ones the seeds. The steep beginning is left out.",
+    )

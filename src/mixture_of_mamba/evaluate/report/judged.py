@@ -1,0 +1,83 @@
+"""What is right in what was generated, and loss by noise level."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..comparison import Comparison
+from .charts import series
+from .html import figure, section, table
+
+__all__ = ["facts", "noise_levels"]
+
+TASKS = {
+    "text_to_image": "picture from caption",
+    "image_to_text": "caption from picture",
+    "speech_to_text": "caption from voice",
+}
+
+
+def facts(comparison: Comparison) -> str:
+    """Share of digits, colours and places that are right, by task and variant, with intervals."""
+    found = _of_runs(comparison, "facts.json")
+    if not found:
+        return ""
+    tables = []
+    for task, title in TASKS.items():
+        judged = {name: by_task[task] for name, by_task in found.items() if task in by_task}
+        if not judged:
+            continue
+        questions = list(next(iter(judged.values())))
+        rows = [("", *questions)]
+        rows += [(name, *(_share(by[q]) for q in questions)) for name, by in judged.items()]
+        if task == "text_to_image":
+            ceiling = next(iter(found.values()))["ceiling"]
+            rows.append(("the real pictures", *(_share(ceiling[q]) for q in questions)))
+        tables.append(table(rows, caption=title))
+    count = next(iter(found.values()))["examples"]
+    return section(
+        "Is it right?",
+        *tables,
+        intro=f"{count} held-out captions, seed {comparison.seeds[0]}. A classifier trained on "
+        "real handwriting reads the generated pictures; generated captions are parsed. Asked of "
+        "every digit that should be there: is the digit, its colour, anything at its place, and "
+        "all three (fact) right; of every scene: is all of it right and nothing else there. In "
+        "brackets: 95 % Wilson intervals over the captions.",
+    )
+
+
+def noise_levels(comparison: Comparison) -> str:
+    """Loss of continuous modalities from clean to noise."""
+    found = {n: by for n, by in _of_runs(comparison, "noise_levels.json").items() if by}
+    if not found:
+        return ""
+    drawings = []
+    for modality in next(iter(found.values())):
+        lines = {}
+        for name, by in list(found.items())[:6]:
+            levels = [(i, loss) for i, loss in enumerate(by[modality]) if loss is not None]
+            bins = len(by[modality])
+            lines[name] = ([(i + 0.5) / bins for i, _ in levels], [loss for _, loss in levels])
+        svg = series(modality, lines, "noise level (0 clean, 1 noise)", "squared error")
+        drawings.append(figure(svg, f"{modality}: validation loss by noise level"))
+    return section(
+        "Loss by noise level",
+        f'<div class="charts">{"".join(drawings)}</div>',
+        intro="Of the vectors of continuous modalities, in tenths of all levels; the same noise "
+        "for all variants.",
+    )
+
+
+def _of_runs(comparison: Comparison, name: str) -> dict[str, Any]:
+    """The content of a JSON file of the first seed's runs, by variant; those that have it."""
+    paths: dict[str, Path] = {
+        variant: comparison.run_folder(variant, comparison.seeds[0]) / name
+        for variant in comparison.plan.variants
+    }
+    return {v: json.loads(p.read_text()) for v, p in paths.items() if p.is_file()}
+
+
+def _share(share: dict[str, float]) -> str:
+    return f"{share['share']:.0%} ({share['low']:.0%}–{share['high']:.0%})"

@@ -1,0 +1,92 @@
+"""What it cost, how to read it, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..intervals import median_coverage
+from ..progress import clock
+from .html import escape, section, table
+
+__all__ = ["cost", "how_to_read", "provenance"]
+
+
+def cost(figures: Mapping[str, Any]) -> str:
+    """Parameters, FLOPs, throughput."""
+    rows = [
+        (
+            "",
+            "parameters",
+            "met by one token",
+            "FLOPs a token",
+            "tokens/s",
+            "training time",
+            "training FLOPs",
+        )
+    ]
+    for name, v in figures["variants"].items():
+        rows.append(
+            (
+                name,
+                f"{v['parameters']:,}",
+                f"{v['active_parameters']:,}",
+                f"{v['flops_per_token']:,}",
+                f"{v['tokens_per_second']:,.0f}",
+                clock(v["seconds"]),
+                f"{v['flops']:.3g}",
+            )
+        )
+    by_part = figures["variants"][figures["baseline"]]["flops_by_part"]
+    total = sum(by_part.values())
+    shares = ", ".join(f"{part} {flops / total:.0%}" for part, flops in by_part.items())
+    note = f"<p class='note'>FLOPs of one token (forward and backward): {escape(shares)}.</p>"
+    return section(
+        "What it costs",
+        table(rows),
+        note,
+        intro="Each token meets one expert per projection, so a mixture has more parameters but "
+        "the FLOPs per token of the dense model. Times are of training alone, without evaluation, "
+        "one thread a run unless the command says otherwise.",
+    )
+
+
+def how_to_read(figures: Mapping[str, Any]) -> str:
+    """The metric's definition, its smoothing and what the seeds can bear."""
+    n = len(figures["seeds"])
+    seeds = (
+        "There is one seed, so there are no intervals; differences of a few per cent may be chance."
+        if n == 1
+        else f"Intervals are 95 % percentile bootstraps of the mean over {n} seeds, paired by "
+        f"seed. They cannot leave the range of the seeds, and the range of {n} seeds holds the "
+        f"true median with probability {median_coverage(n):.0%}: read them as a spread, not as a "
+        "95 % certainty."
+    )
+    texts = [
+        "Relative FLOPs to match = training FLOPs of the variant when its smoothed validation "
+        "loss first reaches the baseline's final smoothed loss, divided by all training FLOPs of "
+        "the baseline; per modality and seed, then averaged. Below 100 % the variant saves.",
+        figures["smoothing"]["statement"] + " All evaluations use the same held-out windows.",
+        "All variants see the same batches in the same order, start from the same values in all "
+        "that they share, and have the same learning-rate schedule, which is as long as the whole "
+        "run: the variant is at a higher learning rate when it is compared with the baseline's "
+        "end, which makes the figure a cautious one.",
+        seeds,
+        '"Not reached" means that the variant stayed above that loss to its own end; "…" is an '
+        "interval's end where a seed did not reach it.",
+    ]
+    return section("How to read it", *(f"<p>{escape(text)}</p>" for text in texts))
+
+
+def provenance(figures: Mapping[str, Any]) -> str:
+    """Command, machine and versions."""
+    facts = {**figures["machine"], **figures["versions"]}
+    entries = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
+    return section(
+        "Where it comes from",
+        f"<pre>{escape(figures['command'])}</pre>",
+        f"<dl>{entries}</dl>",
+        "<p class='note'>The same figures, by seed and with all intervals, are in "
+        "comparison.json beside this page; each run's configuration is in its config.yaml. "
+        "<code>mom report FOLDER</code> makes this page anew.</p>",
+    )

@@ -1,0 +1,123 @@
+"""Variants x seeds as processes: `jobs` at a time, resumable, the first failure stops all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..train.config import RunConfig
+from .plan import Job
+from .progress import Board, clock, progress_line
+
+__all__ = ["RunFailed", "default_jobs", "run_jobs"]
+
+POLL_SECONDS = 0.5
+
+
+class RunFailed(RuntimeError):
+    """A run of a comparison ended with an error; names it, its last line, and its log."""
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+
+def default_jobs(config: RunConfig) -> int:
+    """Runs at a time: the cores that this process may use; one where a GPU is trained on."""
+    device = config.train.device
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) -> None:
+    """Train what is not finished yet; runs that were begun go on from their last checkpoint.
+
+    Args:
+        jobs: whose configs are in OUT/configs/ (see write_plan).
+        out: folder of the comparison; logs go to OUT/logs/.
+        at_a_time: processes, each with the threads of its config, or one.
+        board: shows how far they are.
+
+    Raises:
+        RunFailed: one of them failed; the others were stopped, and can be resumed.
+    """
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    waiting = list(jobs)
+    running: list[_Running] = []
+    with ExitStack() as stack:
+        stack.callback(_stop, running)
+        while waiting or running:
+            while waiting and len(running) < at_a_time:
+                job = waiting.pop(0)
+                if job.finished():
+                    board.say(f"{job.name}: finished before, kept")
+                else:
+                    running.append(_start(job, out))
+            for run in [r for r in running if r.process.poll() is not None]:
+                running.remove(run)
+                _check(run)
+                took = clock(time.monotonic() - run.started)
+                board.say(f"{run.job.name}: done in {took}")
+            board.show([(r.job.name, _line(r.job)) for r in running])
+            time.sleep(POLL_SECONDS if running else 0.0)
+
+
+def _line(job: Job) -> str:
+    return progress_line(job.folder, job.config.train.steps)
+
+
+def _start(job: Job, out: Path) -> _Running:
+    log = out / "logs" / f"{job.name}.log"
+    threads = str(job.config.train.threads or 1)
+    command = [sys.executable, "-m", "mixture_of_mamba.cli.main", "train"]
+    command += ["-c", str(out / "configs" / f"{job.name}.yaml"), "--out", str(job.folder)]
+    command += ["--train.threads", threads, "--train.progress", "false"]
+    if (job.folder / "config.yaml").is_file():
+        command.append("--resume")
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
+        )
+    return _Running(job, process, log, time.monotonic())
+
+
+def _check(run: _Running) -> None:
+    """Raise where a process that has ended did not do its job."""
+    if run.process.returncode == 0 and run.job.finished():
+        return
+    code = run.process.returncode
+    lines = run.log.read_text(errors="replace").splitlines()
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    how = f"was killed by signal {-code}" if code < 0 else f"failed (exit code {code})"
+    if code == 0:
+        how = f"ended before step {run.job.config.train.steps}"
+    raise RunFailed(
+        f"the run {run.job.name} {how}: {said} -- all it said is in {run.log}; "
+        "the same command goes on from the last checkpoints"
+    )
+
+
+def _stop(running: list[_Running]) -> None:
+    """End what still runs; each has its checkpoints."""
+    for run in running:
+        run.process.terminate()
+    for run in running:
+        try:
+            run.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            run.process.kill()
+            run.process.wait()

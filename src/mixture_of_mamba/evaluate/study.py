@@ -1,0 +1,107 @@
+"""A whole comparison: data once, all runs, samples, figures, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..data.build import build
+from ..data.bundle import DataBundle
+from ..data.scenes.reader import SceneReader
+from ..generate import Generator
+from ..train.runs import Run, load_run
+from .comparison import Comparison, load_comparison, write_comparison
+from .facts import judge
+from .noise_levels import loss_by_noise_level
+from .plan import Plan, write_plan
+from .progress import Board
+from .report import write_report
+from .runner import default_jobs, run_jobs
+from .samples import save_examples, save_samples
+
+__all__ = ["report_study", "run_study"]
+
+
+def run_study(
+    plan: Plan,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    samples: int = 8,
+    judged: int = 64,
+    board: Board | None = None,
+) -> tuple[Comparison, dict[str, Any], Path]:
+    """Run a plan, or what is left of it.
+
+    Args:
+        plan: what to compare; validation is made frequent enough for matching.
+        out: folder; what it holds of the same plan is kept.
+        jobs: runs at a time; None: one per core, one on a GPU.
+        samples: of each kind that the first seed's runs generate; 0 for none.
+        judged: validation examples that their facts are judged on; 0 for none.
+        board: shows the progress; by default on standard error.
+
+    Returns:
+        The comparison, the content of comparison.json, and the path of the report.
+
+    Raises:
+        ValueError: `out` holds another comparison.
+        RunFailed: a run failed; its last line is in the message.
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs is {jobs}; at least one run at a time is needed")
+    board = board or Board()
+    plan = plan.with_enough_points()
+    write_plan(plan, out)
+    bundle = build(plan.config.data)
+    save_examples(bundle.validation_examples[: max(samples, 4)], out / "examples")
+    at_a_time = jobs or default_jobs(plan.config)
+    run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
+    if samples or judged:
+        _after_training(plan, out, bundle, samples, judged, board)
+    return report_study(out)
+
+
+def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
+    """Read the logs of a comparison anew and write comparison.json and report.html."""
+    comparison = load_comparison(out)
+    figures = write_comparison(comparison)
+    return comparison, figures, write_report(comparison, figures)
+
+
+def _after_training(
+    plan: Plan, out: Path, bundle: DataBundle, samples: int, judged: int, board: Board
+) -> None:
+    """Samples, facts and noise levels of the first seed's runs, where they are not there yet."""
+    examples = bundle.validation_examples
+    by_facts = judged > 0 and any(example.facts for example in examples)
+    reader = None
+    for job in plan.jobs(out):
+        if job.seed != plan.seeds[0] or job.config.model.mixer != "mamba":
+            continue
+        run = load_run(job.folder)
+        if run.model.diffusion is not None:
+            _save_noise_levels(run, bundle)
+        generator = Generator(run.model, run.tokenizers)
+        place = job.folder / "samples"
+        if samples and not (place / "samples.json").is_file():
+            board.say(f"{job.name}: generating samples")
+            save_samples(generator, examples[:samples], place)
+        if by_facts and not (job.folder / "facts.json").is_file():
+            board.say(f"{job.name}: judging what it generates for {judged} captions")
+            reader = reader or SceneReader(seed=job.config.data.seed)
+            names = run.model.config.names
+            found = judge(generator, examples, modalities=names, reader=reader, limit=judged)
+            (job.folder / "facts.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _save_noise_levels(run: Run, bundle: DataBundle) -> None:
+    train = run.config.train
+    levels = loss_by_noise_level(
+        run.model,
+        bundle.validation,
+        batch_size=train.batch_size,
+        count=train.batch_size * train.evaluate_batches or len(bundle.validation),
+    )
+    (run.folder / "noise_levels.json").write_text(json.dumps(levels) + "\n")
