@@ -44,20 +44,20 @@ class Case:
 
 
 def scan_inputs(case: Case, seed: int = 0) -> dict[str, Tensor | None]:
-    """float64 tensors by the names of `selective_scan`, in row order."""
+    """float64 tensors (with values of float32) by the names of `selective_scan`, in row order."""
     g = torch.Generator().manual_seed(seed)
     rows, d, n = case.batch * case.length, case.d, case.n
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
+        return torch.randn(*shape, generator=g, dtype=torch.float32).double()
 
     step = normal(rows, d) - 2.0
     if not case.softplus:
-        step = step.exp()
+        step = step.float().exp().double()
     return {
         "u": normal(rows, d),
         "delta": step,
-        "A": -torch.exp(0.5 * normal(d, n)) * torch.arange(1, n + 1).clamp(max=16),
+        "A": -torch.exp(0.5 * normal(d, n)).float().double() * torch.arange(1, n + 1).clamp(max=16),
         "B": normal(rows, n),
         "C": normal(rows, n),
         "D": normal(d) if case.skip else None,
@@ -73,7 +73,7 @@ def conv_inputs(case: Case, seed: int = 0) -> dict[str, Tensor | None]:
     d, k = case.d, case.taps
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
+        return torch.randn(*shape, generator=g, dtype=torch.float32).double()
 
     return {
         "x": normal(case.batch * case.length, d),

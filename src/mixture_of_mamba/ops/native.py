@@ -171,9 +171,7 @@ def _cpu() -> str:
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     keys = ("model name", "flags", "Features", "CPU part")
-    return "\n".join(
-        next((line for line in lines if line.startswith(key)), "") for key in keys
-    )
+    return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in keys)
 
 
 def cache_folder() -> Path:
@@ -193,6 +191,8 @@ def _temporary_folder() -> Path:
 
 def _is_ours(folder: Path) -> bool:
     """Never load code from a folder of somebody else's in a shared place."""
-    return folder != _temporary_folder() or not hasattr(os, "getuid") or (
-        folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022
+    return (
+        folder != _temporary_folder()
+        or not hasattr(os, "getuid")
+        or (folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022)
     )

@@ -64,9 +64,7 @@ def backward(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None) -> ConvGrads
     return backward_into(inputs, dy, dfinal, dx)
 
 
-def backward_into(
-    inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None, dx: Tensor
-) -> ConvGrads:
+def backward_into(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None, dx: Tensor) -> ConvGrads:
     """The gradients, that of x written into `dx`, which may be strided rows."""
     call, keep = _call(inputs)
     library = native.library()

@@ -18,7 +18,7 @@ struct ScanCall {
   const int32_t *rows, *modality;            // (batch, length)
   const uint8_t* resets;                     // (batch, length)
   const float* state;                        // (batch, d, n)
-  float* checkpoints;                        // (batch, chunks, n, d)
+  float* checkpoints;                        // (batch, chunks, padded d * n)
   void* y;                                   // forward out
   float* final_state;                        // (batch, d, n)
   const void* dy;                            // backward in
@@ -33,13 +33,16 @@ namespace mom {
 
 constexpr int STEPS = 16;       // of one chunk, and between two checkpoints
 constexpr int GROUP_BLOCKS = 16;  // most vectors of channels that one task takes: its rows stay in L2
-constexpr int TASKS = 16;       // wanted at least, so that common thread counts are all busy
+constexpr int TASKS = 8;       // wanted at least, so that common thread counts are all busy
+
+// A checkpoint is [block][n][lane], padded to whole 16s of channels whatever the vector width is.
+constexpr int CHECKPOINT_LANES = 16;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How the work is cut: fixed by the shape, never by the number of threads.
 struct Cut {
-  int64_t blocks, group, groups, chunks, padded_d;
+  int64_t blocks, group, groups, chunks, padded_d, checkpoint;
   int padded_n;
 
   explicit Cut(const ScanCall& c) {
@@ -49,6 +52,7 @@ struct Cut {
     groups = ceil_div(blocks, group);
     chunks = ceil_div(c.length, STEPS);
     padded_d = blocks * W;
+    checkpoint = ceil_div(c.d, CHECKPOINT_LANES) * CHECKPOINT_LANES * c.n;
     padded_n = int(c.n <= 1 ? 1 : c.n <= 2 ? 2 : c.n <= 4 ? 4 : ceil_div(c.n, PASS) * PASS);
   }
 };
@@ -75,15 +79,24 @@ class Scratch {
   size_t size_ = 0;
 };
 
-// One chunk of time of one sequence: where its rows are and its B and C in float32, zero-padded in n.
+// One chunk of time of one sequence: where its rows are and its B and C in float32, zero-padded in n;
+// and where the rows of the chunk that is walked after it are, to be fetched meanwhile.
 template <typename T>
 struct Steps {
-  int count;
-  int64_t row[STEPS];
+  int count, next_count;
+  int64_t row[STEPS], next_row[STEPS];
   int64_t modality[STEPS];
   bool reset[STEPS];
 
-  Steps(const ScanCall& c, int64_t b, int64_t chunk, int padded_n, float* B, float* C) {
+  Steps(const ScanCall& c, int64_t b, int64_t chunk, int64_t next, int padded_n, float* B,
+        float* C) {
+    next_count = 0;
+    for (int64_t t = next * STEPS; t >= 0 && t < c.length && next_count < STEPS; ++t) {
+      const int64_t at = b * c.length + t, row = c.rows ? c.rows[at] : at;
+      next_row[next_count++] = row;
+      __builtin_prefetch(static_cast<const T*>(c.B) + row * c.b_stride);
+      __builtin_prefetch(static_cast<const T*>(c.C) + row * c.c_stride);
+    }
     const int64_t start = chunk * STEPS;
     count = int(c.length - start < STEPS ? c.length - start : STEPS);
     for (int t = 0; t < count; ++t) {
@@ -101,6 +114,21 @@ struct Steps {
     }
   }
 };
+
+// Fetch a vector of the chunk's or the next chunk's row t. Neighbouring rows are far apart in memory, and
+// the hardware's own prefetcher follows one row: it would come too late. Called once per step of the
+// recurrence: a burst of misses would stall it.
+template <typename T>
+MOM_INLINE void fetch_next(const Steps<T>& s, int t, const void* base, int64_t stride,
+                           int64_t channel) {
+  if (base && t < s.next_count)
+    __builtin_prefetch(static_cast<const T*>(base) + s.next_row[t] * stride + channel, 0, 2);
+}
+template <typename T>
+MOM_INLINE void fetch_output(const Steps<T>& s, int t, void* base, int64_t stride,
+                             int64_t channel) {
+  if (base) __builtin_prefetch(static_cast<T*>(base) + s.row[t] * stride + channel, 1, 3);
+}
 
 // (d, n) row-major -> vectors over channels, [n] for one block; absent lanes and states are zero.
 inline void gather_states(const float* from, int64_t channel, int lanes, int64_t n, int padded_n,

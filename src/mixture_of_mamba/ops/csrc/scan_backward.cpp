@@ -7,11 +7,12 @@
 namespace mom {
 namespace {
 
-// Per-block values of one chunk, time-major.
+// What one step of one block needs in a pass, what the passes sum, and what the chunk's end needs. Kept
+// as [step][block]: rows are read and written along their channels, as memory likes it.
 struct Local {
-  vf step[STEPS], slope[STEPS], u[STEPS], input[STEPS];  // input = step * u
-  vf dout[STEPS], dgate[STEPS];                         // dy through the gate; dy * silu'(z)
-  vf y[STEPS], dstep[STEPS], dinput[STEPS];             // sums over the states; dstep in units of ln2
+  vf step, input, dout;      // input = step * u; dout = dy through the gate
+  vf y, dstep, dinput;       // sums over the states; dstep in units of ln 2
+  vf u, slope, dgate;        // slope of softplus; dgate = dy * silu'(z)
 };
 
 // Lane accumulators and history of one pass.
@@ -22,19 +23,24 @@ struct Pass {
 
 // Everything that a task keeps per block, in one scratch allocation.
 struct Memory {
-  Local* local;    // [blocks]
+  Local* local;    // [STEPS][blocks]
   vf *A2, *carry;  // [blocks][N] A * log2(e); gradient of the state after the chunk
-  vd *dA, *dD, *dbias;  // [blocks][N], [blocks], [blocks][modalities]
+  vd *dA, *dD, *dbias;  // [blocks][N], [blocks], [modalities][blocks]
 };
 
-template <int NP>
+template <int NP, typename Fetch>
 MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const float* B,
-                          const float* C, int N, Local& v, Pass& p) {
+                          const float* C, int N, Local* local, int64_t blocks, Pass& p,
+                          const Fetch& fetch) {
   vf h[NP];
+  MOM_UNROLL
   for (int n = 0; n < NP; ++n) h[n] = p.history[n];
   for (int t = 0; t < count; ++t) {
-    const vf step = v.step[t], input = v.input[t];
-    vf even = v.y[t], odd = vf{};
+    fetch(t);
+    Local& v = local[t * blocks];
+    const vf step = v.step, input = v.input;
+    vf even = v.y, odd = vf{};
+    MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
       vf decay = exp2_product(step, A2[n]);
       if (__builtin_expect(reset[t], 0)) decay = vf{};
@@ -44,18 +50,23 @@ MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const floa
       vf& sum = n % 2 ? odd : even;
       sum += h[n] * C[t * N + n];
     }
-    v.y[t] = even + odd;
+    v.y = even + odd;
   }
 }
 
-template <int NP>
+template <int NP, typename Fetch>
 MOM_INLINE void reverse(int count, const vf* A2, const float* B, const float* C, int N, vf* carry,
-                        vd* dA_total, Local& v, Pass& p) {
+                        vd* dA_total, Local* local, int64_t blocks, Pass& p,
+                        const Fetch& fetch) {
   vf dh[NP], dA[NP];
+  MOM_UNROLL
   for (int n = 0; n < NP; ++n) dh[n] = carry[n], dA[n] = vf{};
   for (int t = count - 1; t >= 0; --t) {
-    const vf step = v.step[t], input = v.input[t], dout = v.dout[t];
-    vf dinput = v.dinput[t], dstep = v.dstep[t];
+    fetch(t);
+    Local& v = local[t * blocks];
+    const vf step = v.step, input = v.input, dout = v.dout;
+    vf dinput = v.dinput, dstep = v.dstep;
+    MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
       const vf g = dh[n] + dout * C[t * N + n];
       p.dC[t * NP + n] += p.history[(t + 1) * NP + n] * dout;
@@ -66,9 +77,10 @@ MOM_INLINE void reverse(int count, const vf* A2, const float* B, const float* C,
       dstep += dexponent * A2[n];
       dA[n] += dexponent * step;
     }
-    v.dinput[t] = dinput;
-    v.dstep[t] = dstep;
+    v.dinput = dinput;
+    v.dstep = dstep;
   }
+  MOM_UNROLL
   for (int n = 0; n < NP; ++n) {
     carry[n] = dh[n];
     dA_total[n] += __builtin_convertvector(dA[n], vd);
@@ -90,48 +102,42 @@ MOM_INLINE void reduce_lanes(const int64_t* row, int count, int first, int64_t n
 }
 
 template <typename T>
-MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T>& s, int64_t channel, int lanes, vf D,
-                           Local& v) {
-  for (int t = 0; t < s.count; ++t) {
-    const int64_t row = s.row[t];
-    const vf u = load(static_cast<const T*>(c.u) + row * c.u_stride + channel, lanes);
-    vf step = load(static_cast<const T*>(c.delta) + row * c.delta_stride + channel, lanes);
-    vf dout = load(static_cast<const T*>(c.dy) + row * c.dy_stride + channel, lanes);
-    vf slope = splat(1.0f);
-    if (c.bias) step += load(c.bias + s.modality[t] * c.d + channel, lanes);
-    if (c.softplus) softplus(step, step, slope);
-    if (c.z) {
-      const vf z = load(static_cast<const T*>(c.z) + row * c.z_stride + channel, lanes);
-      const vf gate = sigmoid(z);
-      v.dgate[t] = dout * gate * (1.0f + z * (1.0f - gate));
-      dout *= z * gate;
-    }
-    v.u[t] = u;
-    v.step[t] = step;
-    v.slope[t] = slope;
-    v.input[t] = step * u;
-    v.dout[t] = dout;
-    v.y[t] = D * u;
-    v.dinput[t] = v.dstep[t] = vf{};
+MOM_INLINE void load_step(const ScanCall& c, int64_t row, int64_t modality, int64_t channel,
+                          int lanes, Local& v) {
+  const vf u = load(static_cast<const T*>(c.u) + row * c.u_stride + channel, lanes);
+  vf step = load(static_cast<const T*>(c.delta) + row * c.delta_stride + channel, lanes);
+  vf dout = load(static_cast<const T*>(c.dy) + row * c.dy_stride + channel, lanes);
+  vf slope = splat(1.0f);
+  if (c.bias) step += load(c.bias + modality * c.d + channel, lanes);
+  if (c.softplus) softplus(step, step, slope);
+  if (c.z) {
+    const vf z = load(static_cast<const T*>(c.z) + row * c.z_stride + channel, lanes);
+    const vf gate = sigmoid(z);
+    v.dgate = dout * gate * (1.0f + z * (1.0f - gate));
+    dout *= z * gate;
   }
+  v.u = u;
+  v.step = step;
+  v.slope = slope;
+  v.input = step * u;
+  v.dout = dout;
+  v.y = c.D ? load(c.D + channel, lanes) * u : vf{};
+  v.dinput = v.dstep = vf{};
 }
 
 template <typename T>
-MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T>& s, int64_t channel, int lanes, vf D,
-                            const Local& v, vd* dD, vd* dbias) {
-  vf dskip = vf{};
-  for (int t = 0; t < s.count; ++t) {
-    const int64_t row = s.row[t];
-    const vf dstep = (v.dstep[t] * LN2 + v.dinput[t] * v.u[t]) * v.slope[t];
-    const vf du = v.dinput[t] * v.step[t] + v.dout[t] * D;
-    store(static_cast<T*>(c.ddelta) + row * c.ddelta_stride + channel, dstep, lanes);
-    store(static_cast<T*>(c.du) + row * c.du_stride + channel, du, lanes);
-    if (c.z)
-      store(static_cast<T*>(c.dz) + row * c.dz_stride + channel, v.dgate[t] * v.y[t], lanes);
-    dskip += v.dout[t] * v.u[t];
-    if (c.bias) dbias[s.modality[t]] += __builtin_convertvector(dstep, vd);
+MOM_INLINE void store_step(const ScanCall& c, int64_t row, int64_t channel, int lanes,
+                           const Local& v, vd& dD, vd* dbias) {
+  const vf dstep = (v.dstep * LN2 + v.dinput * v.u) * v.slope;
+  vf du = v.dinput * v.step;
+  if (c.D) {
+    du += v.dout * load(c.D + channel, lanes);
+    dD += __builtin_convertvector(v.dout * v.u, vd);
   }
-  *dD += __builtin_convertvector(dskip, vd);
+  store(static_cast<T*>(c.ddelta) + row * c.ddelta_stride + channel, dstep, lanes);
+  store(static_cast<T*>(c.du) + row * c.du_stride + channel, du, lanes);
+  if (c.z) store(static_cast<T*>(c.dz) + row * c.dz_stride + channel, v.dgate * v.y, lanes);
+  if (c.bias) *dbias += __builtin_convertvector(dstep, vd);
 }
 
 template <int NP, typename T>
@@ -141,26 +147,28 @@ MOM_INLINE void run_pass(const ScanCall& c, const Cut& cut, const Steps<T>& s, i
   const int N = cut.padded_n;
   for (int i = 0; i < s.count * NP; ++i) p.dB[i] = p.dC[i] = vf{};
   for (int64_t k = 0; k < blocks; ++k) {
-    const int64_t channel = (first_block + k) * W, left = c.d - channel;
+    const auto fetch_in_recompute = [](int) {};
+    const auto fetch_in_reverse = [](int) {};
+    MOM_UNROLL
     for (int n = 0; n < NP; ++n)
-      p.history[n] = first + n < c.n
-                         ? load(start + (first + n) * c.d + channel, int(left < W ? left : W))
-                         : vf{};
+      p.history[n] =
+          first + n < c.n ? load(start + ((first_block + k) * c.n + first + n) * W) : vf{};
     const int64_t at = k * N + first;
-    recompute<NP>(s.reset, s.count, m.A2 + at, B + first, C + first, N, m.local[k], p);
-    reverse<NP>(s.count, m.A2 + at, B + first, C + first, N, m.carry + at, m.dA + at, m.local[k],
-                p);
+    recompute<NP>(s.reset, s.count, m.A2 + at, B + first, C + first, N, m.local + k, blocks,
+                  p,                   fetch_in_recompute);
+    reverse<NP>(s.count, m.A2 + at, B + first, C + first, N, m.carry + at, m.dA + at, m.local + k,
+                blocks, p, fetch_in_reverse);
   }
   reduce_lanes<NP>(s.row, s.count, first, c.n, p.dB, 0, partials);
   reduce_lanes<NP>(s.row, s.count, first, c.n, p.dC, c.n, partials);
 }
 
 template <typename T>
-void task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
+void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
   const int N = cut.padded_n;
   const int64_t first = group * cut.group, M = c.modalities;
   const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
-  const int64_t per_block = sizeof(Local) + 2 * N * sizeof(vf) + (N + 1 + M) * sizeof(vd);
+  const int64_t per_block = STEPS * sizeof(Local) + 2 * N * sizeof(vf) + (N + 1 + M) * sizeof(vd);
   static thread_local Scratch scratch, pass_scratch;
   char* base = scratch.get<char>(blocks * per_block);
   Memory m;
@@ -168,7 +176,7 @@ void task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
   m.dD = m.dA + blocks * N;
   m.dbias = m.dD + blocks;
   m.local = reinterpret_cast<Local*>(m.dbias + blocks * M);
-  m.A2 = reinterpret_cast<vf*>(m.local + blocks);
+  m.A2 = reinterpret_cast<vf*>(m.local + STEPS * blocks);
   m.carry = m.A2 + blocks * N;
   Pass& p = *pass_scratch.get<Pass>(1);
   std::memset(base, 0, blocks * (N + 1 + M) * sizeof(vd));
@@ -185,11 +193,12 @@ void task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
   alignas(64) float B[STEPS * 64], C[STEPS * 64];
   float* partials = c.partials + group * c.batch * c.length * 2 * c.n;
   for (int64_t chunk = cut.chunks - 1; chunk >= 0; --chunk) {
-    const Steps<T> s(c, b, chunk, N, B, C);
-    for (int64_t k = 0; k < blocks; ++k)
-      load_chunk(c, s, channel_of(k), lanes_of(k),
-                 c.D ? load(c.D + channel_of(k), lanes_of(k)) : vf{}, m.local[k]);
-    const float* start = c.checkpoints + (b * cut.chunks + chunk) * c.n * c.d;
+    const Steps<T> s(c, b, chunk, chunk - 1, N, B, C);
+    for (int t = 0; t < s.count; ++t)
+      for (int64_t k = 0; k < blocks; ++k)
+        load_step<T>(c, s.row[t], s.modality[t], channel_of(k), lanes_of(k),
+                     m.local[t * blocks + k]);
+    const float* start = c.checkpoints + (b * cut.chunks + chunk) * cut.checkpoint;
 #define MOM_PASS(NP, AT) run_pass<NP>(c, cut, s, first, blocks, AT, start, B, C, m, p, partials)
     if (N == 1) MOM_PASS(1, 0);
     else if (N == 2) MOM_PASS(2, 0);
@@ -197,10 +206,10 @@ void task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
     else
       for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
 #undef MOM_PASS
-    for (int64_t k = 0; k < blocks; ++k)
-      store_chunk(c, s, channel_of(k), lanes_of(k),
-                  c.D ? load(c.D + channel_of(k), lanes_of(k)) : vf{}, m.local[k], m.dD + k,
-                  m.dbias + k * M);
+    for (int t = 0; t < s.count; ++t)
+      for (int64_t k = 0; k < blocks; ++k)
+        store_step<T>(c, s.row[t], channel_of(k), lanes_of(k), m.local[t * blocks + k], m.dD[k],
+                      m.dbias + s.modality[t] * blocks + k);
   }
   // Parameter sums of this sequence: rows of padded_d doubles, one per state, D and each modality.
   double* sums = c.parameter_partials + b * (c.n + 1 + M) * cut.padded_d;
@@ -212,7 +221,7 @@ void task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
     };
     for (int n = 0; n < c.n; ++n) put(n, m.dA[k * N + n]);
     put(c.n, m.dD[k]);
-    for (int64_t i = 0; i < M; ++i) put(c.n + 1 + i, m.dbias[k * M + i]);
+    for (int64_t i = 0; i < M; ++i) put(c.n + 1 + i, m.dbias[i * blocks + k]);
   }
 }
 
@@ -260,7 +269,7 @@ extern "C" int mom_scan_backward(const ScanCall* call) {
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < tasks; ++i) {
       const int64_t b = i / cut.groups, group = i % cut.groups;
-      c.bf16 ? task<bf16>(c, cut, b, group) : task<float>(c, cut, b, group);
+      c.bf16 ? backward_task<bf16>(c, cut, b, group) : backward_task<float>(c, cut, b, group);
     }
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows; ++row)

@@ -10,16 +10,21 @@ struct Local {
 };
 
 // NP states of one block through one chunk; the states live in registers.
-template <int NP>
+template <int NP, typename Fetch>
 MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const float* B,
-                           const float* C, int padded_n, vf* h_memory, Local& v) {
+                           const float* C, int padded_n, vf* h_memory, Local& v, int pass,
+                           const Fetch& fetch) {
   vf h[NP], a2[NP];
+  MOM_UNROLL
   for (int n = 0; n < NP; ++n) h[n] = h_memory[n], a2[n] = A2[n];
   for (int t = 0; t < count; ++t) {
+    fetch(t, pass);
     const vf step = v.step[t], input = v.input[t];
     if (__builtin_expect(reset[t], 0))
+      MOM_UNROLL
       for (int n = 0; n < NP; ++n) h[n] = vf{};
     vf even = v.y[t], odd = vf{};
+    MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
       h[n] = exp2_product(step, a2[n]) * h[n] + input * B[t * padded_n + n];
       vf& sum = n % 2 ? odd : even;
@@ -27,6 +32,7 @@ MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const flo
     }
     v.y[t] = even + odd;
   }
+  MOM_UNROLL
   for (int n = 0; n < NP; ++n) h_memory[n] = h[n];
 }
 
@@ -59,7 +65,7 @@ MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T>& s, int64_t channe
 }
 
 template <typename T>
-void task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
+void forward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
   const int N = cut.padded_n;
   const int64_t first = group * cut.group;
   const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
@@ -79,22 +85,32 @@ void task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
   alignas(64) float B[STEPS * 64], C[STEPS * 64];
   Local v;
   for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
-    const Steps<T> s(c, b, chunk, N, B, C);
+    const Steps<T> s(c, b, chunk, chunk + 1, N, B, C);
     for (int64_t k = 0; k < blocks; ++k) {
       const int64_t channel = channel_of(k);
       const int lanes = lanes_of(k);
       load_chunk(c, s, channel, lanes, c.D ? load(c.D + channel, lanes) : vf{}, v);
+      const auto fetch = [&](int t, int pass) {
+        if (pass == 0) {
+          fetch_next(s, t, c.u, c.u_stride, channel);
+          fetch_next(s, t, c.delta, c.delta_stride, channel);
+        }
+        if (pass + PASS >= N) {
+          fetch_next(s, t, c.z, c.z_stride, channel);
+          fetch_output(s, t, c.y, c.y_stride, channel);
+        }
+      };
       vf *hk = h + k * N, *a2 = A2 + k * N;
       if (c.checkpoints) {
-        float* to = c.checkpoints + ((b * cut.chunks + chunk) * c.n) * c.d + channel;
-        for (int n = 0; n < c.n; ++n) store(to + n * c.d, hk[n], lanes);
+        float* to = c.checkpoints + (b * cut.chunks + chunk) * cut.checkpoint + channel * c.n;
+        for (int n = 0; n < c.n; ++n) store(to + n * W, hk[n]);
       }
-      if (N == 1) run_states<1>(s.reset, s.count, a2, B, C, N, hk, v);
-      else if (N == 2) run_states<2>(s.reset, s.count, a2, B, C, N, hk, v);
-      else if (N == 4) run_states<4>(s.reset, s.count, a2, B, C, N, hk, v);
+      if (N == 1) run_states<1>(s.reset, s.count, a2, B, C, N, hk, v, 0, fetch);
+      else if (N == 2) run_states<2>(s.reset, s.count, a2, B, C, N, hk, v, 0, fetch);
+      else if (N == 4) run_states<4>(s.reset, s.count, a2, B, C, N, hk, v, 0, fetch);
       else
         for (int n = 0; n < N; n += PASS)
-          run_states<PASS>(s.reset, s.count, a2 + n, B + n, C + n, N, hk + n, v);
+          run_states<PASS>(s.reset, s.count, a2 + n, B + n, C + n, N, hk + n, v, n, fetch);
       store_chunk(c, s, channel, lanes, v);
     }
   }
@@ -115,7 +131,7 @@ extern "C" int mom_scan_forward(const ScanCall* call) {
   for (int64_t i = 0; i < tasks; ++i) {
     const FlushDenormals guard;
     const int64_t b = i / cut.groups, group = i % cut.groups;
-    c.bf16 ? task<bf16>(c, cut, b, group) : task<float>(c, cut, b, group);
+    c.bf16 ? forward_task<bf16>(c, cut, b, group) : forward_task<float>(c, cut, b, group);
   }
   return 0;
 }

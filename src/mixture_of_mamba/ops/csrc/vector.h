@@ -38,6 +38,8 @@ typedef uint16_t vh __attribute__((vector_size(W * 2)));
 typedef uint16_t vh_unaligned __attribute__((vector_size(W * 2), aligned(2), may_alias));
 
 #define MOM_INLINE inline __attribute__((always_inline))
+// Loops over the states of a pass must unroll, or the states live in memory instead of registers.
+#define MOM_UNROLL _Pragma("GCC unroll 16")
 
 MOM_INLINE vf splat(float x) { return vf{} + x; }
 MOM_INLINE vf select(vi mask, vf yes, vf no) {
@@ -46,8 +48,9 @@ MOM_INLINE vf select(vi mask, vf yes, vf no) {
 MOM_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
 // 2^(x * y), relative error 1e-7. NaN stays NaN, large negative products give 0.
-// The nearest integer is found by adding 1.5 * 2^23; the polynomial is the minimax of degree 5 on
-// [-1/2, 1/2] that is exact at 0, so that decays close to 1 keep their relative accuracy.
+// The nearest integer is found by adding 1.5 * 2^23. The polynomial of degree 5 on [-1/2, 1/2] is exact at
+// 0 and minimises the largest error of 1 / (1 - 2^x): what an error of a decay grows to in a state
+// that lives 1 / (1 - decay) steps.
 MOM_INLINE vf exp2_product(vf x, vf y) {
   const float magic = 12582912.0f;
 #if defined(__AVX512F__)
@@ -61,11 +64,11 @@ MOM_INLINE vf exp2_product(vf x, vf y) {
   const vf shifted = p + magic;
   const vf f = p - (shifted - magic);
 #endif
-  vf q = splat(1.326472732e-03f);
-  q = q * f + 9.671512785e-03f;
-  q = q * f + 5.550733744e-02f;
-  q = q * f + 2.402224208e-01f;
-  q = q * f + 6.931469776e-01f;
+  vf q = splat(1.320149625e-03f);
+  q = q * f + 9.668242425e-03f;
+  q = q * f + 5.550919932e-02f;
+  q = q * f + 2.402231512e-01f;
+  q = q * f + 6.931468928e-01f;
   q = q * f + 1.0f;
 #if defined(__AVX512F__)
   return (vf)_mm512_scalef_ps((__m512)q, (__m512)whole);

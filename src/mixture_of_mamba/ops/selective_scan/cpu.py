@@ -13,6 +13,7 @@ from .inputs import ScanGrads, ScanInputs
 __all__ = ["backward", "checkpoint_shape", "forward", "why_not"]
 
 STEPS = 16  # between two checkpoints; csrc/scan.h
+CHECKPOINT_LANES = 16
 MOST_STATES = 64
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -48,8 +49,10 @@ def why_not(inputs: ScanInputs) -> str | None:
 
 
 def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
-    """(b, chunks, n, d): the state that enters each chunk of 16 steps."""
-    return (inputs.batch, -(-inputs.length // STEPS), inputs.n, inputs.d)
+    """(b, chunks, n * padded d): the state that enters each chunk of 16 steps, as the kernels lay it
+    out (csrc/scan.h)."""
+    padded = -(-inputs.d // CHECKPOINT_LANES) * CHECKPOINT_LANES
+    return (inputs.batch, -(-inputs.length // STEPS), inputs.n * padded)
 
 
 def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,9 +79,9 @@ def backward(
     dD = None if inputs.D is None else torch.empty(inputs.d)
     dbias = None if inputs.delta_bias is None else torch.empty(inputs.delta_bias.shape)
     dstate = None if inputs.state is None else torch.empty(inputs.batch, inputs.d, n)
-    backward_into(inputs, checkpoints, dy, dfinal, ScanGrads(
-        du, ddelta, dA, dB, dC, dD, dz, dbias, dstate
-    ))
+    backward_into(
+        inputs, checkpoints, dy, dfinal, ScanGrads(du, ddelta, dA, dB, dC, dD, dz, dbias, dstate)
+    )
     return ScanGrads(
         *(du, ddelta, dA, dB, dC),
         None if inputs.D is None or dD is None else dD.to(inputs.D.dtype),
