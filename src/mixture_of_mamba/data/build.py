@@ -136,7 +136,9 @@ def _key(config: DataConfig) -> dict[str, Any]:
             key[package] = None
     if config.source != "digits":
         key["documents"] = stamps(list(list_documents(Path(config.source))))
-    if config.tokenizers is not None:
-        files = sorted(p for p in Path(config.tokenizers).rglob("*") if p.is_file())
-        key["tokenizers"] = [hashlib.sha256(p.read_bytes()).hexdigest() for p in files]
+    for name in ("tokenizers", "latents"):
+        path = getattr(config, name)
+        if path is not None and Path(path).is_dir():
+            files = sorted(p for p in Path(path).rglob("*") if p.is_file())
+            key[name] = [hashlib.sha256(p.read_bytes()).hexdigest() for p in files]
     return key

@@ -92,6 +92,11 @@ class DataConfig:
                 raise ValueError(f"{name} is {value}; it must lie in {low:g}..{high:g}")
         if self.patch not in (2, 4, 8):
             raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
+        if self.latents not in ("patches", "autoencoder") and not Path(self.latents).is_dir():
+            raise ValueError(
+                f"latents is {self.latents!r}; choose 'patches', 'autoencoder', or the folder of a "
+                "diffusers AutoencoderKL"
+            )
         if self.image_size % 8:
             raise ValueError(
                 f"image_size is {self.image_size}; it must be a multiple of 8 pixels, so that "
