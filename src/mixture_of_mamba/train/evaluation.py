@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from ..models.diffusion import LEVELS
 from .config import TrainConfig
 from .distributed import sum_over_ranks
 from .metrics import Means
@@ -35,8 +36,9 @@ class Windows(Protocol):
 @torch.no_grad()
 def validation_losses(
     fabric: Fabric, objective: Any, windows: Windows, config: TrainConfig
-) -> tuple[float, dict[str, float | None]]:
-    """Mean loss per target over the first windows of the validation split, and by modality.
+) -> tuple[float, dict[str, float | None], dict[str, list[float | None]]]:
+    """Mean loss per target over the first windows of the validation split, and by modality; then of
+    each continuous modality its loss by noise level, from clean to noise.
 
     Every call sees the same windows and the same noise, whatever training has drawn in between, and
     leaves the random number generators alone.
@@ -47,6 +49,8 @@ def validation_losses(
     world, rank = fabric.world_size, fabric.global_rank
     names = objective.model.config.names
     sums = torch.zeros(1 + 2 * len(names), dtype=torch.float64)
+    levels = {m.name: torch.zeros(LEVELS, 2) for m in objective.model.config.modalities
+              if not m.discrete}  # fmt: skip
     size = config.batch_size // (config.devices * config.accumulate)
     objective.eval()
     with aside(_NOISE_SEED + rank):
@@ -57,6 +61,14 @@ def validation_losses(
             batch = replace(windows.batch(own or [count - 1]), seed=_NOISE_SEED + first + rank)
             _, part = objective(Part(batch.to(fabric.device)))
             sums += part.double().cpu() if own else 0.0
+            for name, level_sums in levels.items() if own else ():
+                level_sums += objective.noise_levels[name].float().cpu()
     objective.train()
     total = sum_over_ranks(fabric, sums.to(fabric.device)) if world > 1 else sums
-    return Means(names, [total.tolist()]).take()
+    if world > 1:
+        levels = {n: sum_over_ranks(fabric, x.to(fabric.device)).cpu() for n, x in levels.items()}
+    by_level = {
+        name: [error / count if count else None for error, count in x.tolist()]
+        for name, x in levels.items()
+    }
+    return (*Means(names, [total.tolist()]).take(), by_level)

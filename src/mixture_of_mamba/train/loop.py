@@ -216,9 +216,7 @@ class _Training:
         asked = torch.tensor(float(self.interrupt.asked), device=self.fabric.device)
         return bool(sum_over_ranks(self.fabric, asked).item())
 
-    def _write(
-        self, phase: str, loss: float, losses: dict[str, float | None], **more: float
-    ) -> None:
+    def _write(self, phase: str, loss: float, losses: dict[str, float | None], **more: Any) -> None:
         """One line of metrics.jsonl, and the same for TensorBoard and the progress bar."""
         step, seconds = self.position.step, self.position.seconds
         rate = step * self.tokens / max(seconds, 1e-9)
@@ -242,10 +240,10 @@ class _Training:
             self.board.write(line)
 
     def _evaluate(self) -> None:
-        loss, losses = validation_losses(
+        loss, losses, levels = validation_losses(
             self.fabric, self.module, self.data.validation, self.config
         )
-        self._write("validation", loss, losses)
+        self._write("validation", loss, losses, **({"noise_levels": levels} if levels else {}))
         divided = self.fabric.world_size > 1 and self.config.strategy == "fsdp"
         if self.on_evaluation is not None and self.first and not divided:
             self.model.eval()

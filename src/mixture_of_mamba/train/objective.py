@@ -26,11 +26,14 @@ class Objective(nn.Module):
     def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
         self.model = model
+        #: of the latest batch, by continuous modality: (10, 2) squared error and positions by level
+        self.noise_levels: dict[str, Tensor] = {}
 
     def forward(self, part: Part) -> tuple[Tensor, Tensor]:
         """-> the loss (scalar), and (1 + 2m,) float32 sums: loss x number of targets, then by
         modality the sum of its losses, then its number of targets."""
         output = self.model(part.batch)
+        self.noise_levels = output.extra.get("noise_levels", {})
         names = self.model.config.names
         counts = torch.stack([output.counts[name].float() for name in names])
         losses = torch.stack([output.losses[name].float() for name in names])
