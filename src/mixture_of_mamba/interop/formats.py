@@ -14,6 +14,7 @@ from ..models import Modality, ModelConfig
 __all__ = [
     "format_of",
     "model_config_of",
+    "rank_or_default",
     "state_spaces_config",
     "tensor_names",
     "transformers_config",
@@ -100,14 +101,13 @@ def _read_state_spaces(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if not config.get("rms_norm", True):
         raise ValueError("rms_norm is false; checkpoints with LayerNorm cannot be read")
-    rank = ssm.get("dt_rank", "auto")
     return {
         "d_model": config["d_model"],
         "n_layers": config["n_layer"],
         "d_state": ssm.get("d_state", 16),
         "d_conv": ssm.get("d_conv", 4),
         "expand": ssm.get("expand", 2),
-        "dt_rank": None if rank == "auto" else rank,
+        "dt_rank": rank_or_default(ssm.get("dt_rank", "auto"), config["d_model"]),
         "bias": ssm.get("bias", False),
         "conv_bias": ssm.get("conv_bias", True),
     }
@@ -116,18 +116,22 @@ def _read_state_spaces(config: Mapping[str, Any]) -> dict[str, Any]:
 def _read_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act is {config['hidden_act']!r}; only silu can be read")
-    rank = config.get("time_step_rank", "auto")
     return {
         "d_model": config["hidden_size"],
         "n_layers": config["num_hidden_layers"],
         "d_state": config.get("state_size", 16),
         "d_conv": config.get("conv_kernel", 4),
         "expand": config.get("expand", 2),
-        "dt_rank": None if rank == "auto" else rank,
+        "dt_rank": rank_or_default(config.get("time_step_rank", "auto"), config["hidden_size"]),
         "bias": config.get("use_bias", False),
         "conv_bias": config.get("use_conv_bias", True),
         "norm_eps": config.get("layer_norm_epsilon", 1e-5),
     }
+
+
+def rank_or_default(rank: int | str, d_model: int) -> int | None:
+    """A stated rank of the step-size projection as ours: None where it is the default."""
+    return None if rank in ("auto", -(-d_model // 16)) else int(rank)
 
 
 def state_spaces_config(config: ModelConfig) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""Classes for transformers, registered with its Auto classes; this imports transformers."""
+
+try:
+    import transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "interop.hf needs the package 'transformers', which is not installed; "
+        "install it with: pip install 'mixture-of-mamba[train]'"
+    ) from error
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from ...layers import PROJECTIONS
+from .configuration import MixtureOfMambaConfig
+from .convert import from_multimodal, to_multimodal
+from .modeling import MixtureOfMambaForCausalLM, MixtureOfMambaModel
+
+__all__ = [
+    "LORA_TARGETS",
+    "MixtureOfMambaConfig",
+    "MixtureOfMambaForCausalLM",
+    "MixtureOfMambaModel",
+    "from_multimodal",
+    "to_multimodal",
+]
+
+#: For `peft.LoraConfig(target_parameters=...)`: one low-rank pair per expert of every projection.
+LORA_TARGETS = [f"{projection}.weight" for projection in sorted(PROJECTIONS)]
+
+AutoConfig.register(MixtureOfMambaConfig.model_type, MixtureOfMambaConfig, exist_ok=True)
+AutoModel.register(MixtureOfMambaConfig, MixtureOfMambaModel, exist_ok=True)
+AutoModelForCausalLM.register(MixtureOfMambaConfig, MixtureOfMambaForCausalLM, exist_ok=True)

@@ -1,0 +1,118 @@
+"""PEFT's LoRA on the stacked weights: every adapter trains, in every path through the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+from mixture_of_mamba.interop.hf import (  # noqa: E402
+    LORA_TARGETS,
+    MixtureOfMambaConfig,
+    MixtureOfMambaForCausalLM,
+)
+
+
+@pytest.fixture
+def base() -> MixtureOfMambaForCausalLM:
+    torch.manual_seed(0)
+    model = MixtureOfMambaForCausalLM(
+        MixtureOfMambaConfig(
+            modalities=["text:discrete:30", "image:discrete:20"],
+            hidden_size=32,
+            num_hidden_layers=2,
+            state_size=4,
+        )
+    )
+    return model.eval()
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(0, 50, (2, 11))
+
+
+def adapted(base: MixtureOfMambaForCausalLM):  # type: ignore[no-untyped-def]
+    config = peft.LoraConfig(target_parameters=LORA_TARGETS, r=2, lora_alpha=4)
+    return peft.get_peft_model(base, config)
+
+
+def train(model, ids: torch.Tensor, steps: int = 3) -> None:  # type: ignore[no-untyped-def]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+
+
+def test_adapters_start_as_nothing_and_train_all_projections(base, ids) -> None:
+    before = base(ids).logits
+    weights = {n: p.detach().clone() for n, p in base.named_parameters()}
+    model = adapted(base)
+    assert torch.equal(model(ids).logits, before)
+    train(model, ids)
+    pairs = {n: p for n, p in model.named_parameters() if "lora_" in n}
+    assert len(pairs) == 2 * 4 * 2  # A and B of four projections in two blocks
+    for name, p in pairs.items():
+        assert p.grad is not None and p.grad.any(), name
+    assert (model(ids).logits - before).abs().max() > 1e-2
+    for name, value in weights.items():
+        found = [
+            p for n, p in model.named_parameters() if n.replace(".base_layer", "").endswith(name)
+        ]
+        assert torch.equal(found[0], value), f"{name} is not frozen"
+
+
+@pytest.mark.parametrize("projection", LORA_TARGETS)
+def test_each_adapter_alone_changes_the_output(base, ids, projection: str) -> None:
+    """A path that read `.weight` past the adapter would show here."""
+    before = base(ids).logits
+    model = peft.get_peft_model(base, peft.LoraConfig(target_parameters=[projection], r=2))
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            p.data.normal_()
+    assert not torch.allclose(model(ids).logits, before, atol=1e-4)
+    model(ids, labels=ids).loss.backward()
+    gradients = [p.grad for n, p in model.named_parameters() if "lora_" in n]
+    assert all(g is not None and g.any() for g in gradients)
+
+
+def test_both_modalities_have_their_own_adapter(base, ids) -> None:
+    model = adapted(base)
+    text = ids % 30
+    train(model, text)
+    layer = model.base_model.model.backbone.layers[0].mixer.in_proj
+    delta = layer.get_delta_weight("default")
+    assert delta.shape == (2, 128, 32)
+    assert delta[0].any() and not delta[1].any()  # no image tokens, no change of their expert
+
+
+def test_decoding_and_merging_use_the_adapters(base, ids) -> None:
+    model = adapted(base)
+    train(model, ids)
+    tokens = model.generate(input_ids=ids[:, :4], max_new_tokens=8, do_sample=False)
+    with torch.no_grad():
+        step = model(ids[:, :10], use_cache=True)
+        last = model(ids[:, 10:], cache_params=step.cache_params, use_cache=True).logits
+        torch.testing.assert_close(last[:, 0], model(ids).logits[:, -1], atol=1e-5, rtol=1e-5)
+        expected = model(ids).logits
+    merged = model.merge_and_unload()
+    assert type(merged) is MixtureOfMambaForCausalLM
+    torch.testing.assert_close(merged(ids).logits, expected)
+    again = merged.generate(input_ids=ids[:, :4], max_new_tokens=8, do_sample=False)
+    assert torch.equal(tokens, again)
+
+
+def test_saved_adapters_come_back(base, ids, tmp_path: Path) -> None:
+    base.save_pretrained(tmp_path / "base")
+    model = adapted(base)
+    train(model, ids)
+    model.save_pretrained(tmp_path / "adapter")
+    fresh = MixtureOfMambaForCausalLM.from_pretrained(tmp_path / "base")
+    again = peft.PeftModel.from_pretrained(fresh, tmp_path / "adapter")
+    assert torch.equal(again(ids).logits, model(ids).logits)
