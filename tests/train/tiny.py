@@ -1,5 +1,5 @@
-"""Synthetic data and configs that train in milliseconds; also a script that trains in a process of
-its own: `python tests/train/tiny.py OUT '{"train": {...}}' [--resume]`."""
+"""Synthetic data and configs that train in milliseconds; as a script it trains in a process of its
+own: `python tests/train/tiny.py OUT '{"steps": 6}' [--resume] [--uneven]`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ SIZES = {"text": 20, "image": 12, "speech": 9}
 class Tokenizers:
     """Names and sizes; there is nothing to encode."""
 
-    modalities = [(name, "discrete", size) for name, size in SIZES.items()]
+    @property
+    def modalities(self) -> list[tuple[str, str, int]]:
+        return [(name, "discrete", size) for name, size in SIZES.items()]
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -33,16 +35,17 @@ class Windows:
     """Random but fixed windows with a stretch of every modality and two documents.
 
     Args:
-        poison: number of a window whose modality ids are wrong, or None.
-        text_only: windows `i` with i % 2 == text_only hold nothing but text; None for no such.
+        text_only: every other window holds nothing but text, and half of its targets are masked.
     """
 
     def __init__(self, count: int, *, seed: int = 0, text_only: bool = False) -> None:
         draw = np.random.default_rng(seed)
         base = np.repeat([0, 1, 0, 2], WINDOW // 4)
         self.modality_ids = np.stack([np.roll(base, draw.integers(WINDOW)) for _ in range(count)])
+        self.loss_mask = np.ones((count, WINDOW), bool)
         if text_only:
-            self.modality_ids[:] = 0
+            self.modality_ids[::2] = 0
+            self.loss_mask[::2, ::2] = False
         sizes = np.array(list(SIZES.values()))[self.modality_ids]
         # Learnable: a token says much about the next one.
         start = draw.integers(0, 5, (count, 1))
@@ -58,6 +61,7 @@ class Windows:
             modality_ids=torch.from_numpy(self.modality_ids[rows]),
             tokens=torch.from_numpy(self.tokens[rows]),
             document_ids=torch.from_numpy(self.document_ids[rows]),
+            loss_mask=torch.from_numpy(self.loss_mask[rows]),
         )
 
 
@@ -71,6 +75,18 @@ class Data:
 
 def build(config: Any) -> Data:
     return Data()
+
+
+def build_uneven(config: Any) -> Data:
+    """Every other window is text only: with two windows a step, a rank often lacks images."""
+    return Data(Windows(40, text_only=True), Windows(9, seed=1, text_only=True))
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clock = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
 def tiny_config(**train: Any) -> RunConfig:
@@ -104,6 +120,6 @@ if __name__ == "__main__":
     train(
         tiny_config(**json.loads(sys.argv[2])),
         sys.argv[1],
-        build=build,
+        build=build_uneven if "--uneven" in sys.argv else build,
         resume="--resume" in sys.argv,
     )

@@ -64,6 +64,7 @@ def _run(name: str, args: list[str]) -> int:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     module = import_module(f"mixture_of_mamba.cli.{name}")
     parser = Parser(prog=f"mom {name}", description=module.HELP, exit_on_error=False)
+    parser.usage = f"mom {name} [options]"
     module.configure(parser)
     return int(module.run(parser.parse_args(args)) or 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,12 @@ from ..train.config import ModelSettings, RunConfig, TrainConfig, nearest, unkno
 __all__ = ["Parser", "add_run_options", "preset_names", "preset_path", "run_config"]
 
 PARTS = {"data": DataConfig, "model": ModelSettings, "train": TrainConfig}
+_TYPES = {
+    "<class 'int'>": "whole number",
+    "<class 'float'>": "number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "text",
+}
 
 
 class Parser(ArgumentParser):
@@ -41,7 +48,10 @@ class Parser(ArgumentParser):
                 raise ArgumentError(
                     None, f"there is no option {name}{hint.replace('mean ', 'mean --')}"
                 )
-        return super().parse_args(given, **kwargs)
+        try:
+            return super().parse_args(given, **kwargs)
+        except ArgumentError as error:
+            raise ArgumentError(None, _plain(error.message)) from error
 
     def _checked(self, name: str, flags: list[str]) -> Path:
         path = preset_path(name)
@@ -57,6 +67,21 @@ class Parser(ArgumentParser):
         if problem := unknown_fields(plain, valid, str(path)):
             raise ValueError(problem)
         return path
+
+
+def _plain(message: str) -> str:
+    """jsonargparse's messages in words of the command line."""
+    message = " ".join(message.split())
+    message = re.sub(
+        r'Parser key "(\S+?)": Expected an? (.+?)\. Got value: (.*)',
+        lambda m: f"--{m[1]} is {m[3]!r}, which is no {_TYPES.get(m[2], m[2])}",
+        message,
+    )
+    return re.sub(
+        r"the following arguments are required: (.*)",
+        lambda m: f"missing {', '.join(f'--{name}' for name in m[1].split(', '))}; see --help",
+        message,
+    )
 
 
 def _known(name: str, flags: list[str]) -> bool:

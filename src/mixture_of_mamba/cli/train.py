@@ -13,8 +13,8 @@ __all__ = ["HELP", "configure", "run"]
 
 HELP = (
     "Train one model. OUT gets config.yaml, metrics.jsonl, tensorboard/, checkpoints/, tokenizers/ "
-    "and, at the end, model/ (MultimodalModel.from_pretrained). Ctrl-C stops after the current step "
-    "with a checkpoint; --resume continues bit for bit."
+    "and, at the end, model/ (MultimodalModel.from_pretrained). Ctrl-C stops after the current "
+    "step with a checkpoint; --resume continues bit for bit."
 )
 
 

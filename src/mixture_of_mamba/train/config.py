@@ -282,10 +282,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """ " (did you mean X?)" where a valid dotted name is near, else an empty string."""
     options = list(valid)
     last = {option.rpartition(".")[2]: option for option in reversed(options)}
-    found = difflib.get_close_matches(name, options, 1, 0.75)
-    found = found or [
-        last[m] for m in difflib.get_close_matches(name.rpartition(".")[2], last, 1, 0.7)
-    ]
+    short = name.rpartition(".")[2]
+    found = [last[short]] if short in last else difflib.get_close_matches(name, options, 1, 0.75)
+    found = found or [last[match] for match in difflib.get_close_matches(short, last, 1, 0.7)]
     return f" (did you mean {found[0]}?)" if found else ""
 
 

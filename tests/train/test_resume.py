@@ -1,0 +1,227 @@
+"""A run that was stopped, killed or ran out of disk continues as if nothing had happened."""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from mixture_of_mamba.train import checkpoint
+from mixture_of_mamba.train.checkpoint import CheckpointError, checkpoints
+from mixture_of_mamba.train.loop import Evaluation, train
+
+from .tiny import build, build_uneven, logged, tiny_config
+
+TINY = Path(__file__).with_name("tiny.py")
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    tensors = load_file(folder / "model" / "model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def steps(folder: Path) -> list[str]:
+    return [path.name for path in checkpoints(folder)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert train(tiny_config(), folder, build=build).finished
+    return folder
+
+
+@pytest.mark.parametrize("options", [{}, {"log_every": 4, "accumulate": 2, "evaluate_every": 5}])
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_stop_and_resume_is_bit_identical(
+    tmp_path: Path, stop: int, options: dict[str, Any]
+) -> None:
+    """At a step in the middle of a logged mean too."""
+    train(tiny_config(**options), tmp_path / "whole", build=build_uneven)
+    first = train(tiny_config(stop_after=stop, **options), tmp_path / "a", build=build_uneven)
+    assert not first.finished and first.step == stop
+    assert not (tmp_path / "a" / "model").exists()
+    last = train(tiny_config(**options), tmp_path / "a", build=build_uneven, resume=True)
+    assert last.finished
+    assert logged(tmp_path / "a") == logged(tmp_path / "whole")
+    assert weights(tmp_path / "a") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moment", ["save_file", "rename", "step"])
+def test_kill_nine_loses_nothing(tmp_path: Path, whole: Path, moment: str) -> None:
+    """kill -9 while step 4's checkpoint is written, just before its rename, and between two."""
+    script = f"""
+import os, runpy, signal, sys
+from pathlib import Path
+from mixture_of_mamba.train import checkpoint, loop
+def kill(*args): os.kill(os.getpid(), signal.SIGKILL)
+def at_four(act):
+    def wrapped(*args, **more):
+        if "step-00000004" in str(args): kill()
+        return act(*args, **more)
+    return wrapped
+if {moment!r} == "save_file": checkpoint.save_file = at_four(checkpoint.save_file)
+if {moment!r} == "rename": Path.rename = at_four(Path.rename)
+if {moment!r} == "step":
+    real = loop.step_gradients
+    loop.step_gradients = lambda *a: kill() if a[-1] == 6 else real(*a)
+sys.argv = [{str(TINY)!r}, {str(tmp_path / "run")!r}, "{{}}"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    expected = ["step-00000002"] + ["step-00000004"] * (moment == "step")
+    assert steps(tmp_path / "run") == expected
+    train(tiny_config(), tmp_path / "run", build=build, resume=True)
+    assert logged(tmp_path / "run") == logged(whole)
+    assert weights(tmp_path / "run") == weights(whole)
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*")), "the half one is cleaned up"
+
+
+def no_space(*args: Any, **more: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("kernel", [True, False], ids=["refused by the kernel", "ENOSPC"])
+def test_full_disk_keeps_the_previous_checkpoint(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(evaluation: Evaluation) -> None:
+        """From step 3 on no file can grow beyond 100 kB: the optimizer does not fit."""
+        if kernel:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        else:
+            monkeypatch.setattr(checkpoint, "save_file", no_space)
+
+    run = tmp_path / "run"
+    try:
+        with pytest.raises(CheckpointError) as error:
+            train(tiny_config(), run, build=build, on_evaluation=fill_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        monkeypatch.undo()
+    message = str(error.value)
+    assert "the checkpoint of step 4 could not be written" in message
+    assert ("File too large" if kernel else "No space left") in message
+    assert f"{run / 'checkpoints' / 'step-00000002'} is intact" in message
+    assert "--resume" in message
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000002"]
+    train(tiny_config(), run, build=build, resume=True)
+    assert logged(run) == logged(whole)
+    assert weights(run) == weights(whole)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "model")
+    newest = checkpoints(run)[-1]
+    data = (newest / "optimizer.safetensors").read_bytes()
+    (newest / "optimizer.safetensors").write_bytes(data[: len(data) // 2])
+    train(tiny_config(), run, build=build, resume=True)
+    assert "skipping the damaged checkpoint" in capsys.readouterr().err
+    assert logged(run) == logged(whole)
+    assert weights(run) == weights(whole)
+
+
+def test_no_readable_checkpoint_is_an_error(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for path in checkpoints(run):
+        (path / "training.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of .* can be read"):
+        train(tiny_config(), run, build=build, resume=True)
+    assert len(logged(run)) == len(logged(whole)), "the log is not cut before a checkpoint is read"
+
+
+def test_last_k_checkpoints_are_kept(tmp_path: Path) -> None:
+    train(tiny_config(keep_checkpoints=1, checkpoint_every=1), tmp_path / "a", build=build)
+    assert steps(tmp_path / "a") == ["step-00000006"]
+    train(tiny_config(keep_checkpoints=3, checkpoint_every=1), tmp_path / "b", build=build)
+    assert steps(tmp_path / "b") == [f"step-0000000{i}" for i in (4, 5, 6)]
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    train(tiny_config(stop_after=3), tmp_path / "run", build=build)
+    return tmp_path / "run"
+
+
+def test_folder_with_a_run_asks_for_resume_or_another_name(stopped: Path) -> None:
+    before = (stopped / "metrics.jsonl").read_text()
+    with pytest.raises(FileExistsError) as error:
+        train(tiny_config(), stopped, build=build)
+    assert "already holds a run (with a checkpoint of step 3)" in str(error.value)
+    assert "--resume" in str(error.value) and "--out" in str(error.value)
+    assert (stopped / "metrics.jsonl").read_text() == before
+
+
+def test_other_config_names_the_differing_fields(stopped: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        train(tiny_config(learning_rate=0.5, seed=3), stopped, build=build, resume=True)
+    message = str(error.value)
+    assert "train.learning_rate: 0.002 -> 0.5" in message and "train.seed: 0 -> 3" in message
+    assert "batch_size" not in message
+
+
+@pytest.mark.parametrize(
+    "change", [{"log_every": 2}, {"keep_checkpoints": 1}, {"recompute": True}, {"threads": 1}]
+)
+def test_fields_that_do_not_change_the_steps_may_differ(
+    stopped: Path, change: dict[str, Any]
+) -> None:
+    assert train(tiny_config(**change), stopped, build=build, resume=True).finished
+
+
+def test_nothing_to_resume_and_foreign_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+        train(tiny_config(), tmp_path / "none", build=build, resume=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    with pytest.raises(FileExistsError, match="is not empty and holds no run"):
+        train(tiny_config(), tmp_path / "photos", build=build)
+
+
+def test_lines_after_the_checkpoint_and_torn_lines_are_cut(stopped: Path, whole: Path) -> None:
+    log = stopped / "metrics.jsonl"
+    ahead = json.dumps({"phase": "train", "step": 4, "loss": 0.0, "losses": {}})
+    log.write_text(log.read_text() + ahead + "\n" + ahead[:20])
+    train(tiny_config(), stopped, build=build, resume=True)
+    assert logged(stopped) == logged(whole)
+
+
+def test_finished_run_resumes_to_nothing(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    assert train(tiny_config(), tmp_path / "run", build=build, resume=True).finished
+    assert logged(tmp_path / "run") == logged(whole)
+
+
+def test_sigterm_stops_with_a_checkpoint(tmp_path: Path, whole: Path) -> None:
+    import os
+    import signal
+
+    def terminate(evaluation: Evaluation) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run = tmp_path / "run"
+    before: Callable[..., Any] | Any = signal.getsignal(signal.SIGTERM)
+    result = train(tiny_config(), run, build=build, on_evaluation=terminate)
+    assert (result.step, result.finished) == (3, False)
+    assert steps(run)[-1] == "step-00000003"
+    assert signal.getsignal(signal.SIGTERM) == before
+    train(tiny_config(), run, build=build, resume=True)
+    assert logged(run) == logged(whole)
