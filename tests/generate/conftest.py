@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from mixture_of_mamba import MultimodalModel
+from mixture_of_mamba.data.examples import Example
+from mixture_of_mamba.generate import Generator
 from mixture_of_mamba.generate.grammar import Layout
 
+from .memory import learn
 from .tiny import make_model
 
 
@@ -27,3 +30,9 @@ def layout() -> Layout:
         fixed_length={"image": 4},
         document=(34, 35),
     )
+
+
+@pytest.fixture(scope="session")
+def learnt() -> tuple[Generator, list[Example]]:
+    """See memory.learn; takes some seconds."""
+    return learn()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..data.extras import needs
 
-__all__ = ["fitted", "read_image", "read_sound", "write_image", "write_sound"]
+__all__ = ["fitted", "grid", "read_image", "read_sound", "write_image", "write_sound"]
 
 
 def fitted(picture: np.ndarray, pixels: int) -> np.ndarray:
@@ -22,6 +24,18 @@ def fitted(picture: np.ndarray, pixels: int) -> np.ndarray:
     top, left = (height - side) // 2, (width - side) // 2
     square = Image.fromarray(picture[top : top + side, left : left + side])
     return np.asarray(square.resize((pixels, pixels), Image.Resampling.LANCZOS))
+
+
+def grid(pictures: Sequence[np.ndarray], *, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """(h, w, 3) uint8 pictures of one size, row by row, as one; by default about square."""
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    height, width = (side + gap for side in pictures[0].shape[:2])
+    rows = math.ceil(len(pictures) / columns)
+    sheet = np.full((rows * height - gap, columns * width - gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = i // columns * height, i % columns * width
+        sheet[top : top + height - gap, left : left + width - gap] = picture
+    return sheet
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -1,0 +1,135 @@
+"""`mom generate` on a run folder: files in, files out, and one clear line where it cannot."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixture_of_mamba.cli.main import main
+from mixture_of_mamba.data.examples import Example
+from mixture_of_mamba.generate import Generator
+from mixture_of_mamba.generate.media import (
+    grid,
+    read_image,
+    read_sound,
+    write_image,
+    write_sound,
+)
+from mixture_of_mamba.train.config import RunConfig
+from mixture_of_mamba.train.runs import write_config
+
+from ..helpers.tiny_data import tiny_config
+
+
+@pytest.fixture(scope="module")
+def run_folder(
+    learnt: tuple[Generator, list[Example]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run folder as training leaves it, with a picture and a sound beside it."""
+    generator, (example, _) = learnt
+    folder = tmp_path_factory.mktemp("run")
+    write_config(folder, RunConfig(data=tiny_config()))
+    generator.model.save_pretrained(folder / "model")
+    generator.tokenizers.save(folder / "tokenizers")
+    write_image(folder / "scene.png", example.image)
+    write_sound(folder / "scene.wav", (example.audio, example.sample_rate))
+    return folder
+
+
+def test_text_to_picture(learnt, run_folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    generator, (example, _) = learnt
+    out = tmp_path / "new" / "three.png"
+    base = ["generate", str(run_folder), "--text", example.caption, "--to", "image"]
+    assert main([*base, "--out", str(out), "--temperature", "0"]) == 0
+    (wanted,) = generator.to_image([example.caption], temperature=0)
+    assert np.array_equal(read_image(out), wanted)
+    assert main([*base, "--out", str(out), "--count", "3", "--seed", "5"]) == 0
+    many = generator.to_image([example.caption] * 3, seed=5)
+    assert np.array_equal(read_image(out), grid(many))
+
+
+def test_text_to_speech(learnt, run_folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    generator, (example, _) = learnt
+    base = ["generate", str(run_folder), "--text", example.caption, "--to", "speech"]
+    assert main([*base, "--out", str(tmp_path / "a.wav"), "--temperature", "0"]) == 0
+    wave, rate = read_sound(tmp_path / "a.wav")
+    ((wanted, wanted_rate),) = generator.to_speech([example.caption], temperature=0)
+    assert rate == wanted_rate
+    np.testing.assert_allclose(wave, np.clip(wanted, -1, 1), atol=1e-4)  # 16 bits
+    assert main([*base, "--out", str(tmp_path / "a.wav"), "--count", "2"]) == 0
+    assert (tmp_path / "a-0.wav").exists()
+    assert (tmp_path / "a-1.wav").exists()
+
+
+@pytest.mark.parametrize("prompt", [["--image", "scene.png"], ["--speech", "scene.wav"]])
+@pytest.mark.parametrize("way", ["printed", "streamed", "written"])
+def test_to_text(
+    learnt,  # type: ignore[no-untyped-def]
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    prompt: list[str],
+    way: str,
+) -> None:
+    flag, name = prompt
+    _, (example, _) = learnt
+    out = tmp_path / "caption.txt"
+    how = {"printed": [], "streamed": ["--stream"], "written": ["--out", str(out)]}[way]
+    arguments = ["generate", str(run_folder), flag, str(run_folder / name), "--to", "text"]
+    assert main([*arguments, *how]) == 0
+    text = out.read_text() if way == "written" else capsys.readouterr().out
+    assert text.strip() == example.caption
+
+
+def test_without_a_target_the_document_goes_on(
+    learnt,  # type: ignore[no-untyped-def]
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, (example, _) = learnt
+    base = ["generate", str(run_folder), "--image", str(run_folder / "scene.png")]
+    assert main([*base, "--out", str(tmp_path / "all"), "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.strip() == example.caption
+    base[2:] = ["--text", example.caption]
+    assert main([*base, "--out", str(tmp_path / "all"), "--temperature", "0"]) == 0
+    written = re.findall(r"\[(.*)\]", capsys.readouterr().out)
+    assert written
+    assert all(Path(file).is_file() for file in written)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the prompt is empty; give --text, --image or --speech"),
+        (["--text", " ", "--to", "image"], "text of prompt 0 is empty"),
+        (["--text", "x", "--to", "video"], "no modality 'video'; it has text, image, speech"),
+        (["--image", "nowhere.png", "--to", "text"], "no picture file nowhere.png"),
+        (["--speech", "nowhere.wav", "--to", "text"], "no sound file nowhere.wav"),
+        (["--image", "RUN/config.yaml", "--to", "text"], "no picture that can be read"),
+        (["--speech", "RUN/config.yaml", "--to", "text"], "no sound that can be read"),
+        (["--text", "x", "--to", "image", "--out", "a.txt"], "names no picture format"),
+        (["--text", "x", "--to", "speech", "--out", "a.png"], "names no sound format"),
+        (["--text", "x", "--to", "image", "--temperature", "-1"], "temperature is -1"),
+        (["--text", "x", "--to", "image", "--count", "0"], "--count is 0"),
+        (["--text", "x", "--to", "image", "--guidance", "-1"], "guidance is -1"),
+        (["--text", "x", "--to", "image", "--stream"], "--stream prints one sample of --to text"),
+        (["--text", "x", "--to", "image", "--temprature", "1"], "no option --temprature"),
+    ],
+)
+def test_errors_are_one_clear_line(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    arguments = [a.replace("RUN", str(run_folder)) for a in arguments]
+    assert main(["generate", str(run_folder), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(tmp_path), "--text", "x", "--to", "image"]) == 1
+    assert "holds no run" in capsys.readouterr().err
