@@ -1,0 +1,58 @@
+"""The settings of mom's own process."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixture_of_mamba.cli.process import granted_cpus
+
+FAULTS = """
+import resource, sys, torch
+if sys.argv[1] == "set":
+    from mixture_of_mamba.cli.process import configure
+    configure()
+x = torch.ones(1 << 22)
+for i in range(20):
+    if i == 4:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    y = x * 2
+    del y
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_large_tensors_reuse_memory_instead_of_faulting_it_in() -> None:
+    def faults(mode: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    # 16 results of 4,096 pages each; a kept heap touches a few places once.
+    assert faults("set") <= 3 * 4096 < 15 * 4096 <= faults("plain")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("50000 100000", 1), ("max 100000", None), ("99999900000 100000", None), ("", None)],
+)
+def test_quota_of_a_container(tmp_path: Path, text: str, expected: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    found = granted_cpus(tmp_path)
+    assert found == expected or (expected == 1 and found is None and _one_cpu())
+
+
+def test_no_cgroup_means_no_quota(tmp_path: Path) -> None:
+    assert granted_cpus(tmp_path) is None
+
+
+def _one_cpu() -> bool:
+    import os
+
+    return len(os.sched_getaffinity(0)) == 1
