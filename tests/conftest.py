@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -13,6 +14,14 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+if not torch.cuda.is_available():
+    # Whether Triton's own functions can be interpreted is settled when triton is first imported.
+    # Kernels are interpreted in tests that ask for it (tests/ops/triton_device.py).
+    os.environ["TRITON_INTERPRET"] = "1"
+    with contextlib.suppress(ImportError):
+        import triton.language  # noqa: F401
+    del os.environ["TRITON_INTERPRET"]
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,8 @@ def _cuda_why_not(index: int) -> str | None:
         return "the package triton is not installed; pip install triton"
     capability = torch.cuda.get_device_capability(index)
     if torch.version.hip is None and capability < _MIN_CAPABILITY:
-        return f"it needs compute capability 8.0, and the device has {'.'.join(map(str, capability))}"
+        found = ".".join(map(str, capability))
+        return f"it needs compute capability 8.0 or newer, and the device has {found}"
     return None
 
 

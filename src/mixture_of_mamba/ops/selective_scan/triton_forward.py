@@ -1,0 +1,147 @@
+"""The scan's forward in Triton.
+
+The values of a tile are loaded before the first step of the tile before it, so that memory latency
+hides behind arithmetic; a tile's stores come last, so that no load waits for a possible alias.
+"""
+
+# The language of kernels has no Python types.
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..triton_math import LOG2E, sigmoid
+from .triton_tiles import (
+    at_step,
+    decay_size,
+    load_bias,
+    load_info,
+    load_rows,
+    load_words,
+    row_offset,
+    states,
+    step_size,
+    store,
+)
+
+__all__ = ["scan_forward_kernel"]
+
+
+@triton.jit(do_not_specialize=["hidden_one"])
+def scan_forward_kernel(
+    u,
+    delta,
+    z,
+    packed,
+    step_info,
+    A,
+    D,
+    bias,
+    start,
+    y,
+    final,
+    checkpoints,
+    length,
+    segment,
+    d,
+    n,
+    stride_u,
+    stride_delta,
+    stride_z,
+    hidden_one,
+    stride_start_b,
+    stride_start_s,
+    stride_start_d,
+    stride_start_n,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    T: tl.constexpr,
+    EVERY: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESETS: tl.constexpr,
+    HAS_START: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    SAVE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """One program: BLOCK channels of one sequence over one segment of `segment` steps.
+
+    h <- exp(dt A) h + dt u B;  y = (<C, h> + D u) silu(z).  Every EVERY steps the state before the
+    step goes to checkpoints (b, chunks, n, d); the last segment writes final (b, d, n).
+    """
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
+    b = tl.program_id(1)
+    s = tl.program_id(2)
+    live = channel < d
+    state = states(N)
+    both = (state < n)[:, None] & live[None, :]
+    first = s * segment
+    end = tl.minimum(first + segment, length)
+    chunks = tl.cdiv(length, EVERY)
+    step_info += b * length
+    words = packed + b.to(tl.int64) * length * N
+
+    # Padded states and channels decay like A = -1, so that an infinite step size makes no NaN.
+    decay = tl.load(A + channel[None, :] * n + state[:, None], mask=both, other=-1.0) * LOG2E
+    h = tl.zeros((N, BLOCK), tl.float32)
+    if HAS_START:
+        start += b.to(tl.int64) * stride_start_b + s * stride_start_s
+        begin = start + channel[None, :] * stride_start_d + state[:, None] * stride_start_n
+        h = tl.load(begin, mask=both, other=0.0)
+    skip = tl.zeros((BLOCK,), tl.float32)
+    if HAS_D:
+        skip = tl.load(D + channel, mask=live, other=0.0).to(tl.float32)
+
+    info = load_info(step_info, first, end, T, WHOLE)
+    tile_u = load_rows(u, info, stride_u, channel, d, end - first, T, WHOLE, WIDE)
+    tile_delta = load_rows(delta, info, stride_delta, channel, d, end - first, T, WHOLE, WIDE)
+    tile_z = tile_u
+    if HAS_Z:
+        tile_z = load_rows(z, info, stride_z, channel, d, end - first, T, WHOLE, WIDE)
+    next_info = load_info(step_info, first + T, end, T, WHOLE)
+    for t in range(first, end, T):
+        if SAVE:
+            if t % EVERY == 0:
+                to = ((b * chunks + t // EVERY).to(tl.int64) * n + state[:, None]) * d
+                tl.store(checkpoints + to + channel[None, :], h, mask=both)
+        # Loads of the next tile, and step_info of the one after it.
+        left = end - t - T
+        next_u = load_rows(u, next_info, stride_u, channel, d, left, T, WHOLE, WIDE)
+        next_delta = load_rows(delta, next_info, stride_delta, channel, d, left, T, WHOLE, WIDE)
+        next_z = next_u
+        if HAS_Z:
+            next_z = load_rows(z, next_info, stride_z, channel, d, left, T, WHOLE, WIDE)
+        later_info = load_info(step_info, t + 2 * T, end, T, WHOLE)
+        biases = tile_u
+        if HAS_BIAS:
+            biases = load_bias(bias, info, d, channel, live, T, WHOLE)
+
+        ys = ()
+        for i in tl.static_range(T):
+            here = t + i < end
+            x = tile_u[i].to(tl.float32)
+            dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
+            in_b, out_c = load_words(words, t + i, state, here, N, BLOCK, WHOLE)
+            a = tl.exp2(decay_size(dt, info[i], HAS_RESETS)[None, :] * decay)
+            h = a * h + (dt * x)[None, :] * in_b
+            out = tl.sum(h * out_c, 0) + skip * x
+            if HAS_Z:
+                gate = tile_z[i].to(tl.float32)
+                out = out * gate * sigmoid(gate)
+            ys = ys + (out.to(y.dtype.element_ty),)
+        for i in tl.static_range(T):
+            to = y + (row_offset(info[i], d, WIDE) + channel)
+            store(to, ys[i], at_step(channel, d, t + i < end), WHOLE)
+        info = next_info
+        next_info = later_info
+        tile_u = next_u
+        tile_delta = next_delta
+        tile_z = next_z
+    if end == length:
+        to = (b.to(tl.int64) * d + channel)[None, :] * n + state[:, None]
+        tl.store(final + to, h, mask=both)

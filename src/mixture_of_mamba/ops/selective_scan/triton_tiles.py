@@ -1,0 +1,228 @@
+"""How the scan's Triton kernels read: one channel a lane, its states in registers.
+
+Time is walked in tiles of `T` unrolled steps; a tile is a tuple of T vectors. B and C arrive
+packed: (b, t, n) pairs of float32 as one 64-bit word, in time order, so that a step reads one cache
+line, each lane the same words. `step_info[b, t]` is ``row << 5 | modality << 1 | reset``.
+
+`WHOLE` says that time, channels and states are multiples of the tiles, so that nothing is masked;
+`WIDE` that row offsets need 64 bits.
+"""
+
+# The language of kernels has no Python types.
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..triton_math import softplus
+
+__all__ = [
+    "MAX_MODALITIES",
+    "MAX_ROWS",
+    "advance",
+    "at_step",
+    "decay_size",
+    "load",
+    "load_bias",
+    "load_info",
+    "load_rows",
+    "load_words",
+    "row_offset",
+    "states",
+    "step_size",
+    "store",
+]
+
+MAX_MODALITIES = 1 << 4
+MAX_ROWS = 1 << 26
+
+
+@triton.jit
+def states(N: tl.constexpr):
+    """State index of each of the N registers of a channel, swapped in pairs.
+
+    Any order would do. With the plain one the compiler sees contiguous addresses and spreads the
+    states of a channel over lanes to merge the accesses, and then shuffles at every step.
+    """
+    return tl.arange(0, N) ^ 1
+
+
+@triton.jit
+def unpack(words):
+    """One packed 64-bit word -> (B, C), both float32."""
+    b = words.to(tl.int32).to(tl.float32, bitcast=True)
+    c = (words >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return b, c
+
+
+@triton.jit
+def load(at, mask, WHOLE: tl.constexpr):
+    """A load that is masked unless the shapes are multiples of the tiles (`WHOLE`)."""
+    if WHOLE:
+        return tl.load(at)
+    else:
+        return tl.load(at, mask=mask, other=0)
+
+
+@triton.jit
+def load_words(
+    packed, position, state, here, N: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr
+):
+    """B, C (N, BLOCK) of one step, the same for every channel."""
+    each = tl.zeros((N, BLOCK), tl.int32)
+    word = packed + position * N + state[:, None] + each
+    return unpack(load(word, each < tl.where(here, 1, 0), WHOLE))
+
+
+@triton.jit
+def load_info(step_info, first, end, T: tl.constexpr, WHOLE: tl.constexpr):
+    """step_info of T steps as scalars. Past the end: 0, or with WHOLE the last tile again."""
+    if WHOLE:
+        first = tl.minimum(first, end - T)
+    info = ()
+    for i in tl.static_range(T):
+        info = info + (load(step_info + first + i, first + i < end, WHOLE),)
+    return info
+
+
+@triton.jit
+def row_offset(info, stride, WIDE: tl.constexpr):
+    """Element offset of a step's row; 64 bits only where the tensors need them."""
+    row = info >> 5
+    if WIDE:
+        row = row.to(tl.int64)
+    return row * stride
+
+
+@triton.jit
+def at_step(channel, d, here):
+    """Mask of the channels below d; none of them where there is no step."""
+    return channel < tl.where(here, d, 0)
+
+
+@triton.jit
+def load_rows(
+    x, info, stride, channel, d, left, T: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr
+):
+    """T rows (D,) of x in x's dtype; 0 from step `left` on."""
+    tile = ()
+    for i in tl.static_range(T):
+        at = x + (row_offset(info[i], stride, WIDE) + channel)
+        tile = tile + (load(at, at_step(channel, d, left > i), WHOLE),)
+    return tile
+
+
+@triton.jit
+def load_bias(bias, info, d, channel, live, T: tl.constexpr, WHOLE: tl.constexpr):
+    """T rows (D,) of the per-modality bias (m, d)."""
+    tile = ()
+    for i in tl.static_range(T):
+        at = bias + (((info[i] >> 1) & 15) * d + channel)
+        tile = tile + (load(at, live, WHOLE).to(tl.float32),)
+    return tile
+
+
+@triton.jit
+def step_size(
+    delta, bias, here, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, WHOLE: tl.constexpr
+):
+    """delta after bias and softplus; 0 where there is no step, which leaves the state alone."""
+    x = delta.to(tl.float32)
+    if HAS_BIAS:
+        x = x + bias
+    if SOFTPLUS:
+        x = softplus(x)
+    if not WHOLE:
+        x = tl.where(here, x, 0.0)
+    return x
+
+
+@triton.jit
+def decay_size(dt, info, HAS_RESETS: tl.constexpr):
+    """The step size that the decay sees: infinite at a reset, so that exp(dt A) is 0 for A < 0."""
+    if HAS_RESETS:
+        return tl.where((info & 1) != 0, float("inf"), dt)
+    else:
+        return dt
+
+
+@triton.jit
+def store(at, value, mask, WHOLE: tl.constexpr):
+    """A store that is masked unless the shapes are multiples of the tiles (`WHOLE`)."""
+    if WHOLE:
+        tl.store(at, value)
+    else:
+        tl.store(at, value, mask=mask)
+
+
+@triton.jit
+def advance(
+    h,
+    u,
+    delta,
+    bias,
+    step_info,
+    words,
+    heads,
+    decay,
+    channel,
+    state,
+    live,
+    both,
+    first,
+    end,
+    stop,
+    d,
+    n,
+    stride_u,
+    stride_delta,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    T: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESETS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    KEEP: tl.constexpr,
+    WHOLE: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """The state after the tiles that start in [first, stop), without outputs.
+
+    With KEEP the state before each tile goes to heads (tiles, n, d), the one after the last too.
+
+    Returns:
+        the state (N, D), and the sum of the step sizes (D,): infinite where there was a reset.
+    """
+    total = tl.zeros((BLOCK,), tl.float32)
+    to = heads + state[:, None] * d + channel[None, :]
+    if KEEP:
+        tl.store(to, h, mask=both)
+    info = load_info(step_info, first, end, T, WHOLE)
+    tile_u = load_rows(u, info, stride_u, channel, d, end - first, T, WHOLE, WIDE)
+    tile_delta = load_rows(delta, info, stride_delta, channel, d, end - first, T, WHOLE, WIDE)
+    next_info = load_info(step_info, first + T, end, T, WHOLE)
+    for t in range(first, stop, T):
+        left = end - t - T
+        next_u = load_rows(u, next_info, stride_u, channel, d, left, T, WHOLE, WIDE)
+        next_delta = load_rows(delta, next_info, stride_delta, channel, d, left, T, WHOLE, WIDE)
+        later_info = load_info(step_info, t + 2 * T, end, T, WHOLE)
+        biases = tile_u
+        if HAS_BIAS:
+            biases = load_bias(bias, info, d, channel, live, T, WHOLE)
+        for i in tl.static_range(T):
+            here = t + i < end
+            dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
+            in_b, _ = load_words(words, t + i, state, here, N, BLOCK, WHOLE)
+            size = decay_size(dt, info[i], HAS_RESETS)
+            h = tl.exp2(size[None, :] * decay) * h + (dt * tile_u[i].to(tl.float32))[None, :] * in_b
+            total += size
+        if KEEP:
+            to += n * d
+            tl.store(to, h, mask=both)
+        info = next_info
+        next_info = later_info
+        tile_u = next_u
+        tile_delta = next_delta
+    return h, total
