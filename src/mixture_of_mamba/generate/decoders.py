@@ -37,10 +37,12 @@ class Decoder(Protocol):
 
 
 def make_decoder(model: MultimodalModel) -> Decoder:
-    """The decoder that serves this model."""
+    """The fastest decoder that serves this model."""
+    from .steps import SteppingDecoder, why_not_stepping
+
     if model.config.mixer != "mamba":
         return RecomputingDecoder(model)
-    return CachedDecoder(model)
+    return CachedDecoder(model) if why_not_stepping(model) else SteppingDecoder(model)
 
 
 class CachedDecoder:
@@ -133,6 +135,6 @@ class RecomputingDecoder:
     @torch.no_grad()
     def _run(self, sequences: Sequence[TokenSequence]) -> Tensor:
         batch = left_pad(sequences).to(self.model.embedding.weight.device)
-        logits = self.model(batch, return_logits=True).logits
+        logits = self.model(batch, return_logits=True, clean=True).logits
         assert logits is not None
         return logits[:, -1]

@@ -169,7 +169,7 @@ class Generator:
         sampling, diffusion, guidance = _sorted(options)
         place = Place(self.layout.text if to is None else self.layout.index(to))
         grammar = self._grammar(to)
-        sampler = DiffusionSampler(self.layout.begin, diffusion)
+        sampler = DiffusionSampler(self.layout.begin, diffusion, progress=None)
         for start in range(0, len(sequences), self.batch_size):
             here = slice(start, start + self.batch_size)
             part = sequences[here]
