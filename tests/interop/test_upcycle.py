@@ -186,6 +186,8 @@ def test_freezing_what_is_not_there_is_refused() -> None:
     model = dense()
     with pytest.raises(ValueError, match=r"cannot freeze \['video'\]; this model has text, shared"):
         freeze(model, ["video"])
+    with pytest.raises(ValueError, match="nothing to freeze was named; choose from text, shared"):
+        freeze(model, [])
     with pytest.raises(ValueError, match="its vocabulary has 41 entries"):
         freeze(model, ["text"], tokens={"text": 42})
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..models import MultimodalModel
+
+if TYPE_CHECKING:
+    from ..interop import Upcycled
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -101,9 +104,7 @@ def _upcycle(model: MultimodalModel, args: Any, out: Path) -> None:
 
     result = upcycle(model, args.modalities, split=args.split, expert=args.expert, seed=args.seed)
     result = replace(result, frozen=tuple(args.freeze))
-    frozen = result.freeze()  # names that the model lacks fail here, before anything is written
-    idle = sum(result.model.get_parameter(name).numel() for name in frozen.whole)
-    frozen.release()
+    count = _frozen_parameters(result) if args.freeze else 0  # wrong names fail before writing
     result.save(out)
     text = next(m.name for m in model.config.modalities if m.discrete)
     copied = copy_tokenizer(Path(args.dense), out, size=result.kept[text], markers=result.markers)
@@ -116,5 +117,15 @@ def _upcycle(model: MultimodalModel, args: Any, out: Path) -> None:
     if result.markers:
         print("appended to text: " + ", ".join(f"{k} = {v}" for k, v in result.markers.items()))
     if result.frozen:
-        print(f"frozen: {', '.join(result.frozen)} ({idle:,} parameters altogether, and rows)")
+        print(f"frozen in training: {', '.join(result.frozen)} ({count:,} parameters)")
     print(f"wrote {out}" + (", with its tokenizer" if copied else ""))
+
+
+def _frozen_parameters(result: Upcycled) -> int:
+    """How many parameters --freeze keeps as they are."""
+    frozen = result.freeze()
+    parameter = result.model.get_parameter
+    count = sum(parameter(name).numel() for name in frozen.whole)
+    count += sum(len(rows) * parameter(name)[0].numel() for name, rows in frozen.rows.items())
+    frozen.release()
+    return count

@@ -105,7 +105,7 @@ def freeze(
             begin tokens to the text vocabulary, which are to be trained.
 
     Raises:
-        ValueError: a part that the model does not have, more tokens than its vocabulary, or a
+        ValueError: no part, one that the model does not have, more tokens than its vocabulary, or a
             model that FSDP has divided.
     """
     parts = tuple(dict.fromkeys(parts))
@@ -136,6 +136,8 @@ def freeze(
 
 def _check(config: ModelConfig, parts: tuple[str, ...], tokens: Mapping[str, int]) -> None:
     valid = (*config.names, SHARED)
+    if not parts:
+        raise ValueError(f"nothing to freeze was named; choose from {', '.join(valid)}")
     if unknown := [p for p in (*parts, *tokens) if p not in valid]:
         raise ValueError(f"cannot freeze {unknown}; this model has {', '.join(valid)}")
     for name, count in tokens.items():
