@@ -10,10 +10,9 @@ from ..data.build import build
 from ..data.bundle import DataBundle
 from ..data.scenes.reader import SceneReader
 from ..generate import Generator
-from ..train.runs import Run, load_run
+from ..train.runs import load_run
 from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
-from .noise_levels import loss_by_noise_level
 from .plan import Plan, write_plan
 from .progress import Board
 from .report import write_report
@@ -73,7 +72,7 @@ def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
 def _after_training(
     plan: Plan, out: Path, bundle: DataBundle, samples: int, judged: int, board: Board
 ) -> None:
-    """Samples, facts and noise levels of the first seed's runs, where they are not there yet."""
+    """Samples and facts of the first seed's runs, where they are not there yet."""
     examples = bundle.validation_examples
     by_facts = judged > 0 and any(example.facts for example in examples)
     reader = None
@@ -81,8 +80,6 @@ def _after_training(
         if job.seed != plan.seeds[0] or job.config.model.mixer != "mamba":
             continue
         run = load_run(job.folder)
-        if run.model.diffusion is not None:
-            _save_noise_levels(run, bundle)
         generator = Generator(run.model, run.tokenizers)
         place = job.folder / "samples"
         if samples and not (place / "samples.json").is_file():
@@ -94,14 +91,3 @@ def _after_training(
             names = run.model.config.names
             found = judge(generator, examples, modalities=names, reader=reader, limit=judged)
             (job.folder / "facts.json").write_text(json.dumps(found, indent=1) + "\n")
-
-
-def _save_noise_levels(run: Run, bundle: DataBundle) -> None:
-    train = run.config.train
-    levels = loss_by_noise_level(
-        run.model,
-        bundle.validation,
-        batch_size=train.batch_size,
-        count=train.batch_size * train.evaluate_batches or len(bundle.validation),
-    )
-    (run.folder / "noise_levels.json").write_text(json.dumps(levels) + "\n")

@@ -7,18 +7,19 @@ from typing import Any
 
 __all__ = ["headline_rows", "interval_text", "markdown_table", "text_table"]
 
-HEADER = ("", "{baseline}", "{variant}", "gain", "FLOPs to match", "time to match")
+HEADER = ("", "FLOPs to match", "time to match", "{baseline}", "{variant}", "gain")
+"""The first two are shares of what the baseline spent."""
 
 
 def interval_text(value: float | None, interval: Sequence[float | None] | None) -> str:
-    """0.74 and [0.70, 0.78] -> "0.74 (0.70-0.78)"; None is "not reached" and an open end "…"."""
+    """0.74 and [0.7, 0.78] -> "74 % (70–78)"; None is "not reached" and an open end "…"."""
     if interval is None:
-        return "not reached" if value is None else f"{value:.2f}"
+        return "not reached" if value is None else f"{100 * value:.0f} %"
     low, high = interval
     if low is None:
         return "not reached"
-    ends = f"{low:.2f}–{'…' if high is None else f'{high:.2f}'}"
-    return f"{'not always' if value is None else f'{value:.2f}'} ({ends})"
+    ends = f"{100 * low:.0f}–{'…' if high is None else f'{100 * high:.0f}'}"
+    return f"{'not always' if value is None else f'{100 * value:.0f} %'} ({ends})"
 
 
 def headline_rows(comparison: Mapping[str, Any], variant: str) -> list[tuple[str, ...]]:
@@ -27,18 +28,12 @@ def headline_rows(comparison: Mapping[str, Any], variant: str) -> list[tuple[str
     base, other = (comparison["variants"][v] for v in (baseline, variant))
     rows = [tuple(cell.format(baseline=baseline, variant=variant) for cell in HEADER)]
     for name in comparison["modalities"]:
-        rows.append(
-            (
-                name,
-                f"{base['final_loss'][name]:.4f}",
-                f"{other['final_loss'][name]:.4f}",
-                f"{other['gain_percent'][name]:+.1f} %",
-                *(
-                    interval_text(other[key][name], other["intervals"][key][name])
-                    for key in ("relative_flops_to_match", "relative_seconds_to_match")
-                ),
-            )
+        spent = (
+            interval_text(other[key][name], other["intervals"][key][name])
+            for key in ("relative_flops_to_match", "relative_seconds_to_match")
         )
+        losses = (f"{v['final_loss'][name]:.4f}" for v in (base, other))
+        rows.append((name, *spent, *losses, f"{other['gain_percent'][name]:+.1f} %"))
     return rows
 
 

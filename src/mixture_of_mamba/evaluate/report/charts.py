@@ -11,7 +11,7 @@ import numpy as np
 
 from ..curves import Array, Curve
 
-__all__ = ["bars", "loss_curves", "series"]
+__all__ = ["bars", "flops_unit", "loss_curves", "series", "shown_variants"]
 
 #: Colours while drawing -> what stands in the page.
 _INK, _FAINT = "#010203", "#040506"
@@ -33,6 +33,12 @@ MOST_LINES = len(_LINES)
 """Variants that one drawing can tell apart."""
 
 
+def shown_variants(variants: Sequence[str], baseline: str) -> list[str]:
+    """Those that a drawing has room for: the baseline, the full mixture, and the first others."""
+    first = [name for name in (baseline, "mom") if name in variants]
+    return [*first, *(name for name in variants if name not in first)][:MOST_LINES]
+
+
 def loss_curves(
     title: str,
     curves: Mapping[str, Sequence[Curve]],
@@ -52,7 +58,7 @@ def loss_curves(
     """
     means = {name: _mean_curve(by_seed) for name, by_seed in curves.items()}
     spent = float(means[baseline][0][-1])
-    scale, unit = _flops_unit(spent)
+    scale, unit = flops_unit(spent)
 
     def paint(axes: Any) -> None:
         for i, (name, (flops, losses)) in enumerate(means.items()):
@@ -104,7 +110,7 @@ def _mean_curve(curves: Sequence[Curve]) -> tuple[Array, Array]:
 def _limits(axes: Any, means: Mapping[str, tuple[Array, Array]], baseline: str) -> None:
     """Leave out the steep beginning, which would flatten all that is to be seen."""
     flops, losses = means[baseline]
-    early = int(np.searchsorted(flops, 0.12 * flops[-1]))
+    early = int(np.searchsorted(flops, 0.18 * flops[-1]))
     low = min(float(y[-len(y) // 2 :].min()) for _, y in means.values())
     high = max(float(losses[min(early, len(losses) - 1)]), float(losses[-1]) * 1.001)
     room = 0.08 * (high - low) or 0.01
@@ -136,7 +142,7 @@ def _mark(
         arrow = {"arrowstyle": "<->", "color": colour, "lw": 1.0, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", xy=(x, level), xytext=(end, level), arrowprops=arrow)
         axes.annotate(
-            f"{ratio:.0%} of the FLOPs",
+            f"{100 * ratio:.0f} % of the FLOPs",
             xy=(x, level),
             xytext=(-5, 0),
             textcoords="offset points",
@@ -147,7 +153,8 @@ def _mark(
         )
 
 
-def _flops_unit(flops: float) -> tuple[float, str]:
+def flops_unit(flops: float) -> tuple[float, str]:
+    """A unit that makes the figure readable: its size and its name."""
     names = {9: "GFLOPs", 12: "TFLOPs", 15: "PFLOPs", 18: "EFLOPs", 21: "ZFLOPs"}
     exponent = min(max(int(np.log10(flops)) // 3 * 3, 9), 21)
     return 10.0**exponent, names[exponent]

@@ -7,17 +7,10 @@ from typing import Any
 
 from ..comparison import Comparison
 from ..tables import headline_rows, interval_text
-from .charts import MOST_LINES, loss_curves
+from .charts import loss_curves, shown_variants
 from .html import card, figure, section, table
 
-__all__ = ["headline", "losses", "ratio_cards", "shown_variants"]
-
-
-def shown_variants(figures: Mapping[str, Any]) -> list[str]:
-    """The variants that a drawing has room for: the baseline, the full mixture, and the first."""
-    names = list(figures["variants"])
-    first = [n for n in (figures["baseline"], "mom") if n in names]
-    return (first + [n for n in names if n not in first])[:MOST_LINES]
+__all__ = ["headline", "losses", "ratio_cards"]
 
 
 def ratio_cards(figures: Mapping[str, Any]) -> str:
@@ -30,14 +23,14 @@ def ratio_cards(figures: Mapping[str, Any]) -> str:
         ratio = variant["relative_flops_to_match"][modality]
         interval = variant["intervals"]["relative_flops_to_match"][modality]
         gain = variant["gain_percent"][modality]
-        value = "—" if ratio is None else f"{ratio:.0%}"
+        value = "—" if ratio is None else f"{100 * ratio:.0f} %"
         note = f"of {figures['baseline']}'s FLOPs to the same loss"
         if ratio is None:
             note = f"{figures['baseline']}'s final loss was not reached"
             if interval and interval[0] is not None:
                 note += " by every seed"
         elif interval and interval[1] is not None:
-            note += f" (seeds: {interval[0]:.0%} to {interval[1]:.0%})"
+            note += f" (interval {100 * interval[0]:.0f}–{100 * interval[1]:.0f})"
         note += f"; ends {abs(gain):.1f} % {'lower' if gain >= 0 else 'higher'}"
         better = ratio is not None and ratio < 1
         cards.append(card(f"{modality} · {name}", value, note, "good" if better else "bad"))
@@ -53,16 +46,16 @@ def headline(figures: Mapping[str, Any]) -> str:
     return section(
         "What it takes to match",
         *tables,
-        intro="Final validation losses (nats per token; squared error where a modality is "
-        "continuous), how much lower the variant ends, and the share of the baseline's training "
-        "FLOPs and seconds after which it has the baseline's final loss. In brackets: bootstrap "
-        "over seeds.",
+        intro="Share of the baseline's training FLOPs and seconds after which the variant has the "
+        "baseline's final loss (in brackets: bootstrap over seeds); final validation losses in "
+        "nats per token, or squared error where a modality is continuous; and how much lower the "
+        "variant ends.",
     )
 
 
 def losses(comparison: Comparison, figures: Mapping[str, Any]) -> str:
     """One drawing per modality."""
-    names = shown_variants(figures)
+    names = shown_variants(list(figures["variants"]), figures["baseline"])
     baseline = figures["baseline"]
     drawings = []
     for modality in figures["modalities"]:

@@ -12,6 +12,9 @@ from .html import audio, escape, image, section
 
 __all__ = ["gallery"]
 
+LONGEST = 160
+"""Characters of a text that a card shows."""
+
 
 def gallery(comparison: Comparison) -> str:
     """Real validation examples, each with what the variants generated for it."""
@@ -47,30 +50,37 @@ def _card(
     folder: Path,
     made: Mapping[str, tuple[Path, list[dict[str, Any]]]],
 ) -> str:
-    cells = [_media("real", entry, folder, entry["caption"])]
-    captions = []
+    """One example: its caption, pictures side by side, voices, and generated captions."""
+    caption = entry["caption"]
+    shown = {"real": (folder, entry)}
     for variant, (place, entries) in made.items():
-        if index < len(entries) and entries[index]["caption"] == entry["caption"]:
-            own = entries[index]
-            cells.append(_media(variant, own, place, f"{variant}: {entry['caption']}"))
-            for key, source in (("from_image", "sees"), ("from_audio", "hears")):
-                if own.get(key):
-                    captions.append(
-                        f'<div class="cell">{escape(variant)} {source}: '
-                        f'<span class="made">{escape(own[key])}</span></div>'
-                    )
+        if index < len(entries) and entries[index]["caption"] == caption:
+            shown[variant] = (place, entries[index])
+    pictures = "".join(
+        f'<div class="cell">{image(place / own["image"], f"{name}: {caption}")}{escape(name)}</div>'
+        for name, (place, own) in shown.items()
+        if own.get("image")
+    )
+    voices = "".join(
+        f'<div class="voice"><span>{escape(name)}</span>'
+        f"{audio(place / own['audio'], f'{name}: {caption}')}</div>"
+        for name, (place, own) in shown.items()
+        if own.get("audio")
+    )
+    said = "".join(
+        f'<div class="cell">{escape(name)} {verb}: '
+        f'<span class="made">{escape(_short(own[key]))}</span></div>'
+        for name, (_, own) in shown.items()
+        for key, verb in (("from_image", "sees"), ("from_audio", "hears"))
+        if own.get(key)
+    )
+    row = f'<div class="row">{pictures}</div>' if pictures else ""
     return (
-        f'<div class="sample"><blockquote>{escape(entry["caption"])}</blockquote>'
-        f'<div class="row">{"".join(cells)}</div>{"".join(captions)}</div>'
+        f'<div class="sample"><blockquote>{escape(_short(caption))}</blockquote>'
+        f"{row}{voices}{said}</div>"
     )
 
 
-def _media(label: str, entry: Mapping[str, Any], folder: Path, alt: str) -> str:
-    parts = []
-    if entry.get("image"):
-        parts.append(image(folder / entry["image"], alt))
-    if entry.get("audio"):
-        parts.append(audio(folder / entry["audio"], alt))
-    if not parts:
-        return ""
-    return f'<div class="cell">{"".join(parts)}{escape(label)}</div>'
+def _short(text: str) -> str:
+    """As much of a text as a card has room for."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ...train.metrics import read_metrics
 from ..comparison import Comparison
-from .charts import series
+from .charts import series, shown_variants
 from .html import figure, section, table
 
 __all__ = ["facts", "noise_levels"]
@@ -49,25 +52,39 @@ def facts(comparison: Comparison) -> str:
 
 
 def noise_levels(comparison: Comparison) -> str:
-    """Loss of continuous modalities from clean to noise."""
-    found = {n: by for n, by in _of_runs(comparison, "noise_levels.json").items() if by}
-    if not found:
-        return ""
+    """Loss of continuous modalities from clean to noise, at the end of training."""
+    names = shown_variants(comparison.plan.variants, comparison.plan.baseline)
+    found = {name: _final_levels(comparison, name) for name in names}
     drawings = []
-    for modality in next(iter(found.values())):
+    for modality in found[comparison.plan.baseline]:
         lines = {}
-        for name, by in list(found.items())[:6]:
-            levels = [(i, loss) for i, loss in enumerate(by[modality]) if loss is not None]
-            bins = len(by[modality])
-            lines[name] = ([(i + 0.5) / bins for i, _ in levels], [loss for _, loss in levels])
+        for name in names:
+            losses = found[name][modality]
+            place = (np.arange(len(losses)) + 0.5) / len(losses)
+            there = np.isfinite(losses)
+            lines[name] = (place[there].tolist(), losses[there].tolist())
         svg = series(modality, lines, "noise level (0 clean, 1 noise)", "squared error")
         drawings.append(figure(svg, f"{modality}: validation loss by noise level"))
+    if not drawings:
+        return ""
     return section(
         "Loss by noise level",
         f'<div class="charts">{"".join(drawings)}</div>',
         intro="Of the vectors of continuous modalities, in tenths of all levels; the same noise "
-        "for all variants.",
+        "for all variants; mean over seeds.",
     )
+
+
+def _final_levels(comparison: Comparison, variant: str) -> dict[str, np.ndarray]:
+    """By continuous modality the (levels,) losses of the last evaluation, mean over seeds; NaN
+    where a level had no position."""
+    by_seed: dict[str, list[list[float]]] = {}
+    for seed in comparison.seeds:
+        last = read_metrics(comparison.run_folder(variant, seed) / "metrics.jsonl")[-1]
+        for modality, losses in last.get("noise_levels", {}).items():
+            numbers = [np.nan if loss is None else loss for loss in losses]
+            by_seed.setdefault(modality, []).append(numbers)
+    return {modality: np.mean(rows, axis=0) for modality, rows in by_seed.items()}
 
 
 def _of_runs(comparison: Comparison, name: str) -> dict[str, Any]:
@@ -79,5 +96,6 @@ def _of_runs(comparison: Comparison, name: str) -> dict[str, Any]:
     return {v: json.loads(p.read_text()) for v, p in paths.items() if p.is_file()}
 
 
-def _share(share: dict[str, float]) -> str:
-    return f"{share['share']:.0%} ({share['low']:.0%}–{share['high']:.0%})"
+def _share(found: dict[str, float]) -> str:
+    share, low, high = (100 * found[key] for key in ("share", "low", "high"))
+    return f"{share:.0f} % ({low:.0f}–{high:.0f})"

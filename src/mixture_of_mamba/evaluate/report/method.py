@@ -7,6 +7,7 @@ from typing import Any
 
 from ..intervals import median_coverage
 from ..progress import clock
+from .charts import flops_unit
 from .html import escape, section, table
 
 __all__ = ["cost", "how_to_read", "provenance"]
@@ -34,12 +35,12 @@ def cost(figures: Mapping[str, Any]) -> str:
                 f"{v['flops_per_token']:,}",
                 f"{v['tokens_per_second']:,.0f}",
                 clock(v["seconds"]),
-                f"{v['flops']:.3g}",
+                _flops(v["flops"]),
             )
         )
     by_part = figures["variants"][figures["baseline"]]["flops_by_part"]
     total = sum(by_part.values())
-    shares = ", ".join(f"{part} {flops / total:.0%}" for part, flops in by_part.items())
+    shares = ", ".join(f"{part} {100 * flops / total:.0f} %" for part, flops in by_part.items())
     note = f"<p class='note'>FLOPs of one token (forward and backward): {escape(shares)}.</p>"
     return section(
         "What it costs",
@@ -51,16 +52,21 @@ def cost(figures: Mapping[str, Any]) -> str:
     )
 
 
+def _flops(flops: float) -> str:
+    scale, unit = flops_unit(flops)
+    return f"{flops / scale:.1f} {unit}"
+
+
 def how_to_read(figures: Mapping[str, Any]) -> str:
     """The metric's definition, its smoothing and what the seeds can bear."""
     n = len(figures["seeds"])
+    held = f"{100 * median_coverage(n):.0f} %"
     seeds = (
         "There is one seed, so there are no intervals; differences of a few per cent may be chance."
         if n == 1
         else f"Intervals are 95 % percentile bootstraps of the mean over {n} seeds, paired by "
         f"seed. They cannot leave the range of the seeds, and the range of {n} seeds holds the "
-        f"true median with probability {median_coverage(n):.0%}: read them as a spread, not as a "
-        "95 % certainty."
+        f"true median with probability {held}: read them as a spread, not as 95 % certainty."
     )
     texts = [
         "Relative FLOPs to match = training FLOPs of the variant when its smoothed validation "

@@ -30,7 +30,8 @@ def write_report(comparison: Comparison, figures: Mapping[str, Any]) -> Path:
     """
     path = comparison.folder / "report.html"
     temporary = path.with_suffix(".part")
-    temporary.write_text(_page(comparison, figures), encoding="utf-8")
+    page = _page(comparison, figures).replace(" %", "\N{NO-BREAK SPACE}%")
+    temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
     return path
 

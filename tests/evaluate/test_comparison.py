@@ -1,0 +1,157 @@
+"""comparison.json from runs whose losses are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixture_of_mamba.evaluate.comparison import load_comparison, write_comparison
+from mixture_of_mamba.evaluate.plan import Job, Plan, read_plan, write_plan
+from mixture_of_mamba.evaluate.tables import headline_rows, markdown_table, text_table
+
+from .runs import FLOPS_PER_STEP, TOKENS_PER_STEP, make_plan, write_run, write_runs
+
+SPEED = {0: 0.5, 1: 0.6}
+
+
+def loss(job: Job, modality: str, steps: np.ndarray) -> np.ndarray:
+    """The mixture reads text 2 x and 1.67 x as fast, and is always worse at pictures."""
+    if modality == "image":
+        return 3.0 + 5.0 / steps + (0.5 if job.variant == "mom" else 0.0)
+    speed = SPEED[job.seed] if job.variant == "mom" else 1.0
+    return 2.0 - 0.01 * steps / speed
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_runs(tmp_path, make_plan(), loss)
+    return tmp_path
+
+
+def test_figures_of_known_curves(folder: Path) -> None:
+    """Straight lines, which smoothing leaves alone: all figures are known exactly."""
+    figures = write_comparison(load_comparison(folder))
+    mom, dense = figures["variants"]["mom"], figures["variants"]["dense"]
+    assert dense["final_loss"]["text"] == pytest.approx(1.4)
+    assert mom["final_loss"]["text"] == pytest.approx(2 - 0.6 * (1 / 0.5 + 1 / 0.6) / 2)
+    assert mom["relative_flops_to_match"]["text"] == pytest.approx(0.55)
+    assert mom["relative_seconds_to_match"]["text"] == pytest.approx(0.55)
+    assert mom["by_seed"]["relative_flops_to_match"]["text"] == pytest.approx([0.5, 0.6])
+    assert mom["intervals"]["relative_flops_to_match"]["text"] == pytest.approx([0.5, 0.6])
+    gains = [100 * (1.4 - (2 - 0.6 / speed)) / 1.4 for speed in SPEED.values()]
+    assert mom["by_seed"]["gain_percent"]["text"] == pytest.approx(gains)
+    assert mom["gain_percent"]["text"] == pytest.approx(np.mean(gains))
+    assert mom["seconds"] == pytest.approx(30.0)
+    assert mom["tokens_per_second"] == pytest.approx(2 * TOKENS_PER_STEP)
+    assert mom["flops_per_token"] == round(FLOPS_PER_STEP / TOKENS_PER_STEP)
+
+
+def test_not_reached_is_null_in_the_file(folder: Path) -> None:
+    write_comparison(load_comparison(folder))
+    figures = json.loads((folder / "comparison.json").read_text())
+    mom = figures["variants"]["mom"]
+    assert mom["relative_flops_to_match"]["image"] is None
+    assert mom["intervals"]["relative_flops_to_match"]["image"] == [None, None]
+    assert mom["gain_percent"]["image"] < 0
+
+
+def test_the_file_has_the_fields_of_the_contract(folder: Path) -> None:
+    figures = write_comparison(load_comparison(folder))
+    assert figures["setting"] == "chameleon"
+    assert figures["baseline"] == "dense"
+    assert figures["seeds"] == [0, 1]
+    wanted = {"parameters", "active_parameters", "flops_per_token", "final_loss", "gain_percent"}
+    assert {*wanted, "relative_flops_to_match", "seconds"} <= figures["variants"]["mom"].keys()
+    dense, mom = (figures["variants"][v] for v in ("dense", "mom"))
+    assert mom["parameters"] > mom["active_parameters"] == dense["parameters"]
+    assert figures["command"] == "mom compare --out <here>"
+    assert "5 neighbouring evaluations" in figures["smoothing"]["statement"]
+
+
+def test_the_baseline_matches_itself_at_one(folder: Path) -> None:
+    dense = write_comparison(load_comparison(folder))["variants"]["dense"]
+    assert dense["relative_flops_to_match"] == {"text": 1.0, "image": 1.0}
+    assert dense["gain_percent"] == {"text": 0.0, "image": 0.0}
+
+
+def test_only_seeds_that_all_variants_have_finished_count(tmp_path: Path) -> None:
+    plan = make_plan()
+    write_plan(plan, tmp_path)
+    jobs = {job.name: job for job in plan.jobs(tmp_path)}
+    with pytest.raises(FileNotFoundError, match=r"still to do: dense-seed0, mom-seed0"):
+        load_comparison(tmp_path)
+    for name in ("dense-seed1", "mom-seed1", "dense-seed0"):
+        write_run(jobs[name], loss)
+    assert load_comparison(tmp_path).seeds == (1,)
+    figures = write_comparison(load_comparison(tmp_path))
+    assert figures["variants"]["mom"]["intervals"]["relative_flops_to_match"]["text"] is None
+
+
+def test_machine_and_versions_stay_those_of_the_training(folder: Path) -> None:
+    write_comparison(load_comparison(folder))
+    path = folder / "comparison.json"
+    figures = json.loads(path.read_text())
+    path.write_text(json.dumps(figures | {"machine": {"processor": "abacus"}}))
+    assert write_comparison(load_comparison(folder))["machine"] == {"processor": "abacus"}
+
+
+def test_tables(folder: Path) -> None:
+    rows = headline_rows(write_comparison(load_comparison(folder)), "mom")
+    assert rows[0] == ("", "FLOPs to match", "time to match", "dense", "mom", "gain")
+    assert rows[1][:4] == ("text", "55 % (50–60)", "55 % (50–60)", "1.4000")
+    assert rows[2][1] == "not reached"
+    lines = text_table(rows).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert markdown_table(rows).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+
+
+def test_a_plan_is_read_back_as_it_was(tmp_path: Path) -> None:
+    plan = make_plan(["dense", "mom", "in_proj+out_proj"], [3, 1])
+    write_plan(plan, tmp_path)
+    assert read_plan(tmp_path) == plan
+    assert [job.name for job in plan.jobs(tmp_path)][:4] == [
+        *("dense-seed3", "mom-seed3", "in_proj+out_proj-seed3", "dense-seed1")
+    ]
+
+
+def test_a_folder_of_another_comparison_is_refused(folder: Path) -> None:
+    plan = make_plan()
+    wider = replace(plan.config, model=replace(plan.config.model, d_model=32))
+    with pytest.raises(ValueError, match=r"model\.d_model: 16 -> 32.*another name"):
+        write_plan(replace(plan, config=wider), folder)
+    more = replace(plan, seeds=(0, 1, 2))
+    write_plan(more, folder)
+    assert read_plan(folder).seeds == (0, 1, 2)
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"plan\.json is missing"):
+        load_comparison(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ("dense",)}, "at least one other variant"),
+        ({"variants": ("dense", "mom", "mom")}, "mom appears twice"),
+        ({"baseline": "transformer"}, "needs the baseline 'transformer'"),
+        ({"variants": ("dense", "half")}, "no variant 'half'; choose from dense, mom"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"seeds": (1, 1)}, "1 appears twice"),
+        ({"smoothing": 0}, "at least 1"),
+    ],
+)
+def test_plans_that_cannot_be_run_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(make_plan(), **changes)  # type: ignore[arg-type]
+
+
+def test_curves_get_enough_points() -> None:
+    plan: Plan = make_plan(steps=1500)
+    often = replace(plan.config, train=replace(plan.config.train, evaluate_every=250))
+    assert replace(plan, config=often).with_enough_points().config.train.evaluate_every == 50
+    assert plan.with_enough_points().config.train.evaluate_every == 2

@@ -1,0 +1,214 @@
+"""A comparison from the command line to the page, on real data, with tiny models."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import wave
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mixture_of_mamba.cli.main import main
+from mixture_of_mamba.data.build import build
+from mixture_of_mamba.evaluate.curves import read_curves
+from mixture_of_mamba.evaluate.loss import validation_loss
+from mixture_of_mamba.evaluate.plan import Job, read_plan
+from mixture_of_mamba.evaluate.progress import Board
+from mixture_of_mamba.evaluate.runner import RunFailed, run_jobs
+from mixture_of_mamba.train.metrics import read_metrics
+from mixture_of_mamba.train.runs import load_run
+
+CONFIG = {
+    "data": {
+        "setting": "chameleon_speech",
+        "scenes": 60,
+        "validation_fraction": 0.2,
+        "text_vocabulary": 300,
+        "image_steps": 20,
+        "image_codes": 32,
+        "speech_units": 16,
+        "window": 256,
+    },
+    "model": {"d_model": 16, "n_layers": 1},
+    "train": {
+        "steps": 40,
+        "batch_size": 2,
+        "warmup": 4,
+        "log_every": 4,
+        "evaluate_batches": 4,
+        "tensorboard": False,
+        "device": "cpu",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+    """A finished comparison: its folder, the command's arguments, and what it printed."""
+    base = tmp_path_factory.mktemp("study")
+    CONFIG["data"]["cache"] = str(base / "cache")  # type: ignore[index]
+    (base / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    out = base / "out"
+    arguments = ["compare", "-c", str(base / "tiny.yaml"), "--seeds", "0", "--out", str(out)]
+    arguments += ["--samples", "2", "--judged", "2", "--jobs", "2"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(arguments) == 0
+    return out, arguments, printed.getvalue()
+
+
+class Page(HTMLParser):
+    """Text, sources and balance of a page."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [v or "" for k, v in attrs if k in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [v or "" for k, v in attrs if k in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_it_prints_a_table_and_the_path_of_the_page(study: tuple[Path, list[str], str]) -> None:
+    out, _, printed = study
+    assert re.search(r"^ +FLOPs to match +time to match +dense +mom +gain$", printed, re.MULTILINE)
+    for modality in ("text", "image", "speech"):
+        assert re.search(rf"^{modality} .* %$", printed, re.MULTILINE)
+    assert f"report: {out / 'report.html'}" in printed
+
+
+def test_the_page_holds_everything_itself(study: tuple[Path, list[str], str]) -> None:
+    out, _, _ = study
+    page = Page((out / "report.html").read_text())
+    assert page.open == []
+    # what is outside is neither fetched nor linked; drawings refer to their own parts
+    assert all(s.startswith(("data:image/png;base64,", "data:audio/wav;base64,", "#"))
+               for s in page.sources)  # fmt: skip
+    pictures = [s for s in page.sources if s.startswith("data:image/png")]
+    voices = [s for s in page.sources if s.startswith("data:audio/wav")]
+    assert len(pictures) == 4 + 2 * 2  # real ones; two samples of dense and of mom
+    assert 4 <= len(voices) <= 4 + 2 * 2  # an untrained model may say nothing
+    for title in ("What it takes to match", "Loss over training FLOPs", "What it costs", "Samples",
+                  "Is it right?", "How to read it", "Where it comes from"):  # fmt: skip
+        assert title in page.text
+    assert read_plan(out).command in page.text
+
+
+def test_the_comparison_is_fair(study: tuple[Path, list[str], str]) -> None:
+    """The same FLOPs, tokens and steps; and the first losses differ only by the further experts."""
+    out, _, _ = study
+    figures = json.loads((out / "comparison.json").read_text())
+    dense, mom = (figures["variants"][v] for v in ("dense", "mom"))
+    for key in ("flops_per_token", "flops", "tokens"):
+        assert dense[key] == mom[key]
+    plan = read_plan(out)
+    lines = {job.variant: read_metrics(job.folder / "metrics.jsonl") for job in plan.jobs(out)}
+    rates = {v: [line["learning_rate"] for line in by] for v, by in lines.items()}
+    assert rates["dense"] == rates["mom"]
+    first = {v: by[0]["loss"] for v, by in lines.items()}
+    assert first["dense"] == pytest.approx(first["mom"], rel=0.02)
+
+
+def test_runs_are_evaluated_often_enough(study: tuple[Path, list[str], str]) -> None:
+    out, _, _ = study
+    curves = read_curves(out / "mom-seed0")
+    assert {len(curve.flops) for curve in curves.values()} == {40}
+
+
+def test_the_same_command_again_trains_nothing(
+    study: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, arguments, printed = study
+    before = (out / "mom-seed0" / "metrics.jsonl").stat().st_mtime_ns
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "mom-seed0: finished before, kept" in said.err
+    assert said.out == printed
+    assert (out / "mom-seed0" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_report_rebuilds_the_page(
+    study: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _, printed = study
+    before = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    (out / "comparison.json").rename(out / "before.json")
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out == printed
+    assert (out / "report.html").read_text() == before
+    assert (out / "comparison.json").read_text() == (out / "before.json").read_text()
+
+
+def test_validation_loss_is_what_the_run_logged(study: tuple[Path, list[str], str]) -> None:
+    out, _, _ = study
+    run = load_run(out / "mom-seed0")
+    windows = build(run.config.data, progress=False).validation
+    logged = read_metrics(run.folder / "metrics.jsonl")[-1]["losses"]
+    assert validation_loss(run, windows) == pytest.approx(logged, rel=1e-5)
+    everything = validation_loss(run, windows, batches=0)
+    assert everything == validation_loss(run, windows, batches=0)
+    assert everything != pytest.approx(logged, rel=1e-5)
+
+
+def test_samples_are_files_that_can_be_opened(study: tuple[Path, list[str], str]) -> None:
+    from PIL import Image
+
+    out, _, _ = study
+    real = json.loads((out / "examples" / "examples.json").read_text())
+    made = json.loads((out / "mom-seed0" / "samples" / "samples.json").read_text())
+    assert [e["caption"] for e in made] == [e["caption"] for e in real[:2]]
+    for folder, entry in ((out / "examples", real[0]), (out / "mom-seed0" / "samples", made[0])):
+        assert np.asarray(Image.open(folder / entry["image"])).shape == (32, 32, 3)
+    with wave.open(str(out / "examples" / real[0]["audio"])) as file:
+        assert file.getnframes() > 0.2 * file.getframerate()
+
+
+def test_a_failing_run_stops_the_others_and_says_why(
+    study: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
+    out, _, _ = study
+    config = read_plan(out).config.to_dict()
+    jobs = []
+    for name, changes in (("bad", {"learning_rate": 1e30}), ("good", {"steps": 100_000})):
+        plain = config | {"train": config["train"] | {"warmup": 0} | changes}
+        jobs.append(Job(name, 0, tmp_path / name, type(read_plan(out).config).from_dict(plain)))
+        (tmp_path / "configs").mkdir(exist_ok=True)
+        (tmp_path / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(plain))
+    with pytest.raises(RunFailed, match=r"run bad failed \(exit code 1\): mom train: .*step") as e:
+        run_jobs(jobs, tmp_path, at_a_time=2, board=Board(stream=io.StringIO()))
+    assert str(tmp_path / "logs" / "bad.log") in str(e.value)
+    said = (tmp_path / "logs" / "good.log").read_text()
+    assert "stopped at step" in said and "with a checkpoint" in said
+
+
+def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert main(["compare", "-c", "demo", "--out", out, "--variants", "dense", "mon"]) == 1
+    assert "there is no variant 'mon'" in capsys.readouterr().err
+    assert main(["report", out]) == 1
+    assert "plan.json is missing" in capsys.readouterr().err
+    assert main(["compare", "-c", "demo", "--out", out, "--jobs", "0"]) == 1
+    assert "at least one run at a time" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
