@@ -169,9 +169,7 @@ def test_a_dropped_caption_is_an_image_alone() -> None:
 def test_clean_values_are_context_without_loss() -> None:
     model = awake(model_of())
     batch = batch_of([[image_first(1)]])
-    first, second = (
-        model(replace(batch, seed=s), clean=True, return_logits=True) for s in (1, 2)
-    )
+    first, second = (model(replace(batch, seed=s), clean=True, return_logits=True) for s in (1, 2))
     assert torch.equal(first.logits, second.logits)  # no noise
     assert first.losses["image"].isnan()
     logits, _ = model.advance(
