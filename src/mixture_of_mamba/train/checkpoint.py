@@ -217,13 +217,15 @@ def _gather(fabric: Fabric, value: Any) -> list[Any]:
 
 
 def on_first(fabric: Fabric, act: Callable[[], None]) -> None:
-    """Run on the first process; an error there is raised on all, so that none waits for ever."""
+    """Run on the first process; an error is raised there, and the others end without a word."""
     error: Exception | None = None
     if fabric.global_rank == 0:
         try:
             act()
         except (OSError, ValueError) as caught:
             error = caught
-    error = fabric.broadcast(error, src=0) if fabric.world_size > 1 else error
+    failed = fabric.broadcast(error is not None, src=0) if fabric.world_size > 1 else False
     if error is not None:
         raise error
+    if failed:
+        raise SystemExit(1)

@@ -14,7 +14,7 @@ from .objective import Objective
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["make_fabric", "sum_over_ranks"]
+__all__ = ["leave", "make_fabric", "sum_over_ranks"]
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -31,7 +31,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
             "training needs the package 'lightning', which is not installed; "
             "install it with: pip install 'mixture-of-mamba[train]'"
         ) from error
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     device = config.device
     if device == "auto":
@@ -72,6 +73,12 @@ def _shard(objective: Objective, mesh: Any) -> Objective:
         register_fsdp_forward_method(block, "forward_rows")  # what the backbone calls
     fully_shard(objective, mesh=ranks)
     return objective
+
+
+def leave(fabric: Fabric) -> None:
+    """Part from the other processes in good order; the backend's threads end with the group."""
+    if fabric.world_size > 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def sum_over_ranks(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from ..models import MultimodalModel
 from ..models.flops import flops_per_token
 from .checkpoint import checkpoints, load_checkpoint, on_first, save_checkpoint
 from .config import RunConfig, model_config
-from .distributed import make_fabric, sum_over_ranks
+from .distributed import leave, make_fabric, sum_over_ranks
 from .evaluation import validation_losses
 from .gradients import step_gradients
 from .interrupt import Interrupt
@@ -94,13 +94,16 @@ def train(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     folder = Path(folder)
-    on_first(fabric, lambda: prepare_folder(folder, config, resume=resume))
-    with fabric.rank_zero_first():
-        data = build(config.data)
-    if fabric.global_rank == 0 and not (folder / "tokenizers").is_dir():
-        data.tokenizers.save(folder / "tokenizers")
-    with Interrupt() as interrupt:
-        return _Training(fabric, config, folder, data, on_evaluation, interrupt).run()
+    try:
+        on_first(fabric, lambda: prepare_folder(folder, config, resume=resume))
+        with fabric.rank_zero_first():
+            data = build(config.data)
+        if fabric.global_rank == 0 and not (folder / "tokenizers").is_dir():
+            data.tokenizers.save(folder / "tokenizers")
+        with Interrupt() as interrupt:
+            return _Training(fabric, config, folder, data, on_evaluation, interrupt).run()
+    finally:
+        leave(fabric)
 
 
 class _Training:
