@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,9 @@ def test_put_and_concatenate_are_row_wise(model: MultimodalModel) -> None:
             assert torch.equal(ours.ssm[row], theirs.ssm[index])
             assert torch.equal(ours.conv[row], theirs.conv[index])
     assert mixed.position.tolist() == [9, 6, 9]
+    assert mixed.document is None
+    numbered = (replace(c, document=torch.arange(c.batch) + start) for c, start in ((a, 1), (b, 8)))
+    assert next(numbered).put([2, 0], next(numbered)).document.tolist() == [9, 2, 8]
     both = Cache.concatenate([a, b])
     assert both.position.tolist() == [6, 6, 6, 9, 9]
     assert torch.equal(both[1].ssm[3:], b[1].ssm)

@@ -276,3 +276,7 @@ def test_wrong_requests_are_refused(model: MultimodalModel, layout: Layout) -> N
         replace(layout, names=("a", "b", "c"))
     with pytest.raises(RuntimeError, match="call start first"):
         CachedDecoder(model).cache([0])
+    decoder = CachedDecoder(model)
+    decoder.start([prompt, prompt])
+    with pytest.raises(ValueError, match=r"have \[3, 2\] tokens; extend by equally many"):
+        decoder.extend([0, 1], [prompt, random_sequence(2, seed=1)])

@@ -69,6 +69,10 @@ class CachedDecoder:
         return logits
 
     def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
+        if len({len(part) for part in parts}) > 1:  # padding would stand between state and part
+            raise ValueError(
+                f"the parts have {[len(p) for p in parts]} tokens; extend by equally many"
+            )
         before = self._present.select(rows)
         logits, after = self._read(left_pad(parts), before)
         self._cache = self._present.put(rows, after)

@@ -118,6 +118,9 @@ class Cache:
         rows = torch.as_tensor(indices, device=self.position.device)
         check_state(other, self.config, len(rows), self.dtype)
         pairs = zip(self.blocks, other.blocks, strict=True)
+        document = None
+        if self.document is not None and other.document is not None:
+            document = self.document.index_copy(0, rows, other.document)
         return replace(
             self,
             blocks=tuple(
@@ -125,6 +128,7 @@ class Cache:
                 for a, b in pairs
             ),
             position=self.position.index_copy(0, rows, other.position),
+            document=document,
         )
 
     @classmethod
