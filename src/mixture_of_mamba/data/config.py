@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mixture_of_mamba.data.latents import SOURCES
+
 __all__ = ["MODALITIES", "DataConfig"]
 
 MODALITIES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -92,10 +94,10 @@ class DataConfig:
                 raise ValueError(f"{name} is {value}; it must lie in {low:g}..{high:g}")
         if self.patch not in (2, 4, 8):
             raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
-        if self.latents not in ("patches", "autoencoder") and not Path(self.latents).is_dir():
+        if self.latents not in SOURCES and not Path(self.latents).is_dir():
             raise ValueError(
-                f"latents is {self.latents!r}; choose 'patches', 'autoencoder', or the folder of a "
-                "diffusers AutoencoderKL"
+                f"latents is {self.latents!r}; choose from {', '.join(SOURCES)}, or give the "
+                "folder of a diffusers AutoencoderKL"
             )
         if self.image_size % 8:
             raise ValueError(

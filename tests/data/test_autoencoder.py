@@ -1,0 +1,161 @@
+"""Latents of KL autoencoders: trained here, and any diffusers AutoencoderKL from a folder."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mixture_of_mamba.data.build import build
+from mixture_of_mamba.data.latents import load_codec, make_codec
+from mixture_of_mamba.data.latents.autoencoder import Autoencoder, train
+from mixture_of_mamba.data.scenes.digits import load_handwriting
+from mixture_of_mamba.data.scenes.scene import make_scenes
+from tests.helpers.tiny_data import tiny_config
+
+
+@cache
+def pictures(count: int = 64) -> np.ndarray:
+    scenes = make_scenes(count, load_handwriting(0)["train"], "train", 0)
+    return np.stack([scene.image for scene in scenes])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny AutoencoderKL as diffusers saves it: RGB in, 4 channels at half the side."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    net: Any = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+    path = tmp_path_factory.mktemp("autoencoder")
+    net.save_pretrained(path)
+    return path
+
+
+def test_training_learns_to_rebuild_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixture_of_mamba.data.latents.autoencoder.BATCH", 12)
+    errors: dict[int, float] = {}
+    net = train(pictures(), steps=60, seed=0, report=errors.__setitem__)
+    assert errors[59] < 0.3 * errors[0]
+    codec = Autoencoder.measured(net, pictures(), patch=4)
+    assert (codec.tokens, codec.dim) == (64, 8)
+    z = codec.encode(pictures())
+    assert z.dtype == np.float32
+    assert z.shape == (64, 64, 8)
+    assert abs(z.mean()) < 1e-3
+    assert abs(z.std() - 1) < 1e-3
+    again = codec.decode(z)
+    assert again.dtype == np.uint8
+    x = pictures() / 255.0
+    assert np.mean((again / 255.0 - x) ** 2) < 0.7 * np.mean((x - x.mean((0, 1, 2))) ** 2)
+
+
+def test_training_is_decided_by_its_seed() -> None:
+    first, again = (train(pictures(), steps=2, seed=3).state_dict() for _ in range(2))
+    other = train(pictures(), steps=2, seed=4).state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def test_any_diffusers_autoencoder_loads_from_its_folder(folder: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    codec = make_codec(pictures(), tiny_config("transfusion", latents=str(folder), patch=4))
+    assert (codec.tokens, codec.dim) == (64, 4 * 2 * 2)  # 2x2 latents of 2 pixels each
+    z = codec.encode(pictures())
+    net: Any = AutoencoderKL.from_pretrained(folder).eval()
+    with torch.no_grad():
+        x = torch.from_numpy(pictures()[:1]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        raw = net.encode(x).latent_dist.mean[0]  # (4, 16, 16)
+    scale = codec._std[:, None, None], codec._mean[:, None, None]  # type: ignore[attr-defined]
+    token = z[0, 9].reshape(2, 2, 4).transpose(2, 0, 1) * scale[0] + scale[1]
+    np.testing.assert_allclose(token, raw[:, 2:4, 2:4].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_saved_encodes_and_decodes_the_same(folder: Path, tmp_path: Path) -> None:
+    codec = make_codec(pictures(), tiny_config("transfusion", latents=str(folder), patch=8))
+    codec.save(tmp_path)
+    loaded = load_codec(codec.source, tmp_path)
+    z = codec.encode(pictures(8))
+    assert np.array_equal(z, loaded.encode(pictures(8)))
+    assert np.array_equal(codec.decode(z), loaded.decode(z))
+
+
+def test_runs_take_latents_of_a_folder(folder: Path) -> None:
+    bundle = build(tiny_config("transfusion", latents=str(folder), patch=4), progress=False)
+    assert bundle.tokenizers.modalities[1] == ("image", "continuous", 16)
+    values = bundle.train.batch([0]).values["image"]
+    assert values.shape[1] == 16
+    assert abs(float(values.std()) - 1) < 0.3
+
+
+def test_a_patch_must_fit_the_autoencoder(folder: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    net: Any = AutoencoderKL.from_pretrained(folder)
+    with pytest.raises(ValueError, match="one latent of this autoencoder covers 2 pixels"):
+        Autoencoder(net, 32, 3, np.zeros(4), np.ones(4))
+    with pytest.raises(ValueError, match="divide the picture \\(30 pixels\\)"):
+        Autoencoder(net, 30, 4, np.zeros(4), np.ones(4))
+    with pytest.raises(ValueError, match="the autoencoder has 4 latent channels"):
+        Autoencoder(net, 32, 4, np.zeros(3), np.ones(3))
+
+
+def test_wrong_shapes_are_named(folder: Path) -> None:
+    codec = make_codec(pictures(), tiny_config("transfusion", latents=str(folder), patch=4))
+    with pytest.raises(ValueError, match=r"images have shape \(2, 16, 16, 3\)"):
+        codec.encode(np.zeros((2, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"latents have shape \(2, 64, 4\)"):
+        codec.decode(np.zeros((2, 64, 4), np.float32))
+
+
+def test_bad_folders_are_named(folder: Path, tmp_path: Path) -> None:
+    def codec_of(path: Path) -> None:
+        make_codec(pictures(), tiny_config("transfusion", latents=str(path), patch=4))
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        codec_of(empty)
+    config = json.loads((folder / "config.json").read_text())
+    (empty / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match=r"no \.safetensors weights"):
+        codec_of(empty)
+    weights = (folder / "diffusion_pytorch_model.safetensors").read_bytes()
+    (empty / "diffusion_pytorch_model.safetensors").write_bytes(weights[:1000])
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        codec_of(empty)
+    (empty / "diffusion_pytorch_model.safetensors").write_bytes(weights)
+    (empty / "config.json").write_text(json.dumps({**config, "latent_channels": 8}))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        codec_of(empty)
+    (empty / "config.json").write_text(json.dumps({**config, "_class_name": "VQModel"}))
+    with pytest.raises(ValueError, match="holds a VQModel; an AutoencoderKL is needed"):
+        codec_of(empty)
+
+
+def test_channels_must_be_folded_rgb() -> None:
+    from diffusers import AutoencoderKL
+
+    net: Any = AutoencoderKL(
+        in_channels=4, out_channels=4, block_out_channels=(8,), norm_num_groups=4
+    )
+    with pytest.raises(ValueError, match="4 input and 4 output channels"):
+        Autoencoder(net, 32, 4, np.zeros(4), np.ones(4))
+
+
+def test_an_unknown_source_is_named() -> None:
+    with pytest.raises(ValueError, match="latents is 'vae'; choose from patches, autoencoder"):
+        tiny_config("transfusion", latents="vae")
