@@ -10,7 +10,6 @@ import torch
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.interop import Upcycled, load_dense, merge, save_transformers, upcycle
-from mixture_of_mamba.models.freezing import freeze
 
 TEXT = 41
 
@@ -158,38 +157,6 @@ def test_without_freezing_training_on_images_does_change_text() -> None:
     before = text_logits(result.model)
     train(result.model, steps=1)
     assert not torch.equal(text_logits(result.model), before)
-
-
-def test_frozen_rows_weigh_nothing_in_the_gradient_norm() -> None:
-    model = upcycle(dense(), ["text", NEW[0]]).model
-    frozen = freeze(model, ["text"])
-    model(mixed_batch(model, 0)).loss.backward()
-    for name, rows in frozen.rows.items():
-        gradient = model.get_parameter(name).grad
-        assert gradient is not None
-        assert not gradient[rows].any()
-        others = torch.ones(len(gradient), dtype=torch.bool).index_fill(0, rows, False)
-        assert gradient[others].any(), name
-    assert model.backbone.norm.weight.grad is not None  # "shared" was not asked for
-
-
-def test_all_modalities_frozen_freezes_the_stack() -> None:
-    model = upcycle(dense(), ["text", NEW[0]]).model
-    frozen = freeze(model, ["text", "image", "shared"])
-    assert not frozen.rows
-    assert not any(p.requires_grad for p in model.parameters())
-    frozen.release()
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_freezing_what_is_not_there_is_refused() -> None:
-    model = dense()
-    with pytest.raises(ValueError, match=r"cannot freeze \['video'\]; this model has text, shared"):
-        freeze(model, ["video"])
-    with pytest.raises(ValueError, match="nothing to freeze was named; choose from text, shared"):
-        freeze(model, [])
-    with pytest.raises(ValueError, match="its vocabulary has 41 entries"):
-        freeze(model, ["text"], tokens={"text": 42})
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ __all__ = ["SHARED", "Frozen", "freeze"]
 SHARED = "shared"
 
 
-@dataclass
+@dataclass(eq=False)
 class Frozen:
     """What `freeze` holds; `release` lets everything train again.
 
@@ -41,7 +42,6 @@ class Frozen:
     rows: dict[str, Tensor] = field(default_factory=dict)
     _whole: list[weakref.ref[nn.Parameter]] = field(default_factory=list, repr=False)
     _kept: list[_KeptRows] = field(default_factory=list, repr=False)
-    _handle: torch.utils.hooks.RemovableHandle | None = field(default=None, repr=False)
 
     def release(self) -> None:
         """Let everything train again."""
@@ -50,8 +50,6 @@ class Frozen:
                 parameter.requires_grad_(True)
         for kept in self._kept:
             kept.hook.remove()
-        if self._handle is not None:
-            self._handle.remove()
         self._kept.clear()
 
     def restore(self) -> None:
@@ -59,13 +57,27 @@ class Frozen:
         for kept in self._kept:
             kept.restore()
 
-    def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for kept in self._kept:
+
+#: What is frozen in this process; entries of models that are gone are dropped at the next step.
+_ACTIVE: list[Frozen] = []
+
+
+def _after_step(optimizer: Optimizer, args: object, kwargs: object) -> None:
+    """Put back what this optimizer has moved. Registered once, for all optimizers."""
+    if not _ACTIVE:
+        return
+    mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for frozen in list(_ACTIVE):
+        for kept in frozen._kept:
             if id(kept.parameter()) in mine:
                 kept.restore()
-        if all(kept.parameter() is None for kept in self._kept) and self._handle is not None:
-            self._handle.remove()  # the model is gone
+        if all(kept.parameter() is None for kept in frozen._kept):
+            _ACTIVE.remove(frozen)
+
+
+@cache
+def _watch_optimizers() -> None:
+    register_optimizer_step_post_hook(_after_step)
 
 
 class _KeptRows:
@@ -130,7 +142,8 @@ def freeze(
         else:
             frozen.rows[name] = rows
             frozen._kept.append(_KeptRows(parameter, rows))
-    frozen._handle = register_optimizer_step_post_hook(frozen._after_step)
+    _watch_optimizers()
+    _ACTIVE.append(frozen)
     return frozen
 
 

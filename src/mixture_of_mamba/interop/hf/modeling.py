@@ -6,112 +6,20 @@ of a token is therefore known from its id, and `modality_ids` may be left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers import DynamicCache, GenerationMixin
 
 from ...layers import MambaBlock, RMSNorm
+from ...ops import Routing
+from .base import MixtureOfMambaPreTrainedModel
 from .configuration import MixtureOfMambaConfig
+from .outputs import BackboneOutput, CausalLMOutput
 from .states import make_routing, read_state, write_state
 
-__all__ = [
-    "CausalLMOutput",
-    "MixtureOfMambaForCausalLM",
-    "MixtureOfMambaModel",
-    "MixtureOfMambaPreTrainedModel",
-]
-
-#: How transformers marks parameters that have their values.
-_DONE = "_is_hf_initialized"
-
-
-@dataclass
-class BackboneOutput(ModelOutput):  # type: ignore[misc]
-    """What MixtureOfMambaModel gives.
-
-    Attributes:
-        last_hidden_state: (b, t, d) after the final norm.
-        cache_params: state of every block after the tokens.
-        hidden_states: (b, t, d) before each block and after the final norm.
-        documents: (b, t) document of each token, where the batch has several.
-    """
-
-    last_hidden_state: Tensor | None = None
-    cache_params: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    documents: Tensor | None = None
-
-
-@dataclass
-class CausalLMOutput(ModelOutput):  # type: ignore[misc]
-    """What MixtureOfMambaForCausalLM gives.
-
-    Attributes:
-        loss: scalar, where labels were given.
-        logits: (b, t, joint vocabulary) float32.
-        cache_params: state of every block after the tokens.
-        hidden_states: (b, t, d) before each block and after the final norm.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    cache_params: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-class MixtureOfMambaPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What both models share: configuration, initial values, and what transformers asks about."""
-
-    config_class = MixtureOfMambaConfig
-    base_model_prefix = "backbone"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["MambaBlock"]  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["A_log", "D"]  # noqa: RUF012
-    _is_stateful = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initial values of what a checkpoint did not bring; transformers asks module by module.
-
-        What a parameter of a block starts as depends on its place in it, so that the whole block is
-        drawn, and what was loaded (or drawn before) is put back.
-        """
-        if isinstance(module, nn.Embedding | nn.Linear):
-            init.normal_(module.weight, std=self.config.initializer_range)
-            return
-        for block in getattr(self, "layers", ()):
-            if any(module is part for part in block.modules()):
-                kept = {
-                    name: p.detach().clone()
-                    for name, p in block.named_parameters()
-                    if getattr(p, _DONE, False)
-                }
-                block.init_weights(residual_branches=self.config.num_hidden_layers)
-                for name, p in block.named_parameters():
-                    p.copy_(kept.get(name, p))
-                    setattr(p, _DONE, True)
-                return
-        if isinstance(module, RMSNorm):
-            init.ones_(module.weight)
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
-        """Only asked for by callers that change nothing; the vocabulary belongs to modalities.
-
-        Raises:
-            ValueError: another size is asked for.
-        """
-        size = args[0] if args else kwargs.get("new_num_tokens")
-        if size not in (None, self.config.vocab_size):
-            raise ValueError(
-                f"the vocabulary of {self.config.vocab_size} tokens is that of the modalities and "
-                "cannot be resized here; interop.upcycle appends tokens and modalities"
-            )
-        return self.get_input_embeddings()
+__all__ = ["MixtureOfMambaForCausalLM", "MixtureOfMambaModel"]
 
 
 class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
@@ -179,27 +87,33 @@ class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
             document_ids=document_ids,
             continues=read_state(cache_params, 0) is not None,
         )
-        rows = routing.to_rows(x)
-        seen = []
+        default = self.config.output_hidden_states
+        seen: list[Tensor] | None = None
+        if default if output_hidden_states is None else output_hidden_states:
+            seen = []
+        last = routing.to_time(self._blocks(routing.to_rows(x), routing, cache_params, seen))
+        states = None if seen is None else (*(routing.to_time(rows) for rows in seen), last)
+        output = BackboneOutput(last, cache_params, states, documents)
+        plain = not (self.config.return_dict if return_dict is None else return_dict)
+        return output.to_tuple() if plain else output
+
+    def _blocks(
+        self, rows: Tensor, routing: Routing, cache: Any, seen: list[Tensor] | None
+    ) -> Tensor:
+        """All blocks and the norm; the cache is moved on, and what enters each block is kept in
+        `seen` where there is such a list."""
         for i, block in enumerate(self.layers):
-            seen.append(rows)
-            before = read_state(cache_params, i)
+            if seen is not None:
+                seen.append(rows)
+            before = read_state(cache, i)
             if self.gradient_checkpointing and self.training:
                 recompute: Any = self._gradient_checkpointing_func
                 rows, after = recompute(block.forward_rows, rows, routing, before)
             else:
                 rows, after = block.forward_rows(rows, routing, before)  # type: ignore[operator]
-            if cache_params is not None:
-                write_state(cache_params, i, after)
-        rows = self.norm_f(rows)
-        wanted = output_hidden_states
-        if self.config.output_hidden_states if wanted is None else wanted:
-            states = tuple(routing.to_time(r) for r in [*seen, rows])
-        else:
-            states = None
-        output = BackboneOutput(routing.to_time(rows), cache_params, states, documents)
-        plain = not (self.config.return_dict if return_dict is None else return_dict)
-        return output.to_tuple() if plain else output
+            if cache is not None:
+                write_state(cache, i, after)
+        return self.norm_f(rows)
 
     def _modalities(self, input_ids: Tensor | None, embeds: Tensor | None) -> Tensor:
         if input_ids is not None:
