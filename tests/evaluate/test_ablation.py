@@ -49,7 +49,7 @@ def test_synergy_of_known_gains(tmp_path: Path) -> None:
     assert found["splits"]["in_proj+out_proj"]["gain_percent"]["image"] == pytest.approx(7.0)
     rows = ablation_rows(figures)
     assert len(rows) == 17 and len({len(row) for row in rows}) == 1
-    assert rows[1][0] == "none (dense)" and rows[1][2] == "+0.00 %"
+    assert rows[1][0] == "none (dense)" and rows[1][2] == "0.00 %"
     assert synergy_rows(figures)[1][-3:] == ("+8.00 %", "+10.00 %", "+2.00 %")
     page = write_report(comparison, figures).read_text()
     assert "Which projections to split" in page

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .tables import interval_text
+from .tables import interval_text, percent_text
 from .variants import PROJECTION_ORDER, all_splits
 
 __all__ = ["Synergy", "ablation", "ablation_rows", "is_ablation", "synergy", "synergy_rows"]
@@ -91,7 +91,7 @@ def ablation_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
         row = [{"dense": "none (dense)", "mom": "all four (mom)"}.get(split, split)]
         row.append(f"{variant['parameters']:,}")
         for modality in names:
-            row.append(f"{variant['gain_percent'][modality]:+.2f} %")
+            row.append(percent_text(variant["gain_percent"][modality], 2))
             row.append(interval_text(variant["relative_flops_to_match"][modality], None))
         rows.append(tuple(row))
     return rows
@@ -103,5 +103,5 @@ def synergy_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for modality in figures["modalities"]:
         s = synergy(figures, modality)
         gains = (*s.singles.values(), s.sum_of_singles, s.joint, s.excess)
-        rows.append((modality, *(f"{gain:+.2f} %" for gain in gains)))
+        rows.append((modality, *(percent_text(gain, 2) for gain in gains)))
     return rows

@@ -161,7 +161,7 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
         "parameters": model.parameter_count(),
         "active_parameters": model.parameter_count(active=True),
         "flops_per_token": round(flops),
-        "flops_by_part": flops_breakdown(config, window=c.plan.config.data.window),
+        "flops_by_part": _by_part(config, c.plan.config.data.window, flops),
         **{key: {n: e.mean for n, e in by.items()} for key, by in figures.items()},
         "seconds": sum(seconds) / len(seconds),
         "tokens_per_second": sum(x["tokens"] for x in last) / sum(seconds),
@@ -176,6 +176,15 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
         },
         "by_seed": {key: {n: list(e.values) for n, e in by.items()} for key, by in figures.items()},
     }
+
+
+def _by_part(config: ModelConfig, window: int, total: float) -> dict[str, float]:
+    """FLOPs of a token by part; the share of continuous tokens is what the run's total says."""
+    parts = flops_breakdown(config, window=window)
+    if "continuous maps" in parts:
+        del parts["continuous maps"]
+        parts["continuous maps"] = total - sum(parts.values())
+    return parts
 
 
 def _estimates(

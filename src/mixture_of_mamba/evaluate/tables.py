@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["headline_rows", "interval_text", "markdown_table", "text_table"]
+__all__ = ["headline_rows", "interval_text", "markdown_table", "percent_text", "text_table"]
 
 HEADER = ("", "FLOPs to match", "time to match", "{baseline}", "{variant}", "gain")
 """The first two are shares of what the baseline spent."""
@@ -22,6 +22,12 @@ def interval_text(value: float | None, interval: Sequence[float | None] | None) 
     return f"{'not always' if value is None else f'{100 * value:.0f} %'} ({ends})"
 
 
+def percent_text(value: float, digits: int = 1) -> str:
+    """A signed percentage, without a sign where it rounds to zero."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f} %" if rounded else f"{0:.{digits}f} %"
+
+
 def headline_rows(comparison: Mapping[str, Any], variant: str) -> list[tuple[str, ...]]:
     """Header and one row per modality: losses, gain, relative FLOPs and seconds to match."""
     baseline = comparison["baseline"]
@@ -33,7 +39,7 @@ def headline_rows(comparison: Mapping[str, Any], variant: str) -> list[tuple[str
             for key in ("relative_flops_to_match", "relative_seconds_to_match")
         )
         losses = (f"{v['final_loss'][name]:.4f}" for v in (base, other))
-        rows.append((name, *spent, *losses, f"{other['gain_percent'][name]:+.1f} %"))
+        rows.append((name, *spent, *losses, percent_text(other["gain_percent"][name])))
     return rows
 
 

@@ -136,7 +136,9 @@ class _Training:
         self.means = Means(network.names, self.position.rows)
         self.pending: list[torch.Tensor] = []
         self.tokens = c.batch_size * config.data.window
-        self.flops = self.tokens * flops_per_token(network, window=config.data.window)
+        counts = data.train.tokens_by_modality() if self.model.diffusion is not None else None
+        each = flops_per_token(network, window=config.data.window, counts=counts)
+        self.flops = self.tokens * each
 
     def run(self) -> TrainResult:
         """Train to the last step, or to an interruption."""

@@ -14,7 +14,7 @@ from ..curves import Array, Curve
 __all__ = ["bars", "flops_unit", "loss_curves", "series", "shown_variants"]
 
 #: Colours while drawing -> what stands in the page.
-_INK, _FAINT = "#010203", "#040506"
+_INK, _FAINT, _PANEL = "#010203", "#040506", "#070809"
 _LINES = ("#0a0b00", "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05")
 
 _STYLE: dict[str, Any] = {
@@ -66,7 +66,7 @@ def loss_curves(
             for curve in curves[name]:
                 axes.plot(curve.flops / scale, curve.losses, color=colour, lw=0.7, alpha=0.35)
             axes.plot(flops / scale, losses, color=colour, lw=2.0, label=name)
-        _limits(axes, means, baseline)
+        _limits(axes, means, baseline, sum(ratio is not None for ratio in ratios.values()))
         _mark(axes, means, baseline, target, ratios, scale)
         axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="upper right")
 
@@ -107,14 +107,15 @@ def _mean_curve(curves: Sequence[Curve]) -> tuple[Array, Array]:
     return flops, np.mean(losses, axis=0)
 
 
-def _limits(axes: Any, means: Mapping[str, tuple[Array, Array]], baseline: str) -> None:
-    """Leave out the steep beginning, which would flatten all that is to be seen."""
+def _limits(axes: Any, means: Mapping[str, tuple[Array, Array]], baseline: str, marks: int) -> None:
+    """Leave out the steep beginning, which would flatten all that is to be seen; leave room below
+    for the marks."""
     flops, losses = means[baseline]
     early = int(np.searchsorted(flops, 0.18 * flops[-1]))
     low = min(float(y[-len(y) // 2 :].min()) for _, y in means.values())
     high = max(float(losses[min(early, len(losses) - 1)]), float(losses[-1]) * 1.001)
     room = 0.08 * (high - low) or 0.01
-    axes.set_ylim(low - 2 * room, high + room)
+    axes.set_ylim(low - (0.5 + 1.2 * marks) * room, high + room)
     axes.set_xlim(left=0)
 
 
@@ -150,6 +151,7 @@ def _mark(
             va="center",
             color=colour,
             fontsize=9,
+            bbox={"facecolor": _PANEL, "edgecolor": "none", "pad": 1.0},
         )
 
 
@@ -186,7 +188,7 @@ def _for_page(svg: str) -> str:
     svg = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", svg, count=1)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    colours = {_INK: "currentColor", _FAINT: "var(--faint)"}
+    colours = {_INK: "currentColor", _FAINT: "var(--faint)", _PANEL: "var(--panel)"}
     colours |= {line: f"var(--line-{i})" for i, line in enumerate(_LINES)}
     for drawn, meant in colours.items():
         svg = svg.replace(drawn, meant)

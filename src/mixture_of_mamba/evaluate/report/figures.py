@@ -31,7 +31,9 @@ def ratio_cards(figures: Mapping[str, Any]) -> str:
                 note += " by every seed"
         elif interval and interval[1] is not None:
             note += f" (interval {100 * interval[0]:.0f}–{100 * interval[1]:.0f})"
-        note += f"; ends {abs(gain):.1f} % {'lower' if gain >= 0 else 'higher'}"
+        level = abs(gain) < 0.05
+        end = "level with it" if level else f"{abs(gain):.1f} % {'lower' if gain > 0 else 'higher'}"
+        note += f"; ends {end}"
         better = ratio is not None and ratio < 1
         cards.append(card(f"{modality} · {name}", value, note, "good" if better else "bad"))
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -57,6 +59,7 @@ def losses(comparison: Comparison, figures: Mapping[str, Any]) -> str:
     """One drawing per modality."""
     names = shown_variants(list(figures["variants"]), figures["baseline"])
     baseline = figures["baseline"]
+    every = " with every seed" if len(comparison.seeds) > 1 else ""
     drawings = []
     for modality in figures["modalities"]:
         curves = {
@@ -77,7 +80,7 @@ def losses(comparison: Comparison, figures: Mapping[str, Any]) -> str:
             f"{name} reaches {baseline}'s final loss ({target:.3f}) at "
             f"{interval_text(ratio, None)} of its FLOPs"
             if ratio is not None
-            else f"{name} does not reach {baseline}'s final loss ({target:.3f}) with every seed"
+            else f"{name} does not reach {baseline}'s final loss ({target:.3f})" + every
             for name, ratio in ratios.items()
         )
         drawings.append(figure(svg, said))

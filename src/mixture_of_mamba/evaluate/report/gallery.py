@@ -24,12 +24,12 @@ def gallery(comparison: Comparison) -> str:
     real = json.loads((folder / "examples.json").read_text())
     made = _generated(comparison)
     cards = [_card(entry, i, folder, made) for i, entry in enumerate(real)]
-    intro = "Held-out examples of the data: caption, picture and voice as they are."
+    intro = "Held-out examples of the data, as they are."
     if made:
         intro = (
-            "Held-out captions, the real picture and voice, and what the variants generate for "
-            f"them: picture and voice from the caption, and a caption from the real picture or "
-            f"voice. Seed {comparison.seeds[0]}, not selected."
+            "Held-out examples, and what the variants generate: pictures and voices from the "
+            "caption, and captions from the real picture or voice. "
+            f"Seed {comparison.seeds[0]}, not selected."
         )
     return section("Samples", f'<div class="samples">{"".join(cards)}</div>', intro=intro)
 

@@ -17,6 +17,14 @@ from .splits import splits
 
 __all__ = ["write_report"]
 
+NAMES = {
+    "dense": "dense Mamba",
+    "mom": "Mixture-of-Mamba",
+    "transformer": "dense transformer",
+    "mot": "Mixture-of-Transformers",
+}
+"""What the title calls the variants."""
+
 
 def write_report(comparison: Comparison, figures: Mapping[str, Any]) -> Path:
     """Write report.html into the comparison's folder.
@@ -39,8 +47,8 @@ def write_report(comparison: Comparison, figures: Mapping[str, Any]) -> Path:
 def _page(comparison: Comparison, figures: Mapping[str, Any]) -> str:
     css = (resources.files("mixture_of_mamba.evaluate") / "templates" / "report.css").read_text()
     others = [v for v in figures["variants"] if v != figures["baseline"]]
-    title = f"{', '.join(others) if len(others) < 4 else f'{len(others)} variants'} against "
-    title += str(figures["baseline"])
+    called = [NAMES.get(v, v) for v in others] if len(others) < 4 else [f"{len(others)} variants"]
+    title = f"{', '.join(called)} against {NAMES.get(figures['baseline'], figures['baseline'])}"
     parts = [
         ratio_cards(figures),
         headline(figures),
