@@ -87,9 +87,9 @@ def test_many_taps_are_refused_by_name_and_served_by_choice(
 ) -> None:
     monkeypatch.setattr(dispatch, "_WARNED", set())
     x, weight = torch.randn(1, 9, 8), torch.randn(8, 7)
-    with pytest.raises(BackendError, match="1..4 taps"):
+    with pytest.raises(BackendError, match=r"1\.\.4 taps"):
         causal_conv1d(x, weight, backend="cpu")
     expected, _ = causal_conv1d(x, weight, backend="reference")
-    with pytest.warns(UserWarning, match="1..4 taps"):
+    with pytest.warns(UserWarning, match=r"1\.\.4 taps"):
         found, _ = causal_conv1d(x, weight)
     torch.testing.assert_close(found, expected)

@@ -119,7 +119,7 @@ def use_backend(**names: str) -> Iterator[None]:
 
 def active(op: str, inputs: Any) -> tuple[str, list[str]]:
     """The backend that an automatic choice takes, and why those before it were passed over."""
-    passed = []
+    passed: list[str] = []
     for name in _REGISTRY[op]:
         reason = load(op, name).why_not(inputs)
         if reason is None:

@@ -1,12 +1,12 @@
 """The C++ kernels of the CPU: compiled at first use with the system's compiler, cached, loaded.
 
-A compiled library is named after everything that it depends on (sources, compiler, flags, CPU), is
-written next to its place and moved there in one step; so several processes may start at once, and a
-new version, compiler or machine never meets an old file. Whoever cannot compile gets a reason, and the
-portable backends.
+A compiled library is named after everything that it depends on (sources, compiler, flags, CPU),
+is written next to its place and moved there in one step; so several processes may start at once,
+and a new version, compiler or machine never meets an old file. Whoever cannot compile gets a
+reason, and the portable backends.
 
 Environment: MIXTURE_OF_MAMBA_CACHE names the cache folder, MIXTURE_OF_MAMBA_NATIVE=0 switches the
-kernels off, CXX names the compiler.
+kernels off, CXX names the compiler and CXXFLAGS adds flags to it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SOURCES = Path(__file__).parent / "csrc"
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=default"),
-    # A multiply-add may fuse; nothing else may be reordered: results do not depend on the compiler's
-    # mood. No code here reads errno or floating-point traps.
+    # A multiply-add may fuse; nothing else may be reordered: results do not depend on the
+    # compiler's mood. No code here reads errno or floating-point traps.
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
 COMPILE_SECONDS = 300  # a compiler that hangs is a failing compiler
@@ -109,7 +109,7 @@ def _compile(compiler: str, scratch: Path, final: Path) -> Path:
     sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
     problem = ""
     for extra in attempts():
-        command = [compiler, *FLAGS, *sources, *extra, "-o", str(scratch)]
+        command = [compiler, *FLAGS, *_user_flags(), *sources, *extra, "-o", str(scratch)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
@@ -117,11 +117,15 @@ def _compile(compiler: str, scratch: Path, final: Path) -> Path:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BuildError(f"the compiler {compiler} did not run: {error}") from error
         if done.returncode == 0:
-            os.replace(scratch, final)
+            scratch.replace(final)
             return final
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
         problem = problem or lines[0].strip()
     raise BuildError(f"the compiler {compiler} fails on the kernels: {problem}")
+
+
+def _user_flags() -> list[str]:
+    return os.environ.get("CXXFLAGS", "").split()
 
 
 def attempts() -> list[list[str]]:
@@ -131,7 +135,7 @@ def attempts() -> list[list[str]]:
 
 
 def _openmp() -> list[str]:
-    """Flags for OpenMP on the runtime that torch has loaded: a second one would fight it for cores."""
+    """Flags for OpenMP on the runtime that torch has loaded: a second would fight it for cores."""
     folder = Path(torch.__file__).parent / "lib"
     runtimes = sorted([*folder.glob("libgomp*.so*"), *folder.glob("libomp*.dylib")])
     if not runtimes:
@@ -160,7 +164,9 @@ def fingerprint(compiler: str | None) -> str:
     if compiler is not None:
         real = Path(compiler).resolve()
         stamp = f"{real} {real.stat().st_size} {real.stat().st_mtime_ns}"
-    digest.update(repr([stamp, FLAGS, attempts(), torch.__version__, _cpu()]).encode())
+    digest.update(
+        repr([stamp, FLAGS, _user_flags(), attempts(), torch.__version__, _cpu()]).encode()
+    )
     return digest.hexdigest()[:16]
 
 
@@ -180,7 +186,7 @@ def cache_folder() -> Path:
         return Path(named)
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "mixture_of_mamba"
-    return Path(os.path.expanduser("~")) / ".cache" / "mixture_of_mamba"
+    return Path("~").expanduser() / ".cache" / "mixture_of_mamba"
 
 
 def _temporary_folder() -> Path:

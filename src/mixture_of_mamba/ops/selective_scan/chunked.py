@@ -1,8 +1,8 @@
-"""Portable backend "torch": chunks of time, states recomputed in the backward; any device and dtype.
+"""Portable backend "torch": chunks of time, recomputed in the backward; any device and dtype.
 
-A chunk is laid out time-major, (c, b, d, n), so that one step is one contiguous slice and the whole
-recurrence of a step is a single fused multiply-add. Only the state at the head of each chunk is kept
-for the backward, so memory grows with `t / c`, not with `t`.
+A chunk is laid out time-major, (c, b, d, n), so that one step is one contiguous slice and the
+whole recurrence of a step is a single fused multiply-add. Only the state at the head of each chunk
+is kept for the backward, so memory grows with `t / c`, not with `t`.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Chunk(NamedTuple):
     """One chunk in time, in A's dtype: everything that both directions need.
 
     Attributes:
-        index: (c * b,) int64, rows of the chunk's positions, time-major.
+        where: (c * b,) int64, rows of the chunk's positions, time-major.
         u, raw, step: (c, b, d) input, step size before and after softplus.
         B, C: (c, b, n).
         decay, h: (c, b, d, n) exp(step * A), zero at a reset, and the states after each step.
     """
 
-    index: Tensor
+    where: Tensor
     u: Tensor
     raw: Tensor
     step: Tensor
@@ -70,8 +70,8 @@ def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
         state = chunk.h[-1]
         out = _output(inputs, chunk)
         if inputs.z is not None:
-            out = out * F.silu(_take(inputs.z, chunk.index, out))
-        y[chunk.index] = out.flatten(0, 1).to(y.dtype)
+            out = out * F.silu(_take(inputs.z, chunk.where, out))
+        y[chunk.where] = out.flatten(0, 1).to(y.dtype)
     return y, state.clone(), checkpoints
 
 
@@ -134,18 +134,18 @@ def _chunk_backward(
     dexponent = dh.mul_(decay)
     dexponent[1:] *= h[:-1]
     dexponent[0] *= start
-    grads["A"] += torch.einsum("cbdn,cbd->dn", dexponent, step)
+    _add(grads["A"], torch.einsum("cbdn,cbd->dn", dexponent, step))
     draw = torch.einsum("cbdn,dn->cbd", dexponent, inputs.A) + dinput * u
     if inputs.softplus:
         draw = draw * torch.sigmoid(raw)
     put("delta", draw)
     du = dinput * step
     if inputs.D is not None:
-        grads["D"] += (dout * u).sum((0, 1))
+        _add(grads["D"], (dout * u).sum((0, 1)))
         du = du + dout * inputs.D.to(u.dtype)
     put("u", du)
-    if grads["delta_bias"] is not None:
-        _add_by_modality(grads["delta_bias"], inputs.modality, span, draw)
+    if (dbias := grads["delta_bias"]) is not None:
+        _add_by_modality(dbias, inputs.modality, span, draw)
     return entering
 
 
@@ -202,6 +202,11 @@ def _positions(inputs: ScanInputs, span: slice) -> Tensor:
 def _take(x: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Rows `index` of x as (c, b, channels) in the dtype of `like`, which gives c and b."""
     return x[index].view(like.shape[0], like.shape[1], x.shape[1]).to(like.dtype)
+
+
+def _add(total: Tensor | None, value: Tensor) -> None:
+    if total is not None:
+        total += value
 
 
 def _add_by_modality(total: Tensor, modality: Tensor | None, span: slice, draw: Tensor) -> None:

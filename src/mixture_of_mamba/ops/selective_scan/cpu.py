@@ -49,8 +49,8 @@ def why_not(inputs: ScanInputs) -> str | None:
 
 
 def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
-    """(b, chunks, n * padded d): the state that enters each chunk of 16 steps, as the kernels lay it
-    out (csrc/scan.h)."""
+    """(b, chunks, n * padded d): the state that enters each chunk of 16 steps, in the kernels' own
+    layout (csrc/scan.h)."""
     padded = -(-inputs.d // CHECKPOINT_LANES) * CHECKPOINT_LANES
     return (inputs.batch, -(-inputs.length // STEPS), inputs.n * padded)
 
