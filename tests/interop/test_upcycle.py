@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
+from mixture_of_mamba.data.tokenizers import TokenizerSet
 from mixture_of_mamba.interop import Upcycled, load_dense, merge, save_transformers, upcycle
 
 TEXT = 41
@@ -105,6 +107,19 @@ def test_markers_of_continuous_modalities_open_and_close_them() -> None:
     result = upcycle(dense(), ["text", "image:continuous:6", "speech:discrete:9"])
     assert result.markers == {"<image>": TEXT, "</image>": TEXT + 1, "<speech>": TEXT + 2}
     assert result.model.config.modalities[0].size == TEXT + 3
+
+
+def test_markers_are_those_of_the_data() -> None:
+    """So that a run goes on with its tokenizers and one more."""
+    image = SimpleNamespace(kind="discrete", size=19)
+    speech = SimpleNamespace(kind="continuous", size=6)
+    bpe = SimpleNamespace(bpe=TEXT - 3)
+    two = TokenizerSet(bpe, {"image": image})  # type: ignore[arg-type,dict-item]
+    three = TokenizerSet(bpe, {"image": image, "speech": speech})  # type: ignore[arg-type,dict-item]
+    run = dense(modalities=[Modality(*m) for m in two.modalities], split="all")
+    grown = upcycle(run, ["text", "image", "speech:continuous:6"])
+    assert {name: three.specials[name] for name in grown.markers} == grown.markers
+    assert [(m.name, m.kind, m.size) for m in grown.model.config.modalities] == three.modalities
 
 
 def test_a_given_text_vocabulary_appends_no_markers() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.models import freezing
@@ -143,6 +145,37 @@ def test_other_optimizers_go_on_when_the_model_is_gone(batch) -> None:
     assert alive() is None
     step(other, batch, optimizer)
     assert not freezing._ACTIVE
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """A process group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_it_holds_inside_ddp(batch, one_process) -> None:
+    model = make()
+    start = copy.deepcopy(model.state_dict())
+    frozen = freeze(model, ["text", "shared"])
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = decaying(model)
+    for _ in range(2):
+        optimizer.zero_grad()
+        wrapped(batch).loss.backward()
+        optimizer.step()
+    for name, rows in frozen.rows.items():
+        p = model.get_parameter(name)
+        assert torch.equal(p[rows], start[name][rows]), name
+        assert not torch.equal(p, start[name]), name
+
+
+def test_a_model_that_fsdp_divided_is_refused(one_process) -> None:
+    model = make()
+    fully_shard(model)
+    with pytest.raises(ValueError, match=r"divided among devices \(FSDP\).*train with DDP"):
+        freeze(model, ["text"])
 
 
 def test_freezing_what_is_not_there_is_refused() -> None:
