@@ -22,6 +22,7 @@ from torch import Tensor
 from ..layers import parse_split
 from ..layers.init import parameter_generator
 from ..models import Modality, ModelConfig, MultimodalModel
+from ..models.diffusion import Diffusion
 from ..models.freezing import Frozen, freeze
 from .checkpoint_files import read_json
 
@@ -111,17 +112,22 @@ def upcycle(
     grown, markers = _grow(old, wanted)
     first = expert or old.names[0]
     config = replace(old, modalities=grown, split=_split(old, split))
-    model = MultimodalModel(config, seed=seed)
-    dtype = source.embedding.weight.dtype
-    model.to(source.embedding.weight.device, dtype)
+    with torch.device("meta"):  # almost every value comes from the source
+        model = MultimodalModel(config)
+    device, dtype = source.embedding.weight.device, source.embedding.weight.dtype
+    if any(not m.discrete for m in grown):
+        model.diffusion = Diffusion(config)
+        model.diffusion.init_weights(seed)
+        model.diffusion.to(device, dtype)
+    given = source.state_dict()
     state = {
-        name: _start(name, fresh, source.state_dict(), old, config, old.index(first), seed)
+        name: _start(name, fresh, given, old, config, old.index(first), seed)
         for name, fresh in model.state_dict().items()
     }
-    for name, tensor in state.items():
-        model.get_parameter(name).data = tensor
+    model.load_state_dict(state, assign=True)
     if config.tie_embeddings:
         model.head.weight = model.embedding.weight
+    model.reset_buffers(device)
     kept = {m.name: m.size for m in old.modalities if m.discrete}
     return Upcycled(model, kept, markers)
 
