@@ -43,6 +43,9 @@ class DataConfig:
     """Share of real text (Python's documentation) among all tokens of the embedded data,
     0..0.95. Your own documents are taken as they are."""
 
+    caption_first: float = 0.5
+    """Share of embedded scenes whose caption stands before the picture (Transfusion: 0.8)."""
+
     window: int = 256
     """Tokens in one packed window."""
 
@@ -88,7 +91,11 @@ class DataConfig:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
-        for name, low, high in (("text_fraction", 0.0, 0.95), ("validation_fraction", 0.001, 0.5)):
+        for name, low, high in (
+            ("text_fraction", 0.0, 0.95),
+            ("validation_fraction", 0.001, 0.5),
+            ("caption_first", 0.0, 1.0),
+        ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie in {low:g}..{high:g}")

@@ -19,6 +19,7 @@ EXAMPLES = 256
 """Validation scenes that are kept in the raw."""
 TEXT_HELD_OUT = 0.1
 """Share of the topics and modules whose text is kept for validation."""
+_ITEMS = ("text", "image", "speech")
 CHARACTERS_A_SCENE = 600
 """Real text that is read for each scene, so that a tiny data set need not read all of it."""
 
@@ -49,8 +50,15 @@ class DigitScenes:
         except BaseException:
             self.stop()
             raise
-        self.training = _corpus(self._scenes["train"], names, real.get("train", []))
-        self.validation = _corpus(self._scenes["validation"], names, real.get("validation", []))
+        self.training, self.validation = (
+            _corpus(
+                self._scenes[split],
+                _orders(self._scenes[split], config.caption_first, config.seed),
+                names,
+                real.get(split, []),
+            )
+            for split in ("train", "validation")
+        )
 
     def _speak(self, seed: int, keep: int) -> Speaking:
         captions, voices = [], []
@@ -92,7 +100,22 @@ class DigitScenes:
         return examples
 
 
-def _corpus(scenes: list[Scene], names: list[str], real_text: list[str]) -> Corpus:
+def _orders(scenes: list[Scene], caption_first: float, seed: int) -> list[list[str]]:
+    """Of each scene the order of its items, with captions before pictures as often as asked for."""
+    draws = np.random.default_rng([seed, 29]).random(len(scenes))
+    orders = []
+    for scene, draw in zip(scenes, draws, strict=True):
+        order = [_ITEMS[place] for place in scene.order]
+        text, image = order.index("text"), order.index("image")
+        if caption_first != 0.5 and (text < image) != (draw < caption_first):
+            order[text], order[image] = "image", "text"
+        orders.append(order)
+    return orders
+
+
+def _corpus(
+    scenes: list[Scene], orders: list[list[str]], names: list[str], real_text: list[str]
+) -> Corpus:
     documents: list[list[Item]] = []
     for i, scene in enumerate(scenes):
         items: dict[str, Item] = {
@@ -100,8 +123,7 @@ def _corpus(scenes: list[Scene], names: list[str], real_text: list[str]) -> Corp
             "image": ("image", i),
             "speech": ("speech", i),
         }
-        in_order = [("text", "image", "speech")[place] for place in scene.order]
-        documents.append([items[name] for name in in_order if name in names])
+        documents.append([items[name] for name in orders[i] if name in names])
     documents += [[("text", text)] for text in real_text]
     return Corpus(documents, np.stack([scene.image for scene in scenes]))
 
