@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mixture_of_mamba import Modality, MultimodalModel
+from mixture_of_mamba.generate import decoders
 from mixture_of_mamba.generate.decoders import CachedDecoder, RecomputingDecoder, make_decoder
 from mixture_of_mamba.generate.grammar import Grammar, Layout, Place
 from mixture_of_mamba.generate.guidance import GuidedDecoder
@@ -280,3 +281,15 @@ def test_wrong_requests_are_refused(model: MultimodalModel, layout: Layout) -> N
     decoder.start([prompt, prompt])
     with pytest.raises(ValueError, match=r"have \[3, 2\] tokens; extend by equally many"):
         decoder.extend([0, 1], [prompt, random_sequence(2, seed=1)])
+
+
+def test_long_prompts_are_read_in_pieces(
+    model: MultimodalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [random_sequence(n, seed=n) for n in (30, 8, 17)]
+    whole = CachedDecoder(model)
+    wanted = whole.start(prompts)
+    monkeypatch.setattr(decoders, "TOKENS_AT_ONCE", 15)
+    pieces = CachedDecoder(model)
+    torch.testing.assert_close(pieces.start(prompts), wanted, rtol=1e-5, atol=1e-5)
+    assert pieces.cache([0, 1, 2]).position.tolist() == [30, 8, 17]

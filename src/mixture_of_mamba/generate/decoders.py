@@ -14,6 +14,9 @@ from .sequence import TokenSequence, left_pad
 
 __all__ = ["CachedDecoder", "Decoder", "RecomputingDecoder", "make_decoder"]
 
+TOKENS_AT_ONCE = 32_768
+"""Tokens of a prompt that are read in one call, over all sequences."""
+
 
 class Decoder(Protocol):
     """A batch of sequences under way."""
@@ -95,14 +98,28 @@ class CachedDecoder:
         return self.model.embedding.weight.device
 
     def _read(self, batch: Batch, before: Cache | None) -> tuple[Tensor, Cache]:
-        batch = batch.to(self._device)
-        return self.model.advance(
-            batch.tokens,
-            batch.modality_ids,
-            before,
-            document_ids=batch.document_ids,
-            values=batch.values,
-        )
+        """Long prompts are read piece by piece: memory does not grow with them either."""
+        b, t = batch.shape
+        # a piece must not cut a continuous segment, whose vectors know their place in it
+        piece = t if batch.values else max(1, TOKENS_AT_ONCE // b)
+        for start in range(0, t, piece):
+            here = slice(start, start + piece)
+            documents = batch.document_ids
+            part = Batch(
+                tokens=batch.tokens[:, here],
+                modality_ids=batch.modality_ids[:, here],
+                document_ids=None if documents is None else documents[:, here],
+                values=batch.values,
+            ).to(self._device)
+            logits, before = self.model.advance(
+                part.tokens,
+                part.modality_ids,
+                before,
+                document_ids=part.document_ids,
+                values=part.values,
+            )
+        assert before is not None  # left_pad refuses empty prompts
+        return logits, before
 
 
 class RecomputingDecoder:

@@ -94,8 +94,9 @@ class _Layer:
         low, B, C = maps.split([rank, n, n], -1)
         delta = _linear(low, self.dt_weight, None, groups).to(wide)
         delta = F.softplus(_add(delta, self.dt_bias, groups))
-        ssm = torch.exp(delta[..., None] * self.A) * state.ssm
-        ssm = torch.baddbmm(ssm, (delta * u)[..., None], B.to(wide)[:, None])
+        # the old state is somebody's snapshot; the new one is made in its own memory, in place
+        ssm = (delta[..., None] * self.A).exp_().mul_(state.ssm)
+        ssm.baddbmm_((delta * u)[..., None], B.to(wide)[:, None])
         y = torch.bmm(ssm, C.to(wide)[..., None])[..., 0]
         y = (y + self.D * u) * F.silu(z.to(wide))
         out = _linear(y.to(x.dtype), self.out_weight, self.out_bias, groups)
