@@ -22,7 +22,7 @@ from mixture_of_mamba.data.windows import PackedWindows
 
 __all__ = ["build"]
 
-VERSION = 1
+VERSION = 2
 """Part of the cache key: raise it when equal configs give other data than before."""
 MOST_REASONS = 100
 """Left-out documents whose reasons are kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,22 +109,23 @@ class PackedWindows:
         }
         arrays |= {f"values.{name}": v for name, v in self.values.items()}
         arrays |= {f"value_ends.{name}": v for name, v in self.value_ends.items()}
-        meta = {"names": ",".join(self.names), "padding": str(self.padding)}
-        save_file(arrays, path, metadata=meta)
+        about = json.dumps({"names": self.names, "padding": self.padding})
+        # one entry: safetensors writes several in an order that differs from process to process
+        save_file(arrays, path, metadata={"about": about})
 
     @classmethod
     def load(cls, path: Path) -> PackedWindows:
         """What `save` wrote."""
         with safe_open(path, framework="numpy") as file:
-            meta = file.metadata()
+            about = json.loads(file.metadata()["about"])
             arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
         grouped: dict[str, dict[str, np.ndarray]] = {"values": {}, "value_ends": {}}
         for key in [k for k in arrays if "." in k]:
             group, name = key.split(".", 1)
             grouped[group][name] = arrays.pop(key)
         return cls(
-            names=meta["names"].split(","),
-            padding=int(meta["padding"]),
+            names=about["names"],
+            padding=about["padding"],
             values=grouped["values"],
             value_ends=grouped["value_ends"],
             **arrays,

@@ -26,7 +26,8 @@ from mixture_of_mamba.data.sound import SAMPLE_RATE, log_mel
 __all__ = ["Speaking", "Spoken", "Voice", "choose_voice"]
 
 SHARES = 2
-VOICES = ("en-us", "en-us+f3", "en-us+m3", "en-gb-x-rp", "en-gb-x-rp+f2", "en-gb-scotland+m7")
+VOICES = ("en-us", "en-us+f1", "en-us+f4", "en-us+m3", "en-gb-x-rp", "en-gb-scotland+m7")
+"""None with breath in it (+f2, +f3, +f5 ...): its noise differs from process to process."""
 SPEEDS = (220, 250, 280)
 """Words a minute: brisk, so that a caption stays short in units."""
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mixture_of_mamba.data.extras import needs
+from mixture_of_mamba.data.threads import one_thread
 
 __all__ = ["Pictures"]
 
@@ -60,7 +61,7 @@ class Pictures:
         Args:
             report: called with (step, loss) now and then.
         """
-        with torch.random.fork_rng(devices=[]):
+        with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = _build(codes)
             _fit(net, images, steps, seed, report)
@@ -71,7 +72,7 @@ class Pictures:
         """Codes of (s, s, 3) uint8 pictures, row by row: int64, (fixed_length,) each."""
         net = self._network()
         out: list[np.ndarray] = []
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             for start in range(0, len(images), CHUNK):
                 x = _to_unit(np.stack(list(images[start : start + CHUNK])))
                 indices = net.quantize(net.quant_conv(net.encoder(x)))[1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,9 +22,6 @@ __all__ = ["train_tokenizers"]
 
 PICTURES_VERSION = 1
 """Part of the cache key: raise it when the training of `Pictures` changes."""
-THREADS = 1
-"""Threads of the image tokenizer's training, on every machine: sums depend on their number, and
-the other core speaks meanwhile."""
 
 
 def train_tokenizers(
@@ -70,27 +65,16 @@ def _images(
         progress.say(f"image tokenizer: step {step} of {config.image_steps}, error {error:.4f}")
 
     def make(folder: Path) -> None:
-        with _threads(THREADS):
-            pictures = Pictures.train(
-                corpus.images,
-                codes=config.image_codes,
-                steps=config.image_steps,
-                seed=config.seed,
-                report=report,
-            )
+        pictures = Pictures.train(
+            corpus.images,
+            codes=config.image_codes,
+            steps=config.image_steps,
+            seed=config.seed,
+            report=report,
+        )
         pictures.save(folder)
 
     return Pictures.load(materialise(cache, "pictures", key, make))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _need(count: int, name: str, config: DataConfig) -> None:

@@ -1,0 +1,222 @@
+"""The prepared data: what batches hold, reproducible, cached, safe with many builders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixture_of_mamba.data.build import build
+from mixture_of_mamba.data.bundle import DataBundle
+from mixture_of_mamba.data.cache import cache_folder, content_hash, materialise
+from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.data.scenes.facts import parse_facts
+from tests.helpers.tiny_data import tiny_bundle, tiny_config
+
+
+def test_batches_fit_a_model_of_these_modalities(bundle: DataBundle) -> None:
+    table = bundle.tokenizers.modalities
+    for windows in (bundle.train, bundle.validation):
+        batch = windows.batch(range(len(windows)))
+        batch.check(
+            [n for n, _, _ in table],
+            [s for _, _, s in table],
+            [k == "discrete" for _, k, _ in table],
+        )
+        assert batch.shape == (len(windows), 256)
+
+
+def test_half_of_the_tokens_are_real_text_and_none_is_padding(bundle: DataBundle) -> None:
+    counts = bundle.train.tokens_by_modality()
+    assert bundle.train.padding == 0
+    assert list(counts) == [name for name, _, _ in bundle.tokenizers.modalities]
+    assert sum(counts.values()) == bundle.train.tokens.size
+    real = 0
+    starts = bundle.tokenizers.begin("image")
+    for w in range(len(bundle.train)):
+        for d in np.unique(bundle.train.document_ids[w]):
+            here = bundle.train.document_ids[w] == d
+            if not (bundle.train.tokens[w][here] == starts)[
+                bundle.train.modality_ids[w][here] == 0
+            ].any():
+                real += int(here.sum())
+    assert real / bundle.train.tokens.size == pytest.approx(0.5, abs=0.02)
+
+
+def test_every_scene_is_there_whole(spoken: DataBundle) -> None:
+    """48 training scenes: as many images, each with its 64 codes, its begin and its end."""
+    windows, tokenizers = spoken.train, spoken.tokenizers
+    text = windows.modality_ids == 0
+    for name, m in (("image", 1), ("speech", 2)):
+        of_it = windows.modality_ids == m
+        assert ((windows.tokens == tokenizers.begin(name)) & text).sum() == 48
+        assert ((windows.tokens == tokenizers.end(name)) & of_it).sum() == 48
+    assert (windows.modality_ids == 1).sum() == 48 * 65
+
+
+def test_segments_come_in_every_order(spoken: DataBundle) -> None:
+    orders = set()
+    for w in range(len(spoken.train)):
+        for d in np.unique(spoken.train.document_ids[w]):
+            here = spoken.train.document_ids[w] == d
+            modality, segment = (
+                spoken.train.modality_ids[w][here],
+                spoken.train.segment_ids[w][here],
+            )
+            kinds = [int(modality[segment == s].max()) for s in np.unique(segment)]
+            if len(kinds) == 5:  # <document>, three segments, </document>
+                orders.add(tuple(kinds[1:-1]))
+    assert orders == set(permutations(range(3)))
+
+
+def test_examples_show_say_and_speak_their_facts(spoken: DataBundle) -> None:
+    assert len(spoken.validation_examples) == 12
+    for example in spoken.validation_examples:
+        assert parse_facts(example.caption) == set(example.facts)
+        assert example.image is not None and example.image.shape == (32, 32, 3)
+        assert example.audio is not None and example.sample_rate is not None
+        assert 0.5 < len(example.audio) / example.sample_rate < 12
+
+
+def test_settings_without_speech_have_no_audio() -> None:
+    assert all(e.audio is None for e in tiny_bundle("transfusion").validation_examples)
+
+
+def test_image_values_are_of_unit_scale() -> None:
+    bundle = tiny_bundle("transfusion")
+    values = bundle.train.batch(range(len(bundle.train))).values["image"]
+    assert values.shape == (48 * 64, 48)
+    assert abs(float(values.mean())) < 0.1 and abs(float(values.std()) - 1) < 0.1
+
+
+def test_a_second_build_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config("transfusion", scenes=20, cache=str(tmp_path))
+    first = build(config, progress=False)
+    monkeypatch.setattr("mixture_of_mamba.data.build._build", None)  # would raise if it were called
+    second = build(config, progress=False)
+    for name in ("tokens", "modality_ids", "document_ids", "segment_ids", "loss_mask"):
+        np.testing.assert_array_equal(getattr(first.train, name), getattr(second.train, name))
+    np.testing.assert_array_equal(first.train.values["image"], second.train.values["image"])
+    assert first.facts == second.facts
+    for a, b in zip(first.validation_examples, second.validation_examples, strict=True):
+        assert a.caption == b.caption and a.facts == b.facts
+        np.testing.assert_array_equal(a.image, b.image)
+
+
+def test_text_fraction_zero_means_scenes_alone(tmp_path: Path) -> None:
+    config = tiny_config("transfusion", scenes=20, text_fraction=0.0, cache=str(tmp_path))
+    bundle = build(config, progress=False)
+    images = bundle.train.tokens_by_modality()["image"]
+    assert images == 16 * 64
+    assert 0 < bundle.train.padding < bundle.train.tokens.size / 2
+
+
+_DIGEST = """
+import hashlib, sys
+from pathlib import Path
+from mixture_of_mamba.data.build import build
+from mixture_of_mamba.data.config import DataConfig
+build(DataConfig(scenes=20, validation_fraction=0.2, text_vocabulary=300, image_codes=16,
+                 image_steps=3, speech_units=16, cache=sys.argv[1]), progress=False)
+"""
+
+
+def test_processes_with_other_thread_counts_and_hash_seeds_build_the_same(tmp_path: Path) -> None:
+    """Two processes at once, each into a cache of its own: the same files to the byte."""
+    running = []
+    for i, threads in enumerate(("1", "2")):
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "PYTHONHASHSEED": str(i),
+            "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+        }
+        command = [sys.executable, "-c", _DIGEST, str(tmp_path / str(i))]
+        running.append(subprocess.Popen(command, env=environment))
+    assert [process.wait() for process in running] == [0, 0]
+    assert _digests(tmp_path / "0") == _digests(tmp_path / "1")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    assert len(files) > 8
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_many_builders_of_one_thing_build_it_once(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from mixture_of_mamba.data.cache import materialise
+def make(folder):
+    with open(sys.argv[1] + "/made", "a") as log:
+        log.write("x")
+    time.sleep(0.3)
+    (folder / "content").write_text("whole")
+folder = materialise(Path(sys.argv[1]), "thing", {"a": 1}, make)
+assert (folder / "content").read_text() == "whole"
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    running = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait() for process in running] == [0, 0]
+    assert (tmp_path / "made").read_text() == "x"
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        materialise(tmp_path, "thing", {}, fail)
+    assert [p.suffix for p in tmp_path.iterdir()] in ([], [".lock"])
+
+
+def test_hashes_tell_configs_apart() -> None:
+    one, two = DataConfig(seed=0).content(), DataConfig(seed=1).content()
+    assert content_hash(one) == content_hash(dict(reversed(one.items())))
+    assert content_hash(one) != content_hash(two)
+    assert DataConfig(cache="x").content() == DataConfig(cache="y").content()
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MOM_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+    assert cache_folder("other") == Path("other")
+    monkeypatch.delenv("MOM_CACHE")
+    assert cache_folder().name == "mixture_of_mamba"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"setting": "cameleon"}, "choose from chameleon"),
+        ({"source": "/nowhere/at.jsonl"}, "does not exist"),
+        ({"text_fraction": 1.0}, "text_fraction is 1.0"),
+        ({"validation_fraction": 0.0}, "validation_fraction is 0"),
+        ({"window": 0}, "at least 16"),
+        ({"scenes": 1}, "at least 20"),
+        ({"patch": 3}, "choose 2, 4 or 8"),
+        ({"image_size": 30}, "multiple of 8"),
+        ({"image_size": 64}, "embedded scenes are 32 pixels"),
+        ({"text_vocabulary": 10}, "at least 270"),
+        ({"tokenizers": "/nowhere"}, "is no folder"),
+        ({"latents": "magic"}, "latents is 'magic'"),
+    ],
+)
+def test_wrong_values_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(ImportError, match=r"pip install 'mixture-of-mamba\[speech\]'"):
+        build(tiny_config("chameleon_speech", cache=str(tmp_path)), progress=False)

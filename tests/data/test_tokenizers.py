@@ -1,0 +1,174 @@
+"""Tokenizers: text, pictures and patches come back, special tokens are where the contract says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixture_of_mamba.data.bundle import DataBundle
+from mixture_of_mamba.data.documents import Segment
+from mixture_of_mamba.data.latents import LatentCodec, load_codec
+from mixture_of_mamba.data.latents.patches import Patches
+from mixture_of_mamba.data.tokenizers import TokenizerSet
+from tests.helpers.tiny_data import tiny_config
+
+
+def test_modalities_are_in_order_with_the_sizes_that_a_model_needs(spoken: DataBundle) -> None:
+    config = tiny_config("chameleon_speech")
+    assert spoken.tokenizers.modalities == [
+        ("text", "discrete", config.text_vocabulary),
+        ("image", "discrete", config.image_codes + 1),
+        ("speech", "discrete", config.speech_units + 1),
+    ]
+
+
+@pytest.mark.parametrize("text", ["a red three", "", "ümlaut 漢字 \n\t🎉", "<document><image>"])
+def test_any_text_comes_back(spoken: DataBundle, text: str) -> None:
+    ids = spoken.tokenizers.encode("text", text)
+    assert spoken.tokenizers.decode("text", ids) == text
+    assert not set(ids.tolist()) & set(spoken.tokenizers.specials.values())
+
+
+def test_specials_are_left_out_of_decoded_text(spoken: DataBundle) -> None:
+    tokenizers = spoken.tokenizers
+    ids = [tokenizers.document_start, *tokenizers.encode("text", "hi"), tokenizers.begin("image")]
+    assert tokenizers.decode("text", ids) == "hi"
+
+
+def test_discrete_end_tokens_are_the_last_id_of_their_own_modality(spoken: DataBundle) -> None:
+    tokenizers = spoken.tokenizers
+    text_size = tokenizers.modalities[0][2]
+    for m, (name, _, size) in enumerate(tokenizers.modalities[1:], start=1):
+        assert tokenizers.end(name) == size - 1
+        assert tokenizers.end_modality(name) == m
+        assert tokenizers.text.bpe <= tokenizers.begin(name) < text_size
+
+
+def test_a_continuous_modality_ends_with_a_text_token(bundle: DataBundle) -> None:
+    tokenizers = bundle.tokenizers
+    if tokenizers.modalities[1][1] == "continuous":
+        assert tokenizers.end("image") == tokenizers.specials["</image>"]
+        assert tokenizers.end_modality("image") == 0
+    assert len(set(tokenizers.specials.values())) == len(tokenizers.specials)
+    assert max(tokenizers.specials.values()) == tokenizers.modalities[0][2] - 1
+
+
+def test_a_document_is_laid_out_as_the_contract_says(bundle: DataBundle) -> None:
+    tokenizers = bundle.tokenizers
+    image = bundle.validation_examples[0].image
+    assert image is not None
+    text = tokenizers.encode("text", "a red three")
+    encoded = tokenizers.encode_document([Segment("text", "a red three"), Segment("image", image)])
+    n, k = len(text), 64
+    assert len(encoded) == 1 + n + 1 + k + 1 + 1
+    assert encoded.tokens[0] == tokenizers.document_start
+    np.testing.assert_array_equal(encoded.tokens[1 : 1 + n], text)
+    assert encoded.tokens[1 + n] == tokenizers.begin("image")
+    assert encoded.tokens[2 + n + k] == tokenizers.end("image")
+    assert encoded.tokens[-1] == tokenizers.document_end
+    ending = tokenizers.end_modality("image")
+    np.testing.assert_array_equal(encoded.modality_ids, [0] * (n + 2) + [1] * k + [ending] + [0])
+    np.testing.assert_array_equal(encoded.segment_ids, [0] + [1] * n + [2] * (k + 2) + [3])
+    content = tokenizers.encode("image", image)
+    if tokenizers.modalities[1][1] == "continuous":
+        np.testing.assert_array_equal(encoded.values["image"], content)
+    else:
+        np.testing.assert_array_equal(encoded.tokens[2 + n : 2 + n + k], content)
+    table = tokenizers.modalities
+    encoded.batch().check(
+        [name for name, _, _ in table],
+        [size for _, _, size in table],
+        [kind == "discrete" for _, kind, _ in table],
+    )
+
+
+def test_a_prompt_stays_open(spoken: DataBundle) -> None:
+    whole = spoken.tokenizers.encode_document([("text", "hello")])
+    prompt = spoken.tokenizers.encode_document([("text", "hello")], close=False)
+    np.testing.assert_array_equal(whole.tokens[:-1], prompt.tokens)
+
+
+def test_saved_tokenizers_are_the_same(bundle: DataBundle, tmp_path: Path) -> None:
+    bundle.tokenizers.save(tmp_path / "t")
+    loaded = TokenizerSet.load(tmp_path / "t")
+    assert loaded.modalities == bundle.tokenizers.modalities
+    assert loaded.specials == bundle.tokenizers.specials
+    example = bundle.validation_examples[1]
+    for name, content in (("text", example.caption), ("image", example.image)):
+        assert content is not None
+        before = bundle.tokenizers.encode(name, content)
+        np.testing.assert_array_equal(loaded.encode(name, content), before)
+        after = loaded.decode(name, before)
+        np.testing.assert_array_equal(after, bundle.tokenizers.decode(name, before))
+    assert not list(tmp_path.rglob("*.pkl")) and not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_folder_without_tokenizers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no tokenizers"):
+        TokenizerSet.load(tmp_path)
+
+
+def test_image_codes_decode_to_pictures(spoken: DataBundle) -> None:
+    tokenizers = spoken.tokenizers
+    example = spoken.validation_examples[0]
+    assert example.image is not None
+    ids = tokenizers.encode("image", example.image)
+    assert ids.shape == (tokenizers.fixed_length("image"),) == (64,)
+    picture = tokenizers.decode("image", ids)
+    assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8
+
+
+def test_bad_image_codes_are_refused(spoken: DataBundle) -> None:
+    tokenizers = spoken.tokenizers
+    with pytest.raises(ValueError, match="64 codes"):
+        tokenizers.decode("image", np.zeros(63, np.int64))
+    with pytest.raises(ValueError, match="the end token is no code"):
+        tokenizers.decode("image", np.full(64, tokenizers.end("image")))
+
+
+def test_unknown_modalities_are_refused(spoken: DataBundle) -> None:
+    with pytest.raises(ValueError, match="no modality beside text"):
+        spoken.tokenizers.encode("video", np.zeros(3))
+    with pytest.raises(ValueError, match="no modality beside text"):
+        spoken.tokenizers.begin("text")
+    with pytest.raises(ValueError, match="there is no modality 'video'"):
+        spoken.tokenizers.modality_id("video")
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+def test_patches_come_back_exactly_and_have_unit_scale(patch: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = (rng.random((20, 32, 32, 3)) ** 2 * 255).astype(np.uint8)
+    codec = Patches.fit(images, tiny_config("transfusion", patch=patch))
+    values = codec.encode(images)
+    assert values.shape == (20, (32 // patch) ** 2, 3 * patch**2)
+    assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01
+    np.testing.assert_array_equal(codec.decode(values), images)
+    np.testing.assert_array_equal(codec.decode(values.astype(np.float16)), images)
+    codec.save(tmp_path)
+    loaded = load_codec("patches", tmp_path)
+    assert isinstance(loaded, LatentCodec)
+    np.testing.assert_array_equal(loaded.encode(images), values)
+
+
+def test_patches_are_squares_of_the_picture() -> None:
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    image[0, 4:8, 8:12] = 255  # second row of patches, third column
+    codec = Patches(32, 4, np.zeros(3, np.float32), np.ones(3, np.float32))
+    lit = np.flatnonzero(codec.encode(image)[0].max(1))
+    np.testing.assert_array_equal(lit, [8 + 2])
+
+
+def test_patches_refuse_what_does_not_fit() -> None:
+    ones = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="does not divide"):
+        Patches(30, 4, ones, ones)
+    codec = Patches(32, 4, ones, ones)
+    with pytest.raises(ValueError, match=r"\(n, 32, 32, 3\)"):
+        codec.encode(np.zeros((1, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"\(n, 64, 48\)"):
+        codec.decode(np.zeros((1, 64, 12), np.float32))
+    with pytest.raises(ValueError, match="choose from patches"):
+        load_codec("nothing", Path())
