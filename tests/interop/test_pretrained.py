@@ -50,6 +50,21 @@ def test_logits_equal_those_of_transformers(theirs, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*runs on backend 'torch'")
+def test_a_deep_model_is_as_exact_as_transformers(tmp_path: Path) -> None:
+    """Random weights amplify rounding with depth; float64 says whose error it is."""
+    config = transformers.MambaConfig(vocab_size=50, hidden_size=64, num_hidden_layers=16)
+    theirs = transformers.MambaForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ids = torch.randint(0, 50, (2, 24))
+    truth = logits(load_dense(tmp_path, dtype=torch.float64), ids)
+    with torch.no_grad():
+        error = (theirs(ids).logits - truth).abs().max()
+    ours = (logits(load_dense(tmp_path), ids) - truth).abs().max()
+    assert ours < 2 * error
+    assert error < 1e-3  # both compute the same function
+
+
 @pytest.mark.parametrize("save", [save_state_spaces, save_transformers])
 def test_saved_again_gives_the_same_tensors_to_the_bit(theirs, tmp_path: Path, save) -> None:
     theirs.save_pretrained(tmp_path / "a")
