@@ -61,7 +61,6 @@ def limit_gradients(
     norm = norm * scale
     if clip:
         scale = scale * (clip / (norm + 1e-6)).clamp(max=1.0)
-    if clip or factor is not None:
-        for gradient in gradients:
-            gradient.mul_(scale)
+    if gradients and (clip or factor is not None):
+        torch._foreach_mul_(gradients, scale)
     return norm
