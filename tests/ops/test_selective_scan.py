@@ -16,7 +16,7 @@ CASES = {
     "state": Case(state=True),
     "rows, biases, documents, state": Case(modalities=3, documents=True, state=True),
     "strided rows": Case(modalities=2, strided=True, state=True),
-    "one channel, one state": Case(d=1, n=1, state=True),
+    "one channel, one state": Case(d=1, n=1, state=True, bias=False),
     "odd": Case(d=67, n=5, length=19, modalities=2),
     "many states": Case(d=9, n=64, length=33, documents=True),
     "odd states above a chunk": Case(d=17, n=23, length=50),

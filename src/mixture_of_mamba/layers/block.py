@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import Routing
 from .config import MambaConfig
+from .fused import fused_forward
 from .mixer import MambaMixer
 from .norm import RMSNorm
 from .state import MambaState
@@ -106,5 +107,7 @@ class MambaBlock(nn.Module):
         self, x: Tensor, routing: Routing, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
         """The same on (r, d_model) rows in the routing's order, as models call it."""
+        if (fused := fused_forward(self, x, routing, state)) is not None:
+            return fused
         y, after = self.mixer(self.norm(x), routing, state)
         return x + y, after

@@ -13,7 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["BackendError", "active", "backends", "choose", "load", "use_backend"]
+__all__ = ["BackendError", "active", "backends", "choose", "forced", "load", "use_backend"]
 
 
 class BackendError(RuntimeError):
@@ -115,6 +115,11 @@ def use_backend(**names: str) -> Iterator[None]:
     finally:
         _FORCED.clear()
         _FORCED.update(before)
+
+
+def forced() -> dict[str, str]:
+    """Backends by op that `use_backend` prefers now."""
+    return dict(_FORCED)
 
 
 def active(op: str, inputs: Any) -> tuple[str, list[str]]:

@@ -53,6 +53,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         return None, str(error)
 
 
+@torch.compiler.assume_constant_result
 def why_not() -> str | None:
     """None where the kernels are usable, else the reason."""
     library_or_none, text = _loaded()

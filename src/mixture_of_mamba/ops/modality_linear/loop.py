@@ -16,7 +16,7 @@ def why_not(inputs: LinearInputs) -> str | None:
     return None
 
 
-def _slices(inputs: LinearInputs) -> list[tuple[int, int, int]]:
+def slices(inputs: LinearInputs) -> list[tuple[int, int, int]]:
     """(modality, first row, end row) of the modalities that have rows."""
     assert inputs.host_offsets is not None
     ends = inputs.host_offsets.tolist()
@@ -26,7 +26,7 @@ def _slices(inputs: LinearInputs) -> list[tuple[int, int, int]]:
 
 def forward(inputs: LinearInputs) -> Tensor:
     y = inputs.x.new_empty(inputs.x.shape[0], inputs.weight.shape[1])
-    for m, start, end in _slices(inputs):
+    for m, start, end in slices(inputs):
         rows, expert = inputs.x[start:end], inputs.weight[m].t()
         if inputs.bias is None:
             torch.mm(rows, expert, out=y[start:end])
@@ -43,7 +43,7 @@ def backward(
     dx = x.new_empty(x.shape) if needs[0] else None
     dw = weight.new_zeros(weight.shape) if needs[1] else None
     db = weight.new_zeros(weight.shape[:2]) if needs[2] else None
-    for m, start, end in _slices(inputs):
+    for m, start, end in slices(inputs):
         grad = dy[start:end]
         if dx is not None:
             torch.mm(grad, weight[m], out=dx[start:end])

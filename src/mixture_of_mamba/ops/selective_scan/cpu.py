@@ -51,8 +51,12 @@ def why_not(inputs: ScanInputs) -> str | None:
 def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """(b, chunks, n * padded d): the state that enters each chunk of 16 steps, in the kernels' own
     layout (csrc/scan.h)."""
-    padded = -(-inputs.d // CHECKPOINT_LANES) * CHECKPOINT_LANES
-    return (inputs.batch, -(-inputs.length // STEPS), inputs.n * padded)
+    return (inputs.batch, -(-inputs.length // STEPS), padded_states(inputs.d, inputs.n))
+
+
+def padded_states(d: int, n: int) -> int:
+    """Floats of one checkpoint: channels are padded to whole 16s."""
+    return -(-d // CHECKPOINT_LANES) * CHECKPOINT_LANES * n
 
 
 def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
