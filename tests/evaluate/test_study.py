@@ -6,6 +6,10 @@ import contextlib
 import io
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 import wave
 from html.parser import HTMLParser
 from pathlib import Path
@@ -201,6 +205,35 @@ def test_a_failing_run_stops_the_others_and_says_why(
     assert str(tmp_path / "logs" / "bad.log") in str(e.value)
     said = (tmp_path / "logs" / "good.log").read_text()
     assert "stopped at step" in said and "with a checkpoint" in said
+
+
+@pytest.mark.slow
+def test_a_stopped_comparison_leaves_no_run_behind_and_goes_on(
+    study: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
+    """SIGTERM in the middle; then the same command ends as if nothing had happened."""
+    whole, arguments, _ = study
+    out = tmp_path / "out"
+    arguments = [str(out) if a == str(whole) else a for a in arguments]
+    arguments += ["--train.checkpoint_every", "10", "--samples", "0", "--judged", "0"]
+    command = [sys.executable, "-m", "mixture_of_mamba.cli.main", *arguments]
+    log = out / "mom-seed0" / "metrics.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (log.is_file() and '"step": 12' in log.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert process.stderr.read().endswith("mom compare: interrupted\n")
+    assert process.returncode == 130
+    stopped = log.stat().st_size
+    assert main(arguments) == 0
+    assert log.stat().st_size >= stopped
+    for name in ("dense-seed0", "mom-seed0"):
+        ours, theirs = (read_curves(folder / name)["text"] for folder in (out, whole))
+        assert ours.losses.tolist() == theirs.losses.tolist()
+        assert ours.flops.tolist() == theirs.flops.tolist()
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from .compare import add_study_options, typed_command
 from .options import add_run_options, run_config
+from .process import granted_cpus
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -27,6 +28,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Any) -> int:
     from ..evaluate.ablation import ablation, ablation_rows, synergy_rows
     from ..evaluate.plan import Plan
+    from ..evaluate.runner import default_jobs
     from ..evaluate.study import run_study
     from ..evaluate.tables import markdown_table, text_table
     from ..evaluate.variants import all_splits
@@ -40,9 +42,8 @@ def run(args: Any) -> int:
         smoothing=args.smoothing,
     )
     out = Path(args.out)
-    _, figures, page = run_study(
-        plan, out, jobs=args.jobs, samples=args.samples, judged=args.judged
-    )
+    jobs = default_jobs(plan.config, granted_cpus()) if args.jobs is None else args.jobs
+    _, figures, page = run_study(plan, out, jobs=jobs, samples=args.samples, judged=args.judged)
     (out / "ablation.json").write_text(json.dumps(ablation(figures), indent=2) + "\n")
     tables = [synergy_rows(figures), ablation_rows(figures)]
     (out / "ablation.md").write_text("\n\n".join(map(markdown_table, tables)) + "\n")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -34,12 +37,20 @@ class _Running:
     started: float
 
 
-def default_jobs(config: RunConfig) -> int:
-    """Runs at a time: the cores that this process may use; one where a GPU is trained on."""
+def default_jobs(config: RunConfig, granted: int | None = None) -> int:
+    """Runs at a time: the cores that this process may use; one where a GPU is trained on.
+
+    Args:
+        config: of the runs.
+        granted: CPUs that a container grants, where that is known.
+    """
     device = config.train.device
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return min(cores, granted or cores)
 
 
 def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) -> None:
@@ -59,6 +70,7 @@ def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) ->
     running: list[_Running] = []
     with ExitStack() as stack:
         stack.callback(_stop, running)
+        stack.enter_context(_terminated_like_interrupted())
         while waiting or running:
             while waiting and len(running) < at_a_time:
                 job = waiting.pop(0)
@@ -73,6 +85,23 @@ def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) ->
                 board.say(f"{run.job.name}: done in {took}")
             board.show([(r.job.name, _line(r.job)) for r in running])
             time.sleep(POLL_SECONDS if running else 0.0)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, so that no run is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # elsewhere Python allows no handlers
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _line(job: Job) -> str:

@@ -74,7 +74,8 @@ def _after_training(
 ) -> None:
     """Samples and facts of the first seed's runs, where they are not there yet."""
     examples = bundle.validation_examples
-    by_facts = judged > 0 and any(example.facts for example in examples)
+    samples = min(samples, len(examples))
+    judged = min(judged, sum(bool(example.facts) for example in examples))
     reader = None
     for job in plan.jobs(out):
         if job.seed != plan.seeds[0] or job.config.model.mixer != "mamba":
@@ -82,12 +83,20 @@ def _after_training(
         run = load_run(job.folder)
         generator = Generator(run.model, run.tokenizers)
         place = job.folder / "samples"
-        if samples and not (place / "samples.json").is_file():
+        if samples > _done(place / "samples.json"):
             board.say(f"{job.name}: generating samples")
             save_samples(generator, examples[:samples], place)
-        if by_facts and not (job.folder / "facts.json").is_file():
+        if judged > _done(job.folder / "facts.json"):
             board.say(f"{job.name}: judging what it generates for {judged} captions")
             reader = reader or SceneReader(seed=job.config.data.seed)
             names = run.model.config.names
             found = judge(generator, examples, modalities=names, reader=reader, limit=judged)
             (job.folder / "facts.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _done(path: Path) -> int:
+    """Examples that a samples.json or facts.json is about; 0 where there is none."""
+    if not path.is_file():
+        return 0
+    found = json.loads(path.read_text())
+    return len(found) if isinstance(found, list) else int(found["examples"])
