@@ -109,6 +109,7 @@ struct bf16 {
 };
 
 MOM_INLINE float widen(float x) { return x; }
+MOM_INLINE float widen(int8_t x) { return x; }
 MOM_INLINE float widen(bf16 x) {
   const uint32_t bits = uint32_t(x.bits) << 16;
   float value;
@@ -125,6 +126,10 @@ MOM_INLINE void narrow(float x, bf16* to) {
 MOM_INLINE vf load(const float* p) { return *(const vf_unaligned*)p; }
 MOM_INLINE vf load(const bf16* p) {
   return (vf)(__builtin_convertvector(vh(*(const vh_unaligned*)p), vu) << 16);
+}
+MOM_INLINE vf load(const int8_t* p) {
+  typedef int8_t lanes __attribute__((vector_size(W), aligned(1), may_alias));
+  return __builtin_convertvector(__builtin_convertvector(*(const lanes*)p, vi), vf);
 }
 MOM_INLINE void store(float* p, vf x) { *(vf_unaligned*)p = x; }
 MOM_INLINE void store(bf16* p, vf x) {

@@ -1,0 +1,199 @@
+"""One token of every sequence through a whole model in one native call (CPU)."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..dispatch import BackendError
+from ..mamba_block import Weights
+from ..selective_scan.cpu import MOST_STATES
+from .call import FORMATS, DecodeCall, DecodeLayer, Packed, pack
+
+__all__ = ["FORMATS", "DecodeStep"]
+
+
+class DecodeStep:
+    """All blocks, the last norm and the head, for one token of each sequence.
+
+    With few sequences a step costs the time of reading the weights once, so they are kept in the
+    format asked for; activations, sums and states are float32 in every format. The weights are
+    copied: later changes of the model are not seen.
+
+    Args:
+        blocks: weights of each block (layers.fused.block_weights).
+        eps: of all norms.
+        final_norm: (d_model,) weight of the norm after the blocks; None: stop before it.
+        head: (v, d_model) output map; None: no logits.
+        weights: "float32", "bfloat16" or "int8" (weight only, one scale a row).
+
+    Raises:
+        BackendError: the CPU kernels are not available here.
+        ValueError: an unknown format, blocks of different shapes, a head without its norm.
+
+    Example:
+        >>> step = DecodeStep(blocks, eps=1e-5, final_norm=norm, head=head, weights="int8")
+        >>> states = step.new_states(batch=2)
+        >>> logits = step(x, modality, states)  # x (2, d_model), modality (2,); states move on
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Weights],
+        *,
+        eps: float,
+        final_norm: Tensor | None = None,
+        head: Tensor | None = None,
+        weights: str = "float32",
+    ) -> None:
+        if reason := native.why_not():
+            raise BackendError(f"the native decode step cannot serve: {reason}")
+        if weights not in FORMATS:
+            raise ValueError(f"weights is {weights!r}; choose from {FORMATS}")
+        if not blocks or len({_shape(w) for w in blocks}) != 1:
+            raise ValueError("blocks must be at least one, and all of one shape")
+        if head is not None and final_norm is None:
+            raise ValueError("a head reads normed rows; give final_norm as well")
+        self.eps, self.format = eps, weights
+        (self.d, self.n), self.k = blocks[0].A_log.shape, blocks[0].conv_weight.shape[1]
+        if self.n > MOST_STATES:
+            raise ValueError(f"the native decode step serves up to {MOST_STATES} states")
+        self.d_model = blocks[0].in_weight.shape[2]
+        self.rank = blocks[0].dt_weight.shape[2]
+        self.modalities = max(p.shape[0] for w in blocks for p in _projections(w))
+        self._keep: list[Tensor | Packed] = []
+        self._layers = (DecodeLayer * len(blocks))(*(self._layer(w) for w in blocks))
+        self._final = None if final_norm is None else self._hold(final_norm.detach().float())
+        self._head = None if head is None else self._pack(head[None], None)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed weights that a step of one modality reads at most."""
+        return sum(p.nbytes for p in self._keep if isinstance(p, Packed))
+
+    def new_states(self, batch: int) -> list[tuple[Tensor, Tensor]]:
+        """Zero states: for each block conv (b, k-1, d) and ssm (b, d, n), float32."""
+        return [
+            (torch.zeros(batch, self.k - 1, self.d), torch.zeros(batch, self.d, self.n))
+            for _ in self._layers
+        ]
+
+    def __call__(
+        self, x: Tensor, modality: Tensor, states: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """One step.
+
+        Args:
+            x: (b, d_model) embeddings.
+            modality: (b,) integers, the modality of each sequence's token.
+            states: per block conv (b, k-1, d), oldest first, and ssm (b, d, n), both contiguous
+                float32 (MambaState of a float32 model fits); they are updated in place.
+
+        Returns:
+            Logits (b, v) float32; without a head the (normed) hidden rows (b, d_model).
+
+        Raises:
+            ValueError: shapes, dtypes or modalities that do not fit.
+        """
+        b = x.shape[0]
+        if x.shape != (b, self.d_model):
+            raise ValueError(f"x has shape {tuple(x.shape)}; (batch, {self.d_model}) is needed")
+        if modality.shape != (b,):
+            raise ValueError(f"modality has shape {tuple(modality.shape)}; ({b},) is needed")
+        self._attach(states, b)
+        x = x.detach().float().clone(memory_format=torch.contiguous_format)
+        ids = modality.to(torch.int32).contiguous()
+        if self.modalities == 1:
+            ids = torch.zeros_like(ids)
+        hidden = torch.empty(b, self.d_model) if self._final is not None else x
+        logits = None if self._head is None else torch.empty(b, self._head.weight.shape[1])
+        width = self.d_model + 5 * self.d + self.rank + 2 * self.n
+        scratch = torch.empty(b * width)
+        call = DecodeCall(
+            layers=len(self._layers),
+            batch=b,
+            d_model=self.d_model,
+            d=self.d,
+            n=self.n,
+            k=self.k,
+            modalities=self.modalities,
+            format=FORMATS.index(self.format),
+            threads=torch.get_num_threads(),
+            eps=self.eps,
+            layer=self._layers,
+            x=x.data_ptr(),
+            modality=ids.data_ptr(),
+            final_norm=None if self._final is None else self._final.data_ptr(),
+            hidden=hidden.data_ptr(),
+            logits=None if logits is None else logits.data_ptr(),
+            scratch=scratch.data_ptr(),
+        )
+        if self._head is not None:
+            call.head = self._head.matrix()
+        if native.library().mom_decode_step(ctypes.byref(call)):
+            raise ValueError(f"modality must be in 0..{self.modalities - 1}, got {ids.tolist()}")
+        return hidden if logits is None else logits
+
+    def _attach(self, states: Sequence[tuple[Tensor, Tensor]], batch: int) -> None:
+        """Enter the states' places into the layers' records."""
+        if len(states) != len(self._layers):
+            raise ValueError(f"there are {len(states)} states, but {len(self._layers)} blocks")
+        wanted = ((batch, self.k - 1, self.d), (batch, self.d, self.n))
+        for layer, (conv, ssm) in zip(self._layers, states, strict=True):
+            for name, state, shape in (("conv", conv, wanted[0]), ("ssm", ssm, wanted[1])):
+                if (
+                    tuple(state.shape) != shape
+                    or state.dtype != torch.float32
+                    or not state.is_contiguous()
+                    or state.device.type != "cpu"
+                ):
+                    raise ValueError(
+                        f"the {name} state is {tuple(state.shape)} {state.dtype} on {state.device};"
+                        f" contiguous {shape} float32 on cpu is needed"
+                    )
+                setattr(layer, name, state.data_ptr())
+
+    def _layer(self, w: Weights) -> DecodeLayer:
+        bias = None if w.conv_bias is None else self._hold(w.conv_bias.float())
+        return DecodeLayer(
+            norm=self._hold(w.norm.float()).data_ptr(),
+            in_proj=self._pack(w.in_weight, w.in_bias).matrix(),
+            x_proj=self._pack(w.x_weight, None).matrix(),
+            dt_proj=self._dt(w).matrix(),
+            out_proj=self._pack(w.out_weight, w.out_bias).matrix(),
+            taps=self._hold(w.conv_weight.float().t()).data_ptr(),
+            conv_bias=None if bias is None else bias.data_ptr(),
+            A2=self._hold(-torch.exp(w.A_log.float()) / math.log(2)).data_ptr(),
+            D=self._hold(w.D.float()).data_ptr(),
+        )
+
+    def _dt(self, w: Weights) -> Packed:
+        """Weight and bias may be split differently; give both all experts."""
+        weight, bias = w.dt_weight, w.dt_bias
+        experts = max(weight.shape[0], bias.shape[0])
+        return self._pack(
+            weight.expand(experts, *weight.shape[1:]), bias.expand(experts, bias.shape[1])
+        )
+
+    def _pack(self, weight: Tensor, bias: Tensor | None) -> Packed:
+        packed = pack(weight, bias, self.format)
+        self._keep.append(packed)
+        return packed
+
+    def _hold(self, x: Tensor) -> Tensor:
+        x = x.detach().contiguous()
+        self._keep.append(x)
+        return x
+
+
+def _projections(w: Weights) -> tuple[Tensor, ...]:
+    return (w.in_weight, w.x_weight, w.dt_weight, w.dt_bias, w.out_weight)
+
+
+def _shape(w: Weights) -> tuple[torch.Size | None, ...]:
+    return tuple(None if v is None else v.shape for v in w)

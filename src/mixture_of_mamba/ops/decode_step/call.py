@@ -1,0 +1,85 @@
+"""The records of csrc/decode.cpp, and weights in the formats that it reads."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["FORMATS", "DecodeCall", "DecodeLayer", "Matrix", "Packed", "pack"]
+
+FORMATS = ("float32", "bfloat16", "int8")
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("experts", "out", "in_")),
+        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
+    ]
+
+
+class DecodeLayer(ctypes.Structure):
+    _fields_ = [
+        ("norm", ctypes.c_void_p),
+        *((name, Matrix) for name in ("in_proj", "x_proj", "dt_proj", "out_proj")),
+        *((name, ctypes.c_void_p) for name in ("taps", "conv_bias", "A2", "D", "conv", "ssm")),
+    ]
+
+
+class DecodeCall(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("layers", "batch", "d_model", "d", "n", "k"),
+                *("modalities", "format", "threads"),
+            )
+        ),
+        ("eps", ctypes.c_double),
+        ("layer", ctypes.POINTER(DecodeLayer)),
+        *((name, ctypes.c_void_p) for name in ("x", "modality", "final_norm")),
+        ("head", Matrix),
+        *((name, ctypes.c_void_p) for name in ("hidden", "logits", "scratch")),
+    ]
+
+
+class Packed(NamedTuple):
+    """A weight (m, out, in) in one of FORMATS, its float32 scale (m, out) for int8, and bias."""
+
+    weight: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
+    def matrix(self) -> Matrix:
+        """The record; it borrows the tensors."""
+        experts, out, width = self.weight.shape
+        return Matrix(
+            experts=experts,
+            out=out,
+            in_=width,
+            weight=self.weight.data_ptr(),
+            scale=None if self.scale is None else self.scale.data_ptr(),
+            bias=None if self.bias is None else self.bias.data_ptr(),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a step reads."""
+        return sum(v.nbytes for v in self if v is not None)
+
+
+def pack(weight: Tensor, bias: Tensor | None, form: str) -> Packed:
+    """(m, out, in) -> the format; int8 is symmetric with one scale for each row."""
+    weight = weight.detach().float()
+    scale = None
+    if form == "int8":
+        scale = (weight.abs().amax(-1) / 127).clamp(min=1e-30)
+        packed = (weight / scale[..., None]).round().to(torch.int8)
+        scale = scale.contiguous()
+    else:
+        packed = weight.to(getattr(torch, form))
+    return Packed(
+        packed.contiguous(), scale, None if bias is None else bias.detach().float().contiguous()
+    )

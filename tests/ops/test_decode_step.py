@@ -1,0 +1,129 @@
+"""The native decode step against the blocks run token by token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixture_of_mamba import MambaBlock, MambaConfig, Routing
+from mixture_of_mamba.layers.fused import block_weights
+from mixture_of_mamba.ops import native
+from mixture_of_mamba.ops.decode_step import FORMATS, DecodeStep
+
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
+
+STEPS, VOCABULARY = 5, 37
+CASES = {
+    "dense": (1, {"split": frozenset()}),
+    "mixture": (3, {"n_modalities": 3}),
+    "part split, biases": (
+        6,
+        {"n_modalities": 2, "split": frozenset({"dt_proj", "out_proj"}), "bias": True},
+    ),
+    "odd sizes": (5, {"n_modalities": 2, "d_state": 5, "conv_bias": False, "d_conv": 3}),
+    "many sequences": (19, {"n_modalities": 2, "d_state": 20}),
+}
+
+
+class Model:
+    """Two blocks, a norm and a head, and the same as a native step."""
+
+    def __init__(self, options: dict, form: str = "float32") -> None:
+        torch.manual_seed(0)
+        self.config = MambaConfig(d_model=38, **options)
+        self.blocks = [MambaBlock(self.config) for _ in range(2)]
+        for block in self.blocks:
+            for p in block.parameters():
+                p.requires_grad_(False).add_(0.05 * torch.randn_like(p))
+        self.norm, self.head = torch.rand(38) + 0.5, torch.randn(VOCABULARY, 38)
+        self.step = DecodeStep(
+            [block_weights(b) for b in self.blocks],
+            eps=self.config.norm_eps,
+            final_norm=self.norm,
+            head=self.head,
+            weights=form,
+        )
+
+    def logits(self, x: Tensor, modality: Tensor) -> Tensor:
+        """(b, t, d_model), (b, t) -> (b, t, v) by the blocks, all tokens at once."""
+        routing = Routing.build(modality, self.config.n_modalities)
+        rows = routing.to_rows(x)
+        for block in self.blocks:
+            rows, _ = block.forward_rows(rows, routing)
+        return F.rms_norm(routing.to_time(rows), (38,), self.norm, 1e-5) @ self.head.t()
+
+
+def tokens(batch: int, modalities: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(batch, STEPS, 38), torch.randint(modalities, (batch, STEPS))
+
+
+@pytest.mark.parametrize("batch,options", CASES.values(), ids=CASES.keys())
+def test_steps_equal_the_blocks(batch: int, options: dict) -> None:
+    model = Model(options)
+    x, modality = tokens(batch, model.config.n_modalities)
+    expected = model.logits(x, modality)
+    states = model.step.new_states(batch)
+    for t in range(STEPS):
+        found = model.step(x[:, t], modality[:, t], states)
+        torch.testing.assert_close(found, expected[:, t], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("form,limit", [("float32", 1e-5), ("bfloat16", 1e-2), ("int8", 3e-2)])
+def test_accuracy_of_the_formats(form: str, limit: float) -> None:
+    model = Model(CASES["mixture"][1], form)
+    x, modality = tokens(4, 3)
+    expected = model.logits(x, modality)
+    states = model.step.new_states(4)
+    found = torch.stack([model.step(x[:, t], modality[:, t], states) for t in range(STEPS)], 1)
+    assert float((found - expected).norm() / expected.norm()) < limit
+
+
+def test_int8_reads_a_quarter_of_the_bytes() -> None:
+    sizes = [Model(CASES["mixture"][1], form).step.weight_bytes for form in FORMATS]
+    assert sizes[0] > 1.8 * sizes[1] > 3 * sizes[2]
+
+
+def test_goes_on_from_the_states_of_a_prefill() -> None:
+    model = Model(CASES["mixture"][1])
+    x, modality = tokens(2, 3)
+    routing = Routing.build(modality[:, :3], 3)
+    rows, states = routing.to_rows(x[:, :3]), []
+    for block in model.blocks:
+        rows, after = block.forward_rows(rows, routing)
+        states.append((after.conv.clone(), after.ssm.clone()))
+    expected = model.logits(x, modality)
+    for t in (3, 4):
+        found = model.step(x[:, t], modality[:, t], states)
+        torch.testing.assert_close(found, expected[:, t], rtol=2e-5, atol=2e-5)
+
+
+def test_threads_do_not_change_the_result() -> None:
+    model = Model(CASES["mixture"][1])
+    x, modality = tokens(6, 3)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        states = model.step.new_states(6)
+        found.append([model.step(x[:, t], modality[:, t], states) for t in range(STEPS)])
+    torch.set_num_threads(before)
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_wrong_input_is_said() -> None:
+    model = Model(CASES["mixture"][1])
+    states = model.step.new_states(2)
+    x, modality = torch.randn(2, 38), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"modality must be in 0\.\.2"):
+        model.step(x, modality + 3, states)
+    with pytest.raises(ValueError, match="x has shape"):
+        model.step(x[:, 1:], modality, states)
+    with pytest.raises(ValueError, match="float32 on cpu is needed"):
+        model.step(x, modality, [(c.double(), s) for c, s in states])
+    with pytest.raises(ValueError, match="1 states, but 2 blocks"):
+        model.step(x, modality, states[:1])
+    with pytest.raises(ValueError, match="choose from"):
+        Model(CASES["mixture"][1], "int4")
