@@ -21,6 +21,7 @@ SHORTEST = 60
 LONGEST = 4_000
 """Characters above which a text is divided, at paragraphs."""
 
+_BLOCKS = ("body", "orelse", "finalbody", "handlers")
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
 
 
@@ -68,11 +69,14 @@ def _docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # templates of other Python versions
         return
-    for node in ast.walk(tree):
+    rest: list[ast.AST] = [tree]
+    while rest:  # statements only: expressions hold no docstrings, and are nearly all of a tree
+        node = rest.pop(0)
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             text = ast.get_docstring(node, clean=False)
             if text:
                 yield inspect.cleandoc(text)
+        rest.extend(part for block in _BLOCKS for part in getattr(node, block, ()))
 
 
 def _clean(text: str) -> str:

@@ -20,7 +20,7 @@ from mixture_of_mamba.data.tokenizers.units import Units
 
 __all__ = ["train_tokenizers"]
 
-PICTURES_VERSION = 1
+PICTURES_VERSION = 2
 """Part of the cache key: raise it when the training of `Pictures` changes."""
 
 
