@@ -75,16 +75,15 @@ def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     x = inputs
     b, t, d, n = x.batch, x.length, x.d, x.n
     y = torch.empty(x.u.shape, dtype=x.u.dtype, device=x.u.device)
-    final = torch.empty((b, d, n), dtype=torch.float32, device=y.device)
+    final = torch.empty((b, n, d), dtype=torch.float32, device=y.device)
     shape = checkpoint_shape(x) if save else (0,)
     checkpoints = torch.empty(shape, dtype=torch.float32, device=y.device)
     if not b * t * d:
-        return y, final.zero_() if x.state is None else final.copy_(x.state), checkpoints
+        return y, y.new_zeros(b, d, n).float() if x.state is None else x.state.clone(), checkpoints
     call = _Call(x, FORWARD)
-    start = None if x.state is None else x.state.contiguous()
-    start_strides = (d * n, 0, n, 1)
+    start = _channels_last(x.state)
     if call.segments > 1:
-        start, start_strides = call.segment_starts(), call.slot_strides
+        start = call.segment_starts(start)
     call.launch(
         scan_forward_kernel,
         call.grid,
@@ -94,17 +93,13 @@ def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
         y=y,
         final=final,
         checkpoints=checkpoints,
-        stride_start_b=start_strides[0],
-        stride_start_s=start_strides[1],
-        stride_start_d=start_strides[2],
-        stride_start_n=start_strides[3],
         EVERY=EVERY,
         HAS_Z=x.z is not None,
         HAS_D=x.D is not None,
         HAS_START=start is not None,
         SAVE=save,
     )
-    return y, final, checkpoints
+    return y, final.transpose(1, 2).contiguous(), checkpoints
 
 
 def backward(
@@ -118,10 +113,9 @@ def backward(
         return _no_steps(x, dfinal)
     dy = _rows(dy)
     call = _Call(x, BACKWARD)
-    dend = None if dfinal is None else dfinal.contiguous()
-    dend_strides = (d * n, 0, n, 1)
+    dend = _channels_last(dfinal)
     if call.segments > 1:
-        dend, dend_strides = call.segment_gradients(dy, dfinal), call.slot_strides
+        dend = call.segment_gradients(dy, dend)
     modalities = 0 if x.delta_bias is None else x.delta_bias.shape[0]
     blocks, programs = call.grid[0], (b, call.segments)
 
@@ -151,10 +145,6 @@ def backward(
         partial=partial,
         dstart=dstart,
         batch=b,
-        stride_dend_b=dend_strides[0],
-        stride_dend_s=dend_strides[1],
-        stride_dend_d=dend_strides[2],
-        stride_dend_n=dend_strides[3],
         EVERY=EVERY,
         MODALITIES=modalities,
         # tf32 keeps more bits than the gradients of 16-bit inputs; float32 takes three products.
@@ -188,8 +178,7 @@ class _Call:
         self.segments = -(-x.length // self.segment)
         self.blocks = -(-x.d // tiles.block)
         self.grid = (self.blocks, x.batch, self.segments)
-        self.slot_strides = (self.segments * x.n * x.d, x.n * x.d, 1, x.d)
-        self.A = x.A.contiguous()
+        self.A = x.A.t().contiguous()
         self.bias = None if x.delta_bias is None else x.delta_bias.contiguous()
         self.rows = {
             name: None if value is None else _rows(value)
@@ -240,7 +229,7 @@ class _Call:
         x = self.inputs
         positions = x.batch * x.length
         B, C = _rows(x.B), _rows(x.C)
-        packed = torch.empty((positions, self.n_padded, 2), dtype=torch.float32, device=B.device)
+        packed = torch.empty((positions, self.n_padded, 2, 2), dtype=torch.float32, device=B.device)
         step_info = torch.empty((positions,), dtype=torch.int32, device=B.device)
         block = max(1, 512 // self.n_padded)
         pack_kernel[(-(-positions // block),)](
@@ -277,7 +266,7 @@ class _Call:
         )  # fmt: skip
         return dB, dC
 
-    def segment_starts(self) -> Tensor:
+    def segment_starts(self, start: Tensor | None) -> Tensor:
         """(b, s, n, d) state before each segment."""
         from .triton_segments import segment_state_kernel
 
@@ -290,10 +279,10 @@ class _Call:
             totals=totals,
             segments=self.segments,
         )
-        self._carry(self.inputs.state, slots, totals, reverse=False)
+        self._carry(start, slots, totals, reverse=False)
         return slots
 
-    def segment_gradients(self, dy: Tensor, dfinal: Tensor | None) -> Tensor:
+    def segment_gradients(self, dy: Tensor, dend: Tensor | None) -> Tensor:
         """(b, s, n, d) gradient of the state after each segment."""
         from .triton_segments import segment_gradient_kernel
 
@@ -309,7 +298,7 @@ class _Call:
             segments=self.segments,
             HAS_Z=self.inputs.z is not None,
         )
-        self._carry(dfinal, slots, totals, reverse=True)
+        self._carry(dend, slots, totals, reverse=True)
         return slots
 
     def _slots(self) -> tuple[Tensor, Tensor]:
@@ -323,13 +312,18 @@ class _Call:
         self.launch(
             carry_kernel,
             (self.blocks, self.inputs.batch),
-            start=None if start is None else start.contiguous(),
+            start=start,
             slots=slots,
             totals=totals,
             segments=self.segments,
             HAS_START=start is not None,
             REVERSE=reverse,
         )
+
+
+def _channels_last(state: Tensor | None) -> Tensor | None:
+    """(b, d, n) -> (b, n, d)."""
+    return None if state is None else state.transpose(1, 2).contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:

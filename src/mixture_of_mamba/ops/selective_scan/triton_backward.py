@@ -26,7 +26,6 @@ from .triton_tiles import (
     load_rows,
     load_words,
     row_offset,
-    states,
     step_size,
     store,
 )
@@ -89,10 +88,6 @@ def scan_backward_kernel(
     stride_delta,
     stride_z,
     hidden_one,
-    stride_dend_b,
-    stride_dend_s,
-    stride_dend_d,
-    stride_dend_n,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     T: tl.constexpr,
@@ -125,25 +120,24 @@ def scan_backward_kernel(
     s = tl.program_id(2)
     segments = tl.num_programs(2)
     live = channel < d
-    state = states(N)
+    state = tl.arange(0, N)
     both = (state < n)[:, None] & live[None, :]
     first = s * segment
     end = tl.minimum(first + segment, length)
     chunks = tl.cdiv(length, EVERY)
     step_info += b * length
-    words = packed + b.to(tl.int64) * length * N
+    words = packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
     # The same addresses under another name: merged with the first reading, B and C of a whole tile
     # would have to stay in registers.
     words_again = words + (hidden_one - 1)
-    decay = tl.load(A + channel[None, :] * n + state[:, None], mask=both, other=-1.0) * LOG2E
+    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
     skip = tl.zeros((BLOCK,), tl.float32)
     if HAS_D:
         skip = tl.load(D + channel, mask=live, other=0.0).to(tl.float32)
     dh = tl.zeros((N, BLOCK), tl.float32)
     if HAS_DEND:
-        dend += b.to(tl.int64) * stride_dend_b + s * stride_dend_s
-        begin = dend + channel[None, :] * stride_dend_d + state[:, None] * stride_dend_n
-        dh = tl.load(begin, mask=both, other=0.0)
+        after = (b * segments + s).to(tl.int64) * n + state[:, None]
+        dh = tl.load(dend + after * d + channel[None, :], mask=both, other=0.0)
     program = (b * segments + s).to(tl.int64)
     scratch += program * (EVERY // T) * n * d
     partial += ((block * batch + b).to(tl.int64) * length) * 2 * N

@@ -21,7 +21,6 @@ from .triton_tiles import (
     load_rows,
     load_words,
     row_offset,
-    states,
     step_size,
     store,
 )
@@ -51,10 +50,6 @@ def scan_forward_kernel(
     stride_delta,
     stride_z,
     hidden_one,
-    stride_start_b,
-    stride_start_s,
-    stride_start_d,
-    stride_start_n,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     T: tl.constexpr,
@@ -72,27 +67,27 @@ def scan_forward_kernel(
     """One program: BLOCK channels of one sequence over one segment of `segment` steps.
 
     h <- exp(dt A) h + dt u B;  y = (<C, h> + D u) silu(z).  Every EVERY steps the state before the
-    step goes to checkpoints (b, chunks, n, d); the last segment writes final (b, d, n).
+    step goes to checkpoints (b, chunks, n, d); start is (b, s, n, d);
+    the last segment writes final (b, n, d).
     """
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
     b = tl.program_id(1)
     s = tl.program_id(2)
     live = channel < d
-    state = states(N)
+    state = tl.arange(0, N)
     both = (state < n)[:, None] & live[None, :]
     first = s * segment
     end = tl.minimum(first + segment, length)
     chunks = tl.cdiv(length, EVERY)
     step_info += b * length
-    words = packed + b.to(tl.int64) * length * N
+    words = packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
 
     # Padded states and channels decay like A = -1, so that an infinite step size makes no NaN.
-    decay = tl.load(A + channel[None, :] * n + state[:, None], mask=both, other=-1.0) * LOG2E
+    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
     h = tl.zeros((N, BLOCK), tl.float32)
     if HAS_START:
-        start += b.to(tl.int64) * stride_start_b + s * stride_start_s
-        begin = start + channel[None, :] * stride_start_d + state[:, None] * stride_start_n
-        h = tl.load(begin, mask=both, other=0.0)
+        begin = (b * tl.num_programs(2) + s).to(tl.int64) * n + state[:, None]
+        h = tl.load(start + begin * d + channel[None, :], mask=both, other=0.0)
     skip = tl.zeros((BLOCK,), tl.float32)
     if HAS_D:
         skip = tl.load(D + channel, mask=live, other=0.0).to(tl.float32)
@@ -143,5 +138,5 @@ def scan_forward_kernel(
         tile_delta = next_delta
         tile_z = next_z
     if end == length:
-        to = (b.to(tl.int64) * d + channel)[None, :] * n + state[:, None]
+        to = (b.to(tl.int64) * n + state[:, None]) * d + channel[None, :]
         tl.store(final + to, h, mask=both)

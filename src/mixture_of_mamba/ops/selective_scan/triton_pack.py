@@ -30,7 +30,8 @@ def pack_kernel(
     HAS_MODALITY: tl.constexpr,
     HAS_RESETS: tl.constexpr,
 ):
-    """B, C (r, n) -> packed (b * t, N, 2) float32 in time order, padded by zeros; and step_info."""
+    """B, C (r, n) -> packed (b * t, N, 2, 2) float32: pairs (B, C) in time order, twice, padded
+    with zeros; and step_info (b * t,)."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = at < positions
     row = at
@@ -47,9 +48,11 @@ def pack_kernel(
     from_row = row.to(tl.int64)[:, None]
     b = tl.load(B + from_row * stride_b + state[None, :], mask=mask, other=0.0).to(tl.float32)
     c = tl.load(C + from_row * stride_c + state[None, :], mask=mask, other=0.0).to(tl.float32)
-    pair = tl.arange(0, 2 * N)
-    to = packed + at.to(tl.int64)[:, None] * (2 * N) + pair[None, :]
-    tl.store(to, tl.interleave(b, c), mask=live[:, None])
+    word = tl.arange(0, 2 * N)
+    to = packed + at.to(tl.int64)[:, None] * (4 * N) + (word + word // 2 * 2)[None, :]
+    pairs = tl.interleave(b, c)
+    tl.store(to, pairs, mask=live[:, None])
+    tl.store(to + 2, pairs, mask=live[:, None])
 
 
 @triton.jit

@@ -21,7 +21,6 @@ from .triton_tiles import (
     load_info,
     load_rows,
     load_words,
-    states,
     step_size,
 )
 
@@ -61,14 +60,15 @@ def segment_state_kernel(
     b = tl.program_id(1)
     s = tl.program_id(2)
     live = channel < d
-    state = states(N)
+    state = tl.arange(0, N)
     both = (state < n)[:, None] & live[None, :]
     first = s * segment
     end = first + segment
-    decay = tl.load(A + channel[None, :] * n + state[:, None], mask=both, other=-1.0) * LOG2E
+    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
+    words = packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
     h, total = advance(
         tl.zeros((N, BLOCK), tl.float32),
-        u, delta, bias, step_info + b * length, packed + b.to(tl.int64) * length * N, slots,
+        u, delta, bias, step_info + b * length, words, slots,
         decay, channel, state, live, both, first, end, end, d, n, stride_u, stride_delta,
         N, BLOCK, T, HAS_BIAS, HAS_RESETS, SOFTPLUS, False, WHOLE, WIDE,
     )  # fmt: skip
@@ -113,13 +113,13 @@ def segment_gradient_kernel(
     b = tl.program_id(1)
     s = tl.program_id(2)
     live = channel < d
-    state = states(N)
+    state = tl.arange(0, N)
     both = (state < n)[:, None] & live[None, :]
     first = (s + 1) * segment
     end = tl.minimum(first + segment, length)
     step_info += b * length
-    words = packed + b.to(tl.int64) * length * N
-    decay = tl.load(A + channel[None, :] * n + state[:, None], mask=both, other=-1.0) * LOG2E
+    words = packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
+    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
     dh = tl.zeros((N, BLOCK), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     tiles = tl.cdiv(end - first, T)
@@ -167,17 +167,17 @@ def carry_kernel(
     REVERSE: tl.constexpr,
 ):
     """slots (b, s, n, d), what each segment's neighbour adds by itself -> what each segment starts
-    with: the first one with start (b, d, n) or zero. With REVERSE from the last to the first."""
+    with: the first one with start (b, n, d) or zero. With REVERSE from the last to the first."""
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
     b = tl.program_id(1)
     live = channel < d
-    state = states(N)
+    state = tl.arange(0, N)
     both = (state < n)[:, None] & live[None, :]
-    decay = tl.load(A + channel[None, :] * n + state[:, None], mask=both, other=-1.0) * LOG2E
+    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
     h = tl.zeros((N, BLOCK), tl.float32)
     if HAS_START:
-        begin = start + (b.to(tl.int64) * d + channel[None, :]) * n + state[:, None]
-        h = tl.load(begin, mask=both, other=0.0)
+        begin = (b.to(tl.int64) * n + state[:, None]) * d + channel[None, :]
+        h = tl.load(start + begin, mask=both, other=0.0)
     for i in range(segments):
         s = segments - 1 - i if REVERSE else i
         slot = (b * segments + s).to(tl.int64)

@@ -1,8 +1,13 @@
 """How the scan's Triton kernels read: one channel a lane, its states in registers.
 
 Time is walked in tiles of `T` unrolled steps; a tile is a tuple of T vectors. B and C arrive
-packed: (b, t, n) pairs of float32 as one 64-bit word, in time order, so that a step reads one cache
-line, each lane the same words. `step_info[b, t]` is ``row << 5 | modality << 1 | reset``.
+packed in time order: (b, t, n, 2) words of 64 bits, a pair (B, C) of float32 each, twice, so that a
+step reads two cache lines. `step_info[b, t]` is ``row << 5 | modality << 1 | reset``. States and A
+are (…, n, d), channels contiguous.
+
+The offsets of channels and words include ``hidden_one - 1``, a zero that the compiler cannot see: it then
+takes them for unaligned and reads one channel a lane, where it would merge accesses of neighbours
+in one lane and shuffle at every step.
 
 `WHOLE` says that time, channels and states are multiples of the tiles, so that nothing is masked;
 `WIDE` that row offsets need 64 bits.
@@ -30,23 +35,12 @@ __all__ = [
     "load_rows",
     "load_words",
     "row_offset",
-    "states",
     "step_size",
     "store",
 ]
 
 MAX_MODALITIES = 1 << 4
 MAX_ROWS = 1 << 26
-
-
-@triton.jit
-def states(N: tl.constexpr):
-    """State index of each of the N registers of a channel, swapped in pairs.
-
-    Any order would do. With the plain one the compiler sees contiguous addresses and spreads the
-    states of a channel over lanes to merge the accesses, and then shuffles at every step.
-    """
-    return tl.arange(0, N) ^ 1
 
 
 @triton.jit
@@ -70,10 +64,15 @@ def load(at, mask, WHOLE: tl.constexpr):
 def load_words(
     packed, position, state, here, N: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr
 ):
-    """B, C (N, BLOCK) of one step, the same for every channel."""
-    each = tl.zeros((N, BLOCK), tl.int32)
-    word = packed + position * N + state[:, None] + each
-    return unpack(load(word, each < tl.where(here, 1, 0), WHOLE))
+    """B, C (N, BLOCK) of one step, the same for every channel.
+
+    Each word is stored twice and even and odd lanes read their own copy: that makes the addresses
+    contiguous over channels and not over states, so that the compiler keeps a channel in one lane.
+    """
+    lane = tl.arange(0, BLOCK) % 2
+    word = packed + position * (2 * N) + (state * 2)[:, None] + lane[None, :]
+    mask = tl.zeros((N, BLOCK), tl.int32) < tl.where(here, 1, 0)
+    return unpack(load(word, mask, WHOLE))
 
 
 @triton.jit
