@@ -209,6 +209,10 @@ class RunConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        # Before data is prepared for minutes: are widths, split and weights possible at all?
+        model_config(self.model, [(name, kind, 1) for name, kind in self.data.modalities])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values; `from_dict` reads them back."""
         return asdict(self)

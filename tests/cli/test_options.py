@@ -1,0 +1,101 @@
+"""Presets by name, flags over files, and where a resumed run finds its config."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixture_of_mamba.cli.demo import demo_config
+from mixture_of_mamba.cli.options import (
+    Parser,
+    add_run_options,
+    preset_names,
+    preset_path,
+    run_config,
+)
+from mixture_of_mamba.train.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def parse(*argv: str) -> RunConfig:
+    parser = Parser(prog="mom", exit_on_error=False)
+    parser.add_argument("--out", type=str)
+    parser.add_argument("--resume", action="store_true")
+    add_run_options(parser)
+    return run_config(parser.parse_args(list(argv)))
+
+
+def test_shipped_configs() -> None:
+    assert {"chameleon", "chameleon_speech", "demo", "transfusion"} <= set(preset_names())
+    for name in preset_names():
+        assert (ROOT / "configs" / f"{name}.yaml").read_text() == preset_path(name).read_text()
+        config = parse("-c", name)
+        assert config == RunConfig.from_dict(yaml.safe_load(preset_path(name).read_text()))
+    for name in ("chameleon", "chameleon_speech", "transfusion"):
+        assert parse("-c", name).data.setting == name
+
+
+@pytest.mark.parametrize("name", ["chameleon", "chameleon.yaml", "configs/chameleon.yaml"])
+def test_presets_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse("-c", name).data.setting == "chameleon"
+
+
+def test_a_file_here_comes_before_the_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "chameleon.yaml").write_text("train: {steps: 17}")
+    assert parse("-c", "configs/chameleon.yaml").train.steps == 17
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_flags_override_the_file_wherever_it_stands(order: int) -> None:
+    parts = [["-c", "chameleon"], ["--train.steps", "3", "--model.split=none"]]
+    config = parse(*parts[order], *parts[1 - order])
+    assert (config.train.steps, config.model.split) == (3, "none")
+    assert config.data.setting == "chameleon"
+
+
+def test_later_files_override_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_text("train: {steps: 9}")
+    config = parse("--config=chameleon", "-c", str(tmp_path / "short.yaml"))
+    assert (config.train.steps, config.data.setting) == (9, "chameleon")
+
+
+def test_entries_of_mappings_can_be_set() -> None:
+    config = parse("--model.loss_weights.image", "2", "--model.diffusion", "{levels: 10}")
+    assert config.model.loss_weights == {"image": 2.0}
+    assert config.model.diffusion == {"levels": 10}
+
+
+def test_resume_without_a_config_takes_the_runs_own(tmp_path: Path) -> None:
+    text = yaml.safe_dump(parse("-c", "transfusion", "--train.steps", "77").to_dict())
+    (tmp_path / "config.yaml").write_text(text)
+    for flags in (["--out", str(tmp_path)], [f"--out={tmp_path}"]):
+        config = parse("--resume", *flags, "--train.log_every", "3")
+        assert (config.train.steps, config.train.log_every) == (77, 3)
+        assert config.data.setting == "transfusion"
+    assert parse(*flags).train.steps == 1500, "without --resume it starts from the defaults"
+    assert parse("--resume", *flags, "-c", "chameleon").data.setting == "chameleon"
+
+
+def test_demo_says_when_its_schedule_is_shorter() -> None:
+    whole, remark = demo_config(None, None)
+    assert remark == "" and whole == RunConfig.from_dict(
+        yaml.safe_load(preset_path("demo").read_text())
+    )
+    short, remark = demo_config(None, "no C++ compiler found")
+    assert short.train.steps < whole.train.steps
+    assert f"{short.train.steps} of {whole.train.steps} steps" in remark
+    assert "no C++ compiler found" in remark
+    asked, remark = demo_config(50, None)
+    assert asked.train.steps == 50 and asked.train.warmup == 5 and "50 of" in remark
+    assert replace(asked, train=whole.train) == whole, "nothing but the schedule changes"

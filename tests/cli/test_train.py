@@ -1,0 +1,84 @@
+"""`mom train` end to end on a few real documents: run, stop, resume, read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mixture_of_mamba.cli.main import main
+from mixture_of_mamba.train.runs import load_run
+
+SMALL = [
+    *("-c", "transfusion", "--data.scenes", "40", "--data.text_vocabulary", "270"),
+    *("--data.window", "128", "--model.d_model", "16", "--model.n_layers", "1"),
+    *("--train.batch_size", "2", "--train.steps", "4", "--train.log_every", "1"),
+    *("--train.evaluate_batches", "1", "--train.evaluate_every", "2", "--train.threads", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return ["--data.cache", str(tmp_path_factory.mktemp("cache"))]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: list[str]) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "a"
+    assert main(["train", *SMALL, *cache, "--out", str(out)]) == 0
+    return out
+
+
+def losses(folder: Path) -> list[Any]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [[x["phase"], x["step"], x["loss"], x["losses"]] for x in map(json.loads, lines)]
+
+
+def test_run_folder_is_whole_and_reads_back(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        *("config.yaml", "metrics.jsonl", "checkpoints", "model", "tokenizers", "tensorboard")
+    }
+    run = load_run(finished)
+    assert run.config.train.steps == 4 and not run.model.training
+    assert [m.name for m in run.model.config.modalities] == ["text", "image"]
+    assert [(n, s) for n, _, s in run.tokenizers.modalities] == [("text", 270), ("image", 48)]
+    assert losses(finished)[-1][:2] == ["validation", 4]
+
+
+def test_samples_are_in_tensorboard(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"image/0", "image/1"} <= set(tags["images"])
+    assert events.Images("image/0")[-1].step == 4
+    assert "image/0/text_summary" in tags["tensors"]
+
+
+def test_stopped_run_resumes_from_its_own_config(
+    tmp_path: Path, finished: Path, cache: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "b"
+    assert main(["train", *SMALL, *cache, "--out", str(out), "--train.stop_after", "3"]) == 0
+    assert f"continue with: mom train --out {out} --resume" in capsys.readouterr().err
+    options = ["--train.stop_after", "null"]
+    assert main(["train", "--out", str(out), "--resume", *options]) == 0
+    assert losses(out) == losses(finished), "noise and captions are drawn as without the stop"
+    one, other = (load_run(folder).model.state_dict() for folder in (out, finished))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_taken_folder_is_refused(
+    finished: Path, cache: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert main(["train", *SMALL, *cache, "--out", str(finished)]) == 1
+    line = capsys.readouterr().err
+    assert len(line.splitlines()) == 1
+    assert "already holds a run (finished); continue it with --resume" in line
+    assert (finished / "metrics.jsonl").read_bytes() == before
