@@ -25,8 +25,10 @@ from torch import Tensor
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel, __version__
 from mixture_of_mamba.generate.decoders import CachedDecoder, Decoder
+from mixture_of_mamba.generate.native import NativeDecoder, native_step, why_not_native
 from mixture_of_mamba.generate.sequence import TokenSequence
 from mixture_of_mamba.generate.steps import SteppingDecoder
+from mixture_of_mamba.ops.decode_step import FORMATS
 
 VOCABULARY = 8192
 PROMPT = 16
@@ -100,7 +102,13 @@ def ours_step(decoder: Decoder, prompt: Tensor, *, mixed: bool = False) -> Step:
 
 def decoders(model: MultimodalModel) -> dict[str, Decoder]:
     """The ways to decode on this machine."""
-    return {"steps": SteppingDecoder(model), "model": CachedDecoder(model)}
+    found: dict[str, Decoder] = {}
+    if reason := why_not_native(model):
+        print(f"no native decoding: {reason}")
+    else:
+        for form in FORMATS:
+            found[f"native {form}"] = NativeDecoder(model, native_step(model, form))
+    return found | {"steps": SteppingDecoder(model), "model": CachedDecoder(model)}
 
 
 def seconds(run: Callable[[], Any], least: float) -> float:

@@ -18,6 +18,7 @@ from mixture_of_mamba.generate.media import (
     write_image,
     write_sound,
 )
+from mixture_of_mamba.ops import native
 from mixture_of_mamba.train.config import RunConfig
 from mixture_of_mamba.train.runs import write_config
 
@@ -133,3 +134,17 @@ def test_errors_are_one_clear_line(
 def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(tmp_path), "--text", "x", "--to", "image"]) == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
+def test_narrow_weights_give_the_caption_too(
+    learnt,  # type: ignore[no-untyped-def]
+    run_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base = ["generate", str(run_folder), "--image", str(run_folder / "scene.png"), "--to", "text"]
+    for form in ("bfloat16", "int8"):
+        assert main([*base, "--weights", form]) == 0
+        assert capsys.readouterr().out.strip() == learnt[1][0].caption
+    assert main([*base, "--weights", "int3"]) == 1
+    assert "int8" in capsys.readouterr().err

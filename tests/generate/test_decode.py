@@ -9,7 +9,7 @@ import torch
 
 from mixture_of_mamba import Modality, MultimodalModel
 from mixture_of_mamba.generate import decoders
-from mixture_of_mamba.generate.decoders import CachedDecoder, RecomputingDecoder, make_decoder
+from mixture_of_mamba.generate.decoders import CachedDecoder, RecomputingDecoder, decoder_maker
 from mixture_of_mamba.generate.grammar import Grammar, Layout, Place
 from mixture_of_mamba.generate.guidance import GuidedDecoder
 from mixture_of_mamba.generate.loop import Event, decode
@@ -32,7 +32,7 @@ def run(model: MultimodalModel, layout: Layout, prompts, place=TEXT, **kwargs): 
     seeds = kwargs.pop("seeds", range(len(prompts)))
     rows: list[list[Event]] = [[] for _ in prompts]
     for event in decode(
-        kwargs.pop("decoder", None) or make_decoder(model),
+        kwargs.pop("decoder", None) or decoder_maker(model)(),
         prompts,
         [Place(place)] * len(prompts),
         grammar,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ..generate import Generator
@@ -56,6 +56,12 @@ def configure(parser: Any) -> None:
     ):
         parser.add_argument(f"--{name}", default=None, type=kind | None, help=text)
     parser.add_argument(
+        "--weights",
+        default=None,
+        type=Literal["float32", "bfloat16", "int8"] | None,
+        help="format of the weights while decoding, natively on the CPU; default: the model's own",
+    )
+    parser.add_argument(
         "--stream", action="store_true", help="print text while it is made (one sample, --to text)"
     )
 
@@ -66,7 +72,7 @@ def run(args: Any) -> int:
         raise ValueError(f"--count is {args.count}; give at least 1")
     from ..generate import Generator
 
-    generator = Generator.from_run(args.run)
+    generator = Generator.from_run(args.run, weights=args.weights)
     if args.to is not None:
         generator.layout.index(args.to)
     options = _options(args)

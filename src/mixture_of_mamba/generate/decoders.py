@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -12,7 +12,7 @@ from ..data.batch import Batch
 from ..models import Cache, MultimodalModel
 from .sequence import TokenSequence, left_pad
 
-__all__ = ["CachedDecoder", "Decoder", "RecomputingDecoder", "make_decoder"]
+__all__ = ["CachedDecoder", "Decoder", "RecomputingDecoder", "decoder_maker"]
 
 TOKENS_AT_ONCE = 32_768
 """Tokens of a prompt that are read in one call, over all sequences."""
@@ -39,13 +39,27 @@ class Decoder(Protocol):
         """State of some sequences, for samplers of continuous modalities."""
 
 
-def make_decoder(model: MultimodalModel) -> Decoder:
-    """The fastest decoder that serves this model."""
+def decoder_maker(model: MultimodalModel, weights: str | None = None) -> Callable[[], Decoder]:
+    """Makes decoders of the fastest kind that serves this model; they share its prepared weights.
+
+    Args:
+        model: in evaluation mode. Changes of its weights may not be seen by decoders made here.
+        weights: "float32", "bfloat16" or "int8" for native decoding on the CPU with weights in
+            this format. None: as the model has them, and natively where that can be.
+
+    Raises:
+        ValueError: native decoding was asked for by its format and cannot be, with the reason.
+    """
+    from .native import NativeDecoder, native_step, why_not_native
     from .steps import SteppingDecoder, why_not_stepping
 
+    if weights is not None or why_not_native(model) is None:
+        step = native_step(model, weights)
+        return lambda: NativeDecoder(model, step)
     if model.config.mixer != "mamba":
-        return RecomputingDecoder(model)
-    return CachedDecoder(model) if why_not_stepping(model) else SteppingDecoder(model)
+        return lambda: RecomputingDecoder(model)
+    kind = CachedDecoder if why_not_stepping(model) else SteppingDecoder
+    return lambda: kind(model)
 
 
 class CachedDecoder:
@@ -56,19 +70,21 @@ class CachedDecoder:
         self._cache: Cache | None = None
 
     def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
-        logits, self._cache = self._read(left_pad(prompts), None)
+        logits, cache = self._read(left_pad(prompts), None)
+        self._store(cache)
         return logits
 
     def resume(self, cache: Cache) -> None:
         """Go on from a snapshot; the caller has the logits that belong to it."""
-        self._cache = cache
+        self._store(cache)
 
     def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
-        logits, self._cache = self.model.advance(
+        logits, cache = self.model.advance(
             tokens[:, None].to(self._device),
             modality_ids[:, None].to(self._device),
             self._present,
         )
+        self._store(cache)
         return logits
 
     def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
@@ -78,14 +94,17 @@ class CachedDecoder:
             )
         before = self._present.select(rows)
         logits, after = self._read(left_pad(parts), before)
-        self._cache = self._present.put(rows, after)
+        self._store(self._present.put(rows, after))
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
-        self._cache = self._present.select(rows)
+        self._store(self._present.select(rows))
 
     def cache(self, rows: Sequence[int]) -> Cache:
         return self._present.select(rows)
+
+    def _store(self, cache: Cache) -> None:
+        self._cache = cache
 
     @property
     def _present(self) -> Cache:

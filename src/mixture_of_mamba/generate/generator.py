@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models import MultimodalModel
-from .decoders import Decoder, make_decoder
+from .decoders import Decoder, decoder_maker
 from .diffusion import DiffusionOptions, DiffusionSampler
 from .grammar import Grammar, Layout, Place
 from .guidance import GuidedDecoder
@@ -42,6 +42,8 @@ class Generator:
         model: in evaluation mode.
         tokenizers: that its data was made with.
         batch_size: most sequences that are decoded together.
+        weights: "float32", "bfloat16" or "int8" decodes natively on the CPU with weights in this
+            format, whatever the model's own; None: as the model has them.
 
     Example:
         >>> generator = Generator.from_run("runs/a")
@@ -49,9 +51,15 @@ class Generator:
     """
 
     def __init__(
-        self, model: MultimodalModel, tokenizers: TokenizerSet, *, batch_size: int = 64
+        self,
+        model: MultimodalModel,
+        tokenizers: TokenizerSet,
+        *,
+        batch_size: int = 64,
+        weights: str | None = None,
     ) -> None:
-        self.model, self.tokenizers, self.batch_size = model, tokenizers, batch_size
+        self.model, self.tokenizers = model, tokenizers
+        self.batch_size, self.weights = batch_size, weights
         self.layout = Layout.of(tokenizers)
         ours = [(m.name, m.kind, m.size) for m in model.config.modalities]
         if ours != tokenizers.modalities:
@@ -61,7 +69,9 @@ class Generator:
             )
 
     @classmethod
-    def from_run(cls, folder: str | Path, *, batch_size: int = 64) -> Generator:
+    def from_run(
+        cls, folder: str | Path, *, batch_size: int = 64, weights: str | None = None
+    ) -> Generator:
         """The generator of a run folder.
 
         Raises:
@@ -70,7 +80,7 @@ class Generator:
         from ..train.runs import load_run
 
         run = load_run(folder)
-        return cls(run.model, run.tokenizers, batch_size=batch_size)
+        return cls(run.model, run.tokenizers, batch_size=batch_size, weights=weights)
 
     def to_image(self, texts: Sequence[str], *, seed: int = 0, **options: Any) -> list[np.ndarray]:
         """One (s, s, 3) uint8 picture per caption; see `complete`."""
@@ -170,11 +180,12 @@ class Generator:
         place = Place(self.layout.text if to is None else self.layout.index(to))
         grammar = self._grammar(to)
         sampler = DiffusionSampler(self.layout.begin, diffusion, progress=None)
+        make = decoder_maker(self.model, self.weights)
         for start in range(0, len(sequences), self.batch_size):
             here = slice(start, start + self.batch_size)
             part = sequences[here]
             events = decode(
-                self._decoder(to, guidance),
+                self._decoder(make, to, guidance),
                 part,
                 [place] * len(part),
                 grammar,
@@ -202,14 +213,14 @@ class Generator:
         # a text ends where the document does or another modality begins
         return Grammar(self.layout, ranges, stop=self.layout.begin.values(), only=True)
 
-    def _decoder(self, to: str | None, guidance: float) -> Decoder:
-        decoder = make_decoder(self.model)
+    def _decoder(self, make: Callable[[], Decoder], to: str | None, guidance: float) -> Decoder:
+        decoder = make()
         if guidance == 1 or to is None or self.layout.kind(to) == "continuous":
             return decoder
         bare = TokenSequence.of(self.tokenizers.assemble([], close=False))
         if to != "text":
             bare.append(self.layout.text, self.layout.begin[to])
-        return GuidedDecoder(decoder, make_decoder(self.model), bare, guidance)
+        return GuidedDecoder(decoder, make(), bare, guidance)
 
 
 def _strings(texts: Sequence[str]) -> Sequence[str]:

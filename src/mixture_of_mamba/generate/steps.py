@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers import MambaBlock, MambaState, ModalityLinear
+from ..layers import MambaBlock, MambaState
+from ..layers.fused import is_plain
 from ..models import Cache, MultimodalModel
 from .decoders import CachedDecoder
 
@@ -32,12 +33,9 @@ def why_not_stepping(model: MultimodalModel) -> str | None:
     """
     if model.config.mixer != "mamba":
         return "the model has attention blocks"
-    for block in model.backbone.blocks:
-        if type(block) is not MambaBlock:
-            return f"a block is {type(block).__name__}"
-        for name in ("in_proj", "x_proj", "dt_proj", "out_proj"):
-            if type(getattr(block.mixer, name)) is not ModalityLinear:
-                return f"{name} is wrapped by {type(getattr(block.mixer, name)).__name__}"
+    for i, block in enumerate(model.backbone.blocks):
+        if type(block) is not MambaBlock or not is_plain(block):
+            return f"a part of block {i} was wrapped, hooked or replaced"
     return None
 
 
@@ -125,7 +123,7 @@ class SteppingDecoder(CachedDecoder):
             blocks.append(after)
         norm = self.model.backbone.norm
         x = F.rms_norm(x, (x.shape[-1],), norm.weight, norm.eps)
-        self._cache = Cache(before.config, tuple(blocks), before.position + 1, before.document)
+        self._store(Cache(before.config, tuple(blocks), before.position + 1, before.document))
         return self.model.head(x)
 
 

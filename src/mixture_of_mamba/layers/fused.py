@@ -15,7 +15,7 @@ from .state import MambaState
 if TYPE_CHECKING:
     from .block import MambaBlock
 
-__all__ = ["fused_forward"]
+__all__ = ["block_weights", "fused_forward", "is_plain"]
 
 PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 
