@@ -32,5 +32,9 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# The GPU kernels, compiled without a GPU on this Triton and on torch 2.11's: registers, shuffles.
+compile-gate: install
+	$(BIN)/python -m pytest -q tests/ops/test_compile_gate.py
+
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

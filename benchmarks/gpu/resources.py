@@ -1,6 +1,6 @@
 """What the Triton kernels cost, compiled for a GPU that need not be there.
 
-    python benchmarks/gpu/resources.py [--arch 90] [--json]
+    python benchmarks/gpu/resources.py [--arch 90 80] [--json]
 
 Every kernel is compiled through the backends' own launch code, with the arguments (and so the
 specialisation) of a real call; only the launch itself is left out. From the binary: registers and
@@ -178,28 +178,31 @@ def _loops(sass: str) -> list[dict[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--arch", type=int, default=90, help="compute capability times ten")
+    help_ = "compute capability times ten; several may be given"
+    parser.add_argument("--arch", type=int, nargs="+", default=[90], help=help_)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    # The second call is small enough to be cut into segments of time.
-    found = measure(
-        arguments.arch, scan_call, lambda: scan_call(batch=1, length=1024, d=64), conv_call
-    )
+    tables = {}
+    for arch in arguments.arch:
+        # The second call is small enough to be cut into segments of time.
+        tables[arch] = measure(arch, scan_call, lambda: scan_call(length=1024, d=64), conv_call)
     if arguments.json:
-        kernels = [asdict(r) for r in found]
-        print(
-            json.dumps({"triton": triton.__version__, "arch": arguments.arch, "kernels": kernels})
-        )
+        plain = {arch: [asdict(r) for r in found] for arch, found in tables.items()}
+        print(json.dumps({"triton": triton.__version__, "kernels": plain}))
         return
-    print(f"Triton {triton.__version__}, sm_{arguments.arch}")
-    for r in found:
-        sizes = " + ".join(str(sum(loop.values())) for loop in r.loops) or "none"
-        print(
-            f"{r.kernel:26} {r.registers:4} registers, {r.stack_bytes:4} stack, "
-            f"{r.shared_bytes:5} shared; in loops {r.in_loops('SHFL'):3} shuffles, "
-            f"{r.in_loops('LDL', 'STL'):3} spills, "
-            f"instructions {sizes}"
-        )
+    for arch, found in tables.items():
+        print(f"Triton {triton.__version__}, sm_{arch}")
+        for r in found:
+            print(line(r))
+
+
+def line(r: Resources) -> str:
+    sizes = " + ".join(str(sum(loop.values())) for loop in r.loops) or "none"
+    return (
+        f"{r.kernel:26} {r.registers:4} registers, {r.stack_bytes:4} stack, "
+        f"{r.shared_bytes:5} shared; in loops {r.in_loops('SHFL'):3} shuffles, "
+        f"{r.in_loops('LDL', 'STL'):3} spills, instructions {sizes}"
+    )
 
 
 if __name__ == "__main__":
