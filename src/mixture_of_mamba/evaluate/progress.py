@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..train.metrics import read_metrics
-
 __all__ = ["Board", "clock", "progress_line"]
+
+TAIL_BYTES = 1 << 15
+"""Read from the end of metrics.jsonl; a line has some hundred."""
 
 
 def clock(seconds: float) -> str:
@@ -22,11 +25,9 @@ def clock(seconds: float) -> str:
 
 def progress_line(folder: Path, steps: int) -> str:
     """Step, share, training losses, tokens per second and time left of a run."""
-    lines = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
-    train = [line for line in lines if line["phase"] == "train"]
-    if not train:
+    last = _last_train_line(folder / "metrics.jsonl")
+    if last is None:
         return "starting"
-    last: dict[str, Any] = train[-1]
     losses = " ".join(f"{k} {v:.3f}" for k, v in last["losses"].items() if v is not None)
     parts = [f"{last['step']:>5}/{steps}", f"{last['step'] / steps:4.0%}", losses]
     if last["seconds"] > 0:
@@ -34,6 +35,23 @@ def progress_line(folder: Path, steps: int) -> str:
         left = last["seconds"] / last["step"] * (steps - last["step"])
         parts.append(f"{clock(left)} left")
     return " · ".join(parts)
+
+
+def _last_train_line(path: Path) -> dict[str, Any] | None:
+    """From the end of the file alone: it is looked at twice a second, and may be long."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")
+    for line in reversed(lines[:-1]):  # what follows the last line break is not finished
+        try:
+            found = json.loads(line)
+        except ValueError:  # the first piece may be half a line
+            continue
+        if isinstance(found, dict) and found.get("phase") == "train":
+            return found
+    return None
 
 
 class Board:
@@ -79,6 +97,4 @@ class Board:
 
 
 def _columns() -> int:
-    import shutil
-
     return shutil.get_terminal_size((120, 24)).columns - 1
