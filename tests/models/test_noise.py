@@ -60,9 +60,9 @@ def test_statistics_of_noised_values_match_the_schedule() -> None:
         assert abs(x.var().item() - (1 - a)) < 0.03
 
 
-def drawn_levels(windows: list, seeds: int = 40) -> torch.Tensor:
+def drawn_levels(windows: list, seeds: int = 40, **diffusion: float) -> torch.Tensor:
     """(seeds, images) levels of a batch's images."""
-    model = model_of()
+    model = model_of(**diffusion)
     assert model.diffusion is not None
     levels = []
     for seed in range(seeds):
@@ -104,6 +104,13 @@ def test_levels_are_uniform_and_independent_between_images() -> None:
     assert correlation.abs().max() < 0.3
 
 
+def test_a_power_below_one_draws_more_noise() -> None:
+    levels = drawn_levels([[caption_first(i)] for i in range(8)], level_power=0.5).float() / 1000
+    # u ** 0.5 has density 2 x: mean 2/3, a quarter of it below one half
+    assert levels.mean() == pytest.approx(2 / 3, abs=0.03)
+    assert (levels < 0.5).float().mean() == pytest.approx(0.25, abs=0.06)
+
+
 @pytest.mark.parametrize(
     ("plain", "words"),
     [
@@ -112,6 +119,7 @@ def test_levels_are_uniform_and_independent_between_images() -> None:
         ({"timesteps": 1}, "diffusion.timesteps is 1"),
         ({"limit_before_caption": 0}, "must lie above 0"),
         ({"caption_dropout": 1.0}, "diffusion.caption_dropout is 1.0"),
+        ({"level_power": 0.0}, "diffusion.level_power is 0.0"),
         ({"opening_tokens": -1}, "diffusion.opening_tokens is -1"),
         ({"guidance": 2}, "unknown fields ['guidance']; choose from prediction"),
     ],

@@ -61,10 +61,13 @@ class ContinuousMaps(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int | None, name: str) -> None:
-        """Uniform in ±1/sqrt(in); biases and the output zero, so that the first prediction is 0."""
+        """Uniform in ±1/sqrt(in), the vectors' own map a fifth of that: beside noise of unit scale,
+        the place and the level should be heard. Biases and the output are zero, so that the first
+        prediction is 0."""
+        scale = {"inward": 0.2, "outward": 0.0}
         for part, linear in self.named_children():
             assert isinstance(linear, nn.Linear)
-            bound = 0.0 if part == "outward" else linear.in_features**-0.5
+            bound = scale.get(part, 1.0) * linear.in_features**-0.5
             generator = parameter_generator(seed, f"{name}.{part}", 0, linear.weight)
             linear.weight.uniform_(-bound, bound, generator=generator)
             linear.bias.zero_()
@@ -136,6 +139,7 @@ class Diffusion(nn.Module):
         draws = torch.rand(len(clean), generator=generator, device=clean.device)[where.number]
         top = torch.where(where.leads, self.config.limit_before_caption, 1.0)
         last = self.config.timesteps - 1
+        draws = draws**self.config.level_power
         t = (draws * top * self.config.timesteps).long().clamp(max=last)
         noise = torch.randn(
             clean.shape, generator=generator, device=clean.device, dtype=torch.float32

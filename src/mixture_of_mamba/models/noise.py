@@ -28,6 +28,8 @@ class DiffusionConfig:
             vectors), or "flow" (noise minus clean vectors on the straight path between them).
         schedule: diffusers' name of the DDPM betas; the cosine schedule by default.
         timesteps: number of noise levels `T`; a level is an integer 0..T-1, 0 the cleanest.
+        level_power: levels are drawn as T * u ** level_power with u uniform in 0..1. 1 is uniform;
+            below 1 draws more noise, where the context decides what an image shows.
         limit_before_caption: an image that stands before its caption gets levels below this
             share of T, so that the caption can be read from it (Transfusion, arXiv 2408.11039).
         opening_tokens: discrete tokens at most that stand before such an image in its document:
@@ -39,6 +41,7 @@ class DiffusionConfig:
     prediction: Literal["epsilon", "v", "sample", "flow"] = "epsilon"
     schedule: str = "squaredcos_cap_v2"
     timesteps: int = 1000
+    level_power: float = 1.0
     limit_before_caption: float = 0.5
     opening_tokens: int = 2
     caption_dropout: float = 0.1
@@ -54,6 +57,8 @@ class DiffusionConfig:
             )
         if self.timesteps < 2:
             raise ValueError(f"diffusion.timesteps is {self.timesteps}; it must be at least 2")
+        if not 0 < self.level_power < float("inf"):
+            raise ValueError(f"diffusion.level_power is {self.level_power}; it must be above 0")
         if self.opening_tokens < 0:
             raise ValueError(f"diffusion.opening_tokens is {self.opening_tokens}; give 0 or more")
         if not 0 < self.limit_before_caption <= 1:
