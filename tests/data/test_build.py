@@ -179,6 +179,16 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [p.suffix for p in tmp_path.iterdir()] in ([], [".lock"])
 
 
+def test_leftovers_of_a_killed_build_are_removed(tmp_path: Path) -> None:
+    name = f"thing-{content_hash({'a': 1})}"
+    leftover = tmp_path / f"{name}.abc.part"
+    leftover.mkdir()
+    other = tmp_path / "thing-0123456789abcdef.abc.part"
+    other.mkdir()
+    folder = materialise(tmp_path, "thing", {"a": 1}, lambda f: None)
+    assert folder.is_dir() and other.is_dir() and not leftover.exists()
+
+
 def test_hashes_tell_configs_apart() -> None:
     one, two = DataConfig(seed=0).content(), DataConfig(seed=1).content()
     assert content_hash(one) == content_hash(dict(reversed(one.items())))
@@ -203,6 +213,8 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"validation_fraction": 0.0}, "validation_fraction is 0"),
         ({"window": 0}, "at least 16"),
         ({"scenes": 1}, "at least 20"),
+        ({"seed": -1}, "at least 0"),
+        ({"setting": "transfusion", "window": 64}, "takes 68 positions and is never cut"),
         ({"patch": 3}, "choose 2, 4 or 8"),
         ({"image_size": 30}, "multiple of 8"),
         ({"image_size": 64}, "embedded scenes are 32 pixels"),

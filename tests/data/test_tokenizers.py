@@ -128,6 +128,19 @@ def test_bad_image_codes_are_refused(spoken: DataBundle) -> None:
         tokenizers.decode("image", np.full(64, tokenizers.end("image")))
 
 
+def test_pictures_of_another_size_are_refused(spoken: DataBundle) -> None:
+    with pytest.raises(ValueError, match=r"\(32, 32, 3\) uint8; crop it"):
+        spoken.tokenizers.encode("image", np.zeros((48, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="float32"):
+        spoken.tokenizers.encode("image", np.zeros((32, 32, 3), np.float32))
+
+
+@pytest.mark.parametrize("wave", [np.zeros(0), np.zeros((5, 2)), np.array([0.0, np.nan])])
+def test_sounds_that_are_none_are_refused(spoken: DataBundle, wave: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="at least one finite sample"):
+        spoken.tokenizers.encode("speech", (wave, 16_000))
+
+
 def test_unknown_modalities_are_refused(spoken: DataBundle) -> None:
     with pytest.raises(ValueError, match="no modality beside text"):
         spoken.tokenizers.encode("video", np.zeros(3))
@@ -141,7 +154,7 @@ def test_unknown_modalities_are_refused(spoken: DataBundle) -> None:
 def test_patches_come_back_exactly_and_have_unit_scale(patch: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = (rng.random((20, 32, 32, 3)) ** 2 * 255).astype(np.uint8)
-    codec = Patches.fit(images, tiny_config("transfusion", patch=patch))
+    codec = Patches.fit(images, tiny_config("transfusion", patch=patch, window=512))
     values = codec.encode(images)
     assert values.shape == (20, (32 // patch) ** 2, 3 * patch**2)
     assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01

@@ -59,6 +59,8 @@ def materialise(
         with lock:
             if folder.is_dir():
                 return folder
+            for left in root.glob(f"{name}.*.part"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             work = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".part", dir=root))
             try:
                 make(work)

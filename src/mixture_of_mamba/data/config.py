@@ -106,6 +106,12 @@ class DataConfig:
                 f"latents is {self.latents!r}; choose from {', '.join(SOURCES)}, or give the "
                 "folder of a diffusers AutoencoderKL"
             )
+        tokens = (self.image_size // self.patch) ** 2 + 4
+        if dict(self.modalities).get("image") == "continuous" and self.window < tokens:
+            raise ValueError(
+                f"window is {self.window}, but an image with its begin and end takes {tokens} "
+                "positions and is never cut; choose a larger window or a larger patch"
+            )
         if self.image_size % 8:
             raise ValueError(
                 f"image_size is {self.image_size}; it must be a multiple of 8 pixels, so that "
@@ -140,6 +146,7 @@ class DataConfig:
 
 
 _LEAST = {
+    "seed": 0,
     "scenes": 20,
     "window": 16,
     "text_vocabulary": 270,

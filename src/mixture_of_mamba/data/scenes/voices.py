@@ -77,16 +77,17 @@ class Speaking:
             import espeakng_loader  # noqa: F401  the processes need it: say so before they start
         self._folder = tempfile.TemporaryDirectory(prefix="mom-speech-")
         self._count, self._keep = len(captions), keep
+        self._shares = min(SHARES, len(captions))
         self._processes = []
         root = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         environment = {**os.environ, **one_thread, "PYTHONPATH": path}
-        for share in range(SHARES):
+        for share in range(self._shares):
             job = [
                 [text, voice.name, voice.speed, voice.pitch, i < keep]
                 for i, (text, voice) in enumerate(zip(captions, voices, strict=True))
-            ][share::SHARES]
+            ][share :: self._shares]
             job_file = self._path(share, "json")
             job_file.write_text(json.dumps(job))
             command = [sys.executable, "-m", __name__, str(job_file), str(self._path(share, "npz"))]
@@ -116,8 +117,8 @@ class Speaking:
                 with np.load(self._path(share, "npz"), allow_pickle=False) as part:
                     for name, into in (("frames", frames), ("waves", waveforms)):
                         ends = np.cumsum(part[f"{name}_lengths"])[:-1]
-                        pieces = np.split(part[name], ends)
-                        into[share::SHARES] = pieces[: len(into[share::SHARES])]
+                        mine = slice(share, None, self._shares)
+                        into[mine] = np.split(part[name], ends)[: len(into[mine])]
         finally:
             self.stop()
         return Spoken(frames, waveforms)

@@ -70,7 +70,17 @@ class Pictures:
         return cls(images.shape[1], codes, weights)
 
     def encode(self, images: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
-        """Codes of (s, s, 3) uint8 pictures, row by row: int64, (fixed_length,) each."""
+        """Codes of (s, s, 3) uint8 pictures, row by row: int64, (fixed_length,) each.
+
+        Raises:
+            ValueError: a picture of another size or type.
+        """
+        for image in images:
+            if image.shape != (self.pixels, self.pixels, 3) or image.dtype != np.uint8:
+                raise ValueError(
+                    f"an image is {image.shape} {image.dtype}, but these codes are for "
+                    f"({self.pixels}, {self.pixels}, 3) uint8; crop it to a square and resize it"
+                )
         net = self._network()
         out: list[np.ndarray] = []
         with one_thread(), torch.inference_mode():
@@ -186,7 +196,7 @@ def _fit(
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if report is not None and (step % 50 == 0 or step == steps - 1):
+        if report is not None and (step % max(1, steps // 6) == 0 or step == steps - 1):
             report(step, float(error.detach()))
     net.eval()
 

@@ -17,6 +17,8 @@ STACK = 2
 """Log-mel frames (20 ms each) in one unit."""
 SAMPLE = 100_000
 """Most units' worth of frames that the clusters are learnt from."""
+CHUNK = 128
+"""Utterances encoded at once."""
 
 _FILE = "units.safetensors"
 
@@ -60,20 +62,28 @@ class Units:
 
     def encode_frames(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Unit ids of utterances given as log-mel frames; int64, (ceil(frames / STACK),) each."""
-        stacked = [_stack(f) for f in frames]
-        if not stacked:
-            return []
-        ends = np.cumsum([len(s) for s in stacked])[:-1]
-        points = np.concatenate(stacked)
         half = (self.centres**2).sum(1) / 2
-        nearest = np.empty(len(points), np.int64)
-        for start in range(0, len(points), 16_384):
-            part = points[start : start + 16_384]
-            nearest[start : start + 16_384] = (half - part @ self.centres.T).argmin(1)
-        return np.split(nearest, ends)
+        out: list[np.ndarray] = []
+        for start in range(0, len(frames), CHUNK):
+            stacked = [_stack(f) for f in frames[start : start + CHUNK]]
+            nearest = (half - np.concatenate(stacked) @ self.centres.T).argmin(1)
+            out.extend(
+                np.split(nearest.astype(np.int64), np.cumsum([len(s) for s in stacked])[:-1])
+            )
+        return out
 
     def encode(self, sounds: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        """Unit ids of sounds, (waveform (samples,) in -1..1 or int16, samples a second) each."""
+        """Unit ids of sounds, (waveform (samples,) in -1..1 or int16, samples a second) each.
+
+        Raises:
+            ValueError: a sound without samples, with several channels, or with NaN.
+        """
+        for wave, _ in sounds:
+            if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
+                raise ValueError(
+                    f"a sound has shape {wave.shape}, or holds NaN; at least one finite sample of "
+                    "one channel is needed"
+                )
         return self.encode_frames([log_mel(resample(wave, rate)) for wave, rate in sounds])
 
     def decode(self, units: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
