@@ -31,7 +31,7 @@ def test_line_of_a_run_in_progress(tmp_path: Path) -> None:
     before = "".join(json.dumps(line | {"step": i}) + "\n" for i in range(2000))
     after = json.dumps(line | {"phase": "validation"}) + '\n{"phase": "tr'
     (tmp_path / "metrics.jsonl").write_text(before + json.dumps(line) + "\n" + after)
-    expected = "   25/100 ·  25% · text 2.500 · 2.5k tokens/s · 1:00 left"
+    expected = "   25/100 ·  25% · text 2.500 · 2,500 tokens/s · 1:00 left"
     assert progress_line(tmp_path, 100) == expected
 
 

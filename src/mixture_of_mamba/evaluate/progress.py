@@ -31,7 +31,7 @@ def progress_line(folder: Path, steps: int) -> str:
     losses = " ".join(f"{k} {v:.3f}" for k, v in last["losses"].items() if v is not None)
     parts = [f"{last['step']:>5}/{steps}", f"{last['step'] / steps:4.0%}", losses]
     if last["seconds"] > 0:
-        parts.append(f"{last['tokens'] / last['seconds'] / 1000:.1f}k tokens/s")
+        parts.append(f"{last['tokens'] / last['seconds']:,.0f} tokens/s")
         left = last["seconds"] / last["step"] * (steps - last["step"])
         parts.append(f"{clock(left)} left")
     return " · ".join(parts)

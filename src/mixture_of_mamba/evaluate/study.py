@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.build import build
 from ..data.bundle import DataBundle
+from ..data.examples import Example
 from ..data.scenes.reader import SceneReader
 from ..generate import Generator
 from ..train.runs import load_run
@@ -54,7 +55,7 @@ def run_study(
     plan = plan.with_enough_points()
     write_plan(plan, out)
     bundle = build(plan.config.data)
-    save_examples(bundle.validation_examples[: max(samples, 4)], out / "examples")
+    save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")
     at_a_time = jobs or default_jobs(plan.config)
     run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
     if samples or judged:
@@ -73,7 +74,7 @@ def _after_training(
     plan: Plan, out: Path, bundle: DataBundle, samples: int, judged: int, board: Board
 ) -> None:
     """Samples and facts of the first seed's runs, where they are not there yet."""
-    examples = bundle.validation_examples
+    examples = _captioned(bundle)
     samples = min(samples, len(examples))
     judged = min(judged, sum(bool(example.facts) for example in examples))
     reader = None
@@ -92,6 +93,11 @@ def _after_training(
             names = run.model.config.names
             found = judge(generator, examples, modalities=names, reader=reader, limit=judged)
             (job.folder / "facts.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _captioned(bundle: DataBundle) -> list[Example]:
+    """Validation documents with a text to generate from."""
+    return [example for example in bundle.validation_examples if example.caption.strip()]
 
 
 def _done(path: Path) -> int:
