@@ -129,14 +129,22 @@ def test_nan_loss_names_step_and_modality_and_keeps_the_last_good_checkpoint(
 
     run = tmp_path / "run"
     with pytest.raises(NonFiniteLoss) as error:
-        train(separate(checkpoint_every=3), run, build=build, on_evaluation=poison)
+        train(separate(), run, build=build, on_evaluation=poison)
     message = str(error.value)
-    assert "the loss of image became nan at step 4" in message
-    assert f"the last good checkpoint is {run / 'checkpoints' / 'step-00000002'}" in message or (
-        "step-00000003" in message
-    )
+    assert "the loss of image became NaN or infinite at step 4" in message
+    assert f"the last good checkpoint is {run / 'checkpoints' / 'step-00000002'}" in message
     assert "train.learning_rate" in message
     assert all(math.isfinite(loss) for loss in losses(run)) and len(losses(run)) == 3
+
+
+def test_diverged_validation_stops_before_it_is_logged(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        nan = (math.nan, {"text": 1.0, "image": math.nan, "speech": 1.0}, {})
+        patch.setattr("mixture_of_mamba.train.loop.validation_losses", lambda *a: nan)
+        with pytest.raises(NonFiniteLoss, match="the validation loss of image became NaN"):
+            train(tiny_config(), run, build=build)
+    assert losses(run, "validation") == []
 
 
 def test_infinite_gradient_stops_too(tmp_path: Path) -> None:

@@ -187,6 +187,11 @@ def test_fields_that_do_not_change_the_steps_may_differ(
     assert train(tiny_config(**change), stopped, build=build, resume=True).finished
 
 
+def test_more_steps_can_be_asked_for(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tiny_config(steps=9), stopped, build=build, resume=True).step == 9
+    assert "goes on to step 9 (it was 6)" in capsys.readouterr().err
+
+
 def test_nothing_to_resume_and_foreign_folders(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no run to resume"):
         train(tiny_config(), tmp_path / "none", build=build, resume=True)

@@ -198,20 +198,22 @@ class _Training:
         self.pending = []
         for step, (norm, *row) in enumerate(rows, first):
             if not all(map(math.isfinite, (norm, *row))):
-                raise NonFiniteLoss(self._diverged(step, norm, row))
+                raise NonFiniteLoss(self._diverged(self._culprit(norm, row), step))
             self.means.add(row)
             self.norm = norm
 
-    def _diverged(self, step: int, norm: float, row: list[float]) -> str:
-        totals = dict(zip(self.means.names, row[1:], strict=False))
-        bad = {name: value for name, value in totals.items() if not math.isfinite(value)}
-        what = f"the loss of {' and '.join(bad)}" if bad else "the norm of the gradients"
-        value = next(iter(bad.values()), norm)
+    def _culprit(self, norm: float, row: list[float]) -> str:
+        totals = zip(self.means.names, row[1:], strict=False)
+        bad = [name for name, value in totals if not math.isfinite(value)]
+        return f"the loss of {' and '.join(bad)}" if bad else "the norm of the gradients"
+
+    def _diverged(self, what: str, step: int | None = None) -> str:
+        step = step or self.position.step
         saved = checkpoints(self.folder)
         kept = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
         return (
-            f"{what} became {value} at step {step}; {kept}; lower train.learning_rate, lengthen "
-            "train.warmup, or look at the data of this modality"
+            f"{what} became NaN or infinite at step {step}; {kept}; lower train.learning_rate, "
+            "lengthen train.warmup, or look at the data of this modality"
         )
 
     def _interrupted(self) -> bool:
@@ -248,6 +250,9 @@ class _Training:
         loss, losses, levels = validation_losses(
             self.fabric, self.module, self.data.validation, self.config
         )
+        bad = [name for name, value in losses.items() if value and not math.isfinite(value)]
+        if bad:
+            raise NonFiniteLoss(self._diverged(f"the validation loss of {' and '.join(bad)}"))
         self._write("validation", loss, losses, **({"noise_levels": levels} if levels else {}))
         divided = self.fabric.world_size > 1 and self.config.strategy == "fsdp"
         if self.on_evaluation is not None and self.first and not divided:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,10 +103,17 @@ def prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
                 f"{folder} already holds a run ({_progress(folder)}); continue it with --resume, "
                 "or choose another name for --out"
             )
-        if differences := read_config(folder).differences(config):
+        before = read_config(folder)
+        if differences := before.differences(config):
             raise ValueError(
                 f"{folder} holds a run of another config: {'; '.join(differences)}; "
                 "leave these fields as they were, or start a new run under another --out"
+            )
+        if before.train.steps != config.train.steps:
+            print(
+                f"{folder} goes on to step {config.train.steps} (it was {before.train.steps}); "
+                "the learning rate follows the new schedule from here on",
+                file=sys.stderr,
             )
     elif resume:
         raise FileNotFoundError(f"{folder} holds no run to resume; leave out --resume to start one")
@@ -118,10 +126,12 @@ def prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Write config.yaml, complete or not at all."""
+    """Write config.yaml, complete or not at all; where one call stops is not the run's business."""
+    plain = config.to_dict()
+    plain["train"]["stop_after"] = None
     part = folder / "config.yaml.part"
     with part.open("w", encoding="utf-8") as file:
-        yaml.safe_dump(config.to_dict(), file, sort_keys=False)
+        yaml.safe_dump(plain, file, sort_keys=False)
         file.flush()
         os.fsync(file.fileno())
     part.replace(folder / "config.yaml")

@@ -177,7 +177,8 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, dy, dconv_final, dssm_final, *_):  # type: ignore[no-untyped-def]
     count = len(cpu.Saved._fields)
-    saved, (x, *rest) = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+    tensors = ctx.saved_tensors  # once: recomputed activations are unpacked a single time
+    saved, (x, *rest) = tensors[:count], tensors[count:]
     weights, tensors, states = rest[:_N_WEIGHTS], rest[_N_WEIGHTS:-2], rest[-2:]
     if dy is None:
         dy = torch.zeros_like(x)
