@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mixture_of_mamba.data.latents import SOURCES
+from mixture_of_mamba.data.latents.order import ORDERS
 
 __all__ = ["MODALITIES", "DataConfig"]
 
@@ -72,6 +73,10 @@ class DataConfig:
     patch: int = 4
     """Side of the square of pixels that one latent vector stands for: 2, 4 or 8."""
 
+    patch_order: str = "rows"
+    """Order of the latent vectors of a picture: "rows", or "z" for a Z-order curve, which keeps
+    neighbours near."""
+
     tokenizers: str | None = None
     """Folder of trained tokenizers to reuse, e.g. RUN/tokenizers. None: train them on this data."""
 
@@ -99,6 +104,10 @@ class DataConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie in {low:g}..{high:g}")
+        if self.patch_order not in ORDERS:
+            raise ValueError(
+                f"patch_order is {self.patch_order!r}; choose from {', '.join(ORDERS)}"
+            )
         if self.patch not in (2, 4, 8):
             raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
         if self.latents not in SOURCES and not Path(self.latents).is_dir():

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from mixture_of_mamba.data.extras import needs
+from mixture_of_mamba.data.latents.order import patch_order
 
 if TYPE_CHECKING:
     from mixture_of_mamba.data.config import DataConfig
@@ -48,6 +49,7 @@ class Autoencoder:
         pixels: side of the pictures.
         patch: side of the square of pixels that one token stands for.
         mean, std: (channels,) of the raw latents.
+        order: of the tokens; see patch_order.
 
     Raises:
         ValueError: sizes that do not divide each other, or channels that are no folded RGB.
@@ -56,7 +58,13 @@ class Autoencoder:
     source = "autoencoder"
 
     def __init__(
-        self, net: Any, pixels: int, patch: int, mean: np.ndarray, std: np.ndarray
+        self,
+        net: Any,
+        pixels: int,
+        patch: int,
+        mean: np.ndarray,
+        std: np.ndarray,
+        order: str = "rows",
     ) -> None:
         self._net = net.eval().requires_grad_(False)
         self._fold = _folded(net)
@@ -77,6 +85,8 @@ class Autoencoder:
             )
         self.tokens = (pixels // patch) ** 2
         self.dim = self._channels * self._cells**2
+        self.order = order
+        self._order = patch_order(pixels // patch, order)
         self._mean, self._std = mean.astype(np.float32), std.astype(np.float32)
 
     @classmethod
@@ -91,10 +101,10 @@ class Autoencoder:
             net = train(images, steps=config.image_steps, seed=config.seed)
         else:
             net = read(Path(config.latents))
-        return cls.measured(net, images, config.patch)
+        return cls.measured(net, images, config.patch, config.patch_order)
 
     @classmethod
-    def measured(cls, net: Any, images: np.ndarray, patch: int) -> Autoencoder:
+    def measured(cls, net: Any, images: np.ndarray, patch: int, order: str = "rows") -> Autoencoder:
         """The codec of a network, with the latents' scale measured on pictures."""
         channels = int(net.config.latent_channels)
         codec = cls(net, images.shape[1], patch, np.zeros(channels), np.ones(channels))
@@ -103,7 +113,7 @@ class Autoencoder:
         mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
         if not (np.isfinite(mean).all() and np.isfinite(std).all()):
             raise ValueError("the autoencoder gives NaN or infinite latents; its weights are bad")
-        return cls(net, images.shape[1], patch, mean, np.maximum(std, 1e-3))
+        return cls(net, images.shape[1], patch, mean, np.maximum(std, 1e-3), order)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """(n, s, s, 3) uint8 to (n, tokens, dim) float32; the mean of each latent's posterior."""
@@ -117,7 +127,7 @@ class Autoencoder:
         n, c, side, _ = x.shape
         p, grid = self._cells, side // self._cells
         x = x.reshape(n, c, grid, p, grid, p).transpose(0, 2, 4, 3, 5, 1)
-        return np.ascontiguousarray(x.reshape(n, self.tokens, self.dim), dtype=np.float32)
+        return x.reshape(n, self.tokens, self.dim)[:, self._order].astype(np.float32)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """(n, tokens, dim) to (n, s, s, 3) uint8; values out of range are clipped."""
@@ -127,7 +137,9 @@ class Autoencoder:
                 f"(n, {self.tokens}, {self.dim})"
             )
         p, grid = self._cells, self.pixels // self.patch
-        x = values.astype(np.float32).reshape(-1, grid, grid, p, p, self._channels)
+        x = values.astype(np.float32)[:, np.argsort(self._order)].reshape(
+            -1, grid, grid, p, p, self._channels
+        )
         x = x.transpose(0, 5, 1, 3, 2, 4).reshape(-1, self._channels, grid * p, grid * p)
         x = x * self._std[:, None, None] + self._mean[:, None, None]
         out = []
@@ -143,7 +155,7 @@ class Autoencoder:
         """Writes `autoencoder/` in diffusers' format, `latents_scale.json` and its tensors."""
         folder.mkdir(parents=True, exist_ok=True)
         self._net.save_pretrained(folder / "autoencoder", safe_serialization=True)
-        meta = {"pixels": self.pixels, "patch": self.patch}
+        meta = {"pixels": self.pixels, "patch": self.patch, "order": self.order}
         (folder / "latents_scale.json").write_text(json.dumps(meta))
         save_file({"mean": self._mean, "std": self._std}, folder / "latents_scale.safetensors")
 
@@ -152,7 +164,7 @@ class Autoencoder:
         meta = json.loads((folder / "latents_scale.json").read_text())
         stored = load_file(folder / "latents_scale.safetensors")
         net = read(folder / "autoencoder")
-        return cls(net, meta["pixels"], meta["patch"], stored["mean"], stored["std"])
+        return cls(net, meta["pixels"], meta["patch"], stored["mean"], stored["std"], meta["order"])
 
     def _latents(self, images: np.ndarray) -> np.ndarray:
         """(n, channels, cells, cells) float32, not yet scaled."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from mixture_of_mamba.data.latents.order import patch_order
+
 if TYPE_CHECKING:
     from mixture_of_mamba.data.config import DataConfig
 
@@ -23,8 +25,10 @@ class Patches:
 
     source = "patches"
 
-    def __init__(self, pixels: int, patch: int, mean: np.ndarray, std: np.ndarray) -> None:
-        """mean, std: (3,) float32, of pixels in 0..1."""
+    def __init__(
+        self, pixels: int, patch: int, mean: np.ndarray, std: np.ndarray, order: str = "rows"
+    ) -> None:
+        """mean, std: (3,) float32, of pixels in 0..1; order: see patch_order."""
         if pixels % patch:
             raise ValueError(
                 f"a patch of {patch} pixels does not divide a picture of {pixels}; choose a patch "
@@ -34,16 +38,24 @@ class Patches:
         self.tokens = (pixels // patch) ** 2
         self.dim = 3 * patch**2
         self._mean, self._std = mean, std
+        self.order = order
+        self._order = patch_order(pixels // patch, order)
 
     @classmethod
     def fit(cls, images: np.ndarray, config: DataConfig) -> Patches:
         """Measures mean and deviation on training pictures (n, s, s, 3) uint8."""
         x = images[:: max(1, len(images) // 4096)].astype(np.float64) / 255
         std = np.maximum(x.std((0, 1, 2)), 1e-3).astype(np.float32)
-        return cls(images.shape[1], config.patch, x.mean((0, 1, 2)).astype(np.float32), std)
+        return cls(
+            images.shape[1],
+            config.patch,
+            x.mean((0, 1, 2)).astype(np.float32),
+            std,
+            config.patch_order,
+        )
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """(n, s, s, 3) uint8 to (n, tokens, dim) float32; patches row by row."""
+        """(n, s, s, 3) uint8 to (n, tokens, dim) float32; patches in their order."""
         if images.shape[1:] != (self.pixels, self.pixels, 3):
             raise ValueError(
                 f"images have shape {images.shape}; these patches need "
@@ -52,7 +64,7 @@ class Patches:
         x = (images.astype(np.float32) / 255 - self._mean) / self._std
         side = self.pixels // self.patch
         x = x.reshape(-1, side, self.patch, side, self.patch, 3).transpose(0, 1, 3, 2, 4, 5)
-        return np.ascontiguousarray(x.reshape(-1, self.tokens, self.dim))
+        return x.reshape(-1, self.tokens, self.dim)[:, self._order]
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """(n, tokens, dim) to (n, s, s, 3) uint8."""
@@ -62,7 +74,9 @@ class Patches:
                 f"(n, {self.tokens}, {self.dim})"
             )
         side = self.pixels // self.patch
-        x = values.astype(np.float32).reshape(-1, side, side, self.patch, self.patch, 3)
+        x = values.astype(np.float32)[:, np.argsort(self._order)].reshape(
+            -1, side, side, self.patch, self.patch, 3
+        )
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, self.pixels, self.pixels, 3)
         x = np.clip(x * self._std + self._mean, 0, 1)
         return (x * 255 + 0.5).astype(np.uint8)
@@ -70,7 +84,7 @@ class Patches:
     def save(self, folder: Path) -> None:
         """Writes `patches.json` and `patches.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
-        meta = {"pixels": self.pixels, "patch": self.patch}
+        meta = {"pixels": self.pixels, "patch": self.patch, "order": self.order}
         (folder / "patches.json").write_text(json.dumps(meta))
         save_file({"mean": self._mean, "std": self._std}, folder / "patches.safetensors")
 
@@ -78,4 +92,4 @@ class Patches:
     def load(cls, folder: Path) -> Patches:
         meta = json.loads((folder / "patches.json").read_text())
         stored = load_file(folder / "patches.safetensors")
-        return cls(meta["pixels"], meta["patch"], stored["mean"], stored["std"])
+        return cls(meta["pixels"], meta["patch"], stored["mean"], stored["std"], meta["order"])
