@@ -11,6 +11,7 @@ from ..data.bundle import DataBundle
 from ..data.examples import Example
 from ..data.scenes.reader import SceneReader
 from ..generate import Generator
+from ..ops import native
 from ..train.runs import load_run
 from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
@@ -56,6 +57,7 @@ def run_study(
     write_plan(plan, out)
     bundle = build(plan.config.data)
     save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")
+    native.why_not()  # compiles the kernels where needed, once for all runs
     at_a_time = jobs or default_jobs(plan.config)
     run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
     if samples or judged:

@@ -15,6 +15,7 @@ from ..data.config import DataConfig
 from ..data.order import Schedule
 from ..models import MultimodalModel
 from ..models.flops import flops_per_token
+from ..ops import native
 from .checkpoint import checkpoints, load_checkpoint, on_first, save_checkpoint
 from .config import RunConfig, model_config
 from .distributed import leave, make_fabric, sum_over_ranks
@@ -100,6 +101,8 @@ def train(
             data = build(config.data)
         if fabric.global_rank == 0 and not (folder / "tokenizers").is_dir():
             data.tokenizers.save(folder / "tokenizers")
+        if fabric.device.type == "cpu":
+            native.why_not()  # compiles the kernels where needed, before the clock runs
         with Interrupt() as interrupt:
             return _Training(fabric, config, folder, data, on_evaluation, interrupt).run()
     finally:
