@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mixture_of_mamba import Batch, MambaState, Modality, MultimodalModel
 from mixture_of_mamba.generate.sequence import TokenSequence, left_pad, pack
@@ -196,6 +198,11 @@ def test_damaged_missing_and_foreign_files(model: MultimodalModel, tmp_path: Pat
         Cache.load(path)
     _, cache = model.advance(*ids(4))
     cache.save(path, model)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({"position": cache.position}, tmp_path / "part", metadata)
+    with pytest.raises(ValueError, match=r"incomplete: 0\.conv, 0\.ssm, 1\.conv"):
+        Cache.load(tmp_path / "part")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged or truncated"):
         Cache.load(path)

@@ -205,6 +205,9 @@ class Cache:
             raise ValueError(f"{path} is no saved state; give a file that Cache.save wrote")
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
         names = MambaState._fields
+        wanted = [f"{i}.{name}" for i in range(config.n_layers) for name in names]
+        if missing := [name for name in wanted if name not in tensors]:
+            raise ValueError(f"{path} is incomplete: {', '.join(missing)} missing; save it again")
         blocks = tuple(
             MambaState(*(tensors[f"{i}.{name}"] for name in names)) for i in range(config.n_layers)
         )
