@@ -46,31 +46,41 @@ MOM_INLINE float lane_total(vf x) {
   return lanes[0];
 }
 
-// Dot products of R weight rows with S inputs.
+// Dot products of R weight rows with S inputs; R * S sums, row-major.
 template <int R, int S, typename T>
-MOM_INLINE void dots(const T* weight, int64_t in, const float* const* x, float (*sums)[S]) {
-  vf acc[R][S] = {};
+MOM_INLINE void dots(const T* weight, int64_t in, const float* const* x, float* sums,
+                     bool fetch) {
+  constexpr int COUNT = (R * S + W - 1) / W * W;  // whole vectors of sums
+  vf acc[R * S];
+  MOM_UNROLL
+  for (int k = 0; k < R * S; ++k) acc[k] = vf{};
   int64_t i = 0;
   for (; i + W <= in; i += W) {
     vf w[R];
     MOM_UNROLL
     for (int r = 0; r < R; ++r) {
       w[r] = load(weight + r * in + i);
-      __builtin_prefetch(reinterpret_cast<const char*>(weight + r * in + i) + 1024);
+      // What will be read a microsecond later, once per line of cache.
+      if (fetch && i * sizeof(T) % 64 == 0)
+        __builtin_prefetch(reinterpret_cast<const char*>(weight + r * in + i) + 16384);
     }
     MOM_UNROLL
     for (int s = 0; s < S; ++s) {
       const vf v = load(x[s] + i);
       MOM_UNROLL
-      for (int r = 0; r < R; ++r) acc[r][s] += w[r] * v;
+      for (int r = 0; r < R; ++r) acc[r * S + s] += w[r] * v;
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int s = 0; s < S; ++s) {
-      float sum = lane_total(acc[r][s]);
-      for (int64_t j = i; j < in; ++j) sum += widen(weight[r * in + j]) * x[s][j];
-      sums[r][s] = sum;
-    }
+  vf parts[COUNT] = {};  // of its own, so that the accumulators above can live in registers
+  MOM_UNROLL
+  for (int k = 0; k < R * S; ++k) parts[k] = acc[k];
+  for (int k = 0; k < COUNT; k += W) {
+    const vf total = lane_sums(parts + k);
+    for (int lane = 0; lane < W && k + lane < R * S; ++lane) sums[k + lane] = total[lane];
+  }
+  for (; i < in; ++i)
+    for (int r = 0; r < R; ++r)
+      for (int s = 0; s < S; ++s) sums[r * S + s] += widen(weight[r * in + i]) * x[s][i];
 }
 
 // A slice [first, last) of the outputs of one expert, for the sequences listed.
@@ -90,18 +100,22 @@ void rows_times(const Matrix& m, int64_t expert, const float* x, int64_t x_strid
     constexpr int r_count = decltype(R)::value, s_count = decltype(S)::value;
     const float* from[s_count];
     for (int s = 0; s < s_count; ++s) from[s] = x + who[at + s] * x_stride;
-    float sums[r_count][s_count];
-    dots<r_count, s_count>(weight + row * m.in, m.in, from, sums);
+    float sums[r_count * s_count];
+    dots<r_count, s_count>(weight + row * m.in, m.in, from, sums, at == 0);
     for (int r = 0; r < r_count; ++r)
-      for (int s = 0; s < s_count; ++s) put(who[at + s], row + r, sums[r][s]);
+      for (int s = 0; s < s_count; ++s) put(who[at + s], row + r, sums[r * s_count + s]);
   };
   using one = std::integral_constant<int, 1>;
   using four = std::integral_constant<int, 4>;
+  using eight = std::integral_constant<int, 8>;
   int64_t row = first;
-  for (; row + 4 <= last; row += 4) {
+  for (; row + 8 <= last; row += 8) {
     int at = 0;
-    for (; at + 4 <= count; at += 4) tile(four{}, four{}, row, at);
-    for (; at < count; ++at) tile(four{}, one{}, row, at);
+    for (; at + 4 <= count; at += 4) {
+      tile(four{}, four{}, row, at);
+      tile(four{}, four{}, row + 4, at);
+    }
+    for (; at < count; ++at) tile(eight{}, one{}, row, at);
   }
   for (; row < last; ++row)
     for (int at = 0; at < count; ++at) tile(one{}, one{}, row, at);
@@ -127,10 +141,10 @@ struct Worker {
 
   void project(const Matrix& m, const float* x, int64_t x_stride, float* y, int64_t y_stride,
                bool add = false) const {
-    // Whole fours of rows to every thread.
-    const int64_t quads = ceil_div(m.out, 4);
-    const int64_t first = quads * id / count * 4;
-    const int64_t end = quads * (id + 1) / count * 4, last = end < m.out ? end : m.out;
+    // Whole eights of rows to every thread.
+    const int64_t eights = ceil_div(m.out, 8);
+    const int64_t first = eights * id / count * 8;
+    const int64_t end = eights * (id + 1) / count * 8, last = end < m.out ? end : m.out;
     for (int64_t e = 0; e < m.experts; ++e) {
       const bool all = m.experts == 1;
       const int32_t* who = all ? groups.everyone.data() : groups.sorted.data() + groups.start[e];
@@ -190,24 +204,23 @@ struct Worker {
       const vf in = load(u + b * c.d + channel, lanes);
       const vf z = load(xz + b * 2 * c.d + c.d + channel, lanes);
       const float *B = maps + b * width + rank, *C = B + c.n;
-      float steps[W], inputs[W], sums[W] = {};
+      float steps[W], inputs[W];
       store(steps, step);
       store(inputs, step * in);
+      vf products[W] = {};  // of channel i, over states; added up by one tree for all channels
       for (int lane = 0; lane < lanes; ++lane) {
         float* h = l.ssm + (b * c.d + channel + lane) * c.n;
         const float* A2 = l.A2 + (channel + lane) * c.n;
-        vf sum = vf{};
         for (int64_t n = 0; n < c.n; n += W) {
           const int states = int(c.n - n < W ? c.n - n : W);
           const vf decay = exp2_product(splat(steps[lane]), load(A2 + n, states));
           const vf next = decay * load(h + n, states) + inputs[lane] * load(B + n, states);
           store(h + n, next, states);
-          sum += next * load(C + n, states);
+          products[lane] += next * load(C + n, states);
         }
-        sums[lane] = lane_total(sum);
       }
-      const vf skip = load(l.D + channel, lanes) * in;
-      store(y + b * c.d + channel, (load(sums) + skip) * z * sigmoid(z), lanes);
+      const vf sum = lane_sums(products) + load(l.D + channel, lanes) * in;
+      store(y + b * c.d + channel, sum * z * sigmoid(z), lanes);
     }
   }
 };

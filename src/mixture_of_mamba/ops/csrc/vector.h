@@ -128,8 +128,14 @@ MOM_INLINE vf load(const bf16* p) {
   return (vf)(__builtin_convertvector(vh(*(const vh_unaligned*)p), vu) << 16);
 }
 MOM_INLINE vf load(const int8_t* p) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
   typedef int8_t lanes __attribute__((vector_size(W), aligned(1), may_alias));
   return __builtin_convertvector(__builtin_convertvector(*(const lanes*)p, vi), vf);
+#endif
 }
 MOM_INLINE void store(float* p, vf x) { *(vf_unaligned*)p = x; }
 MOM_INLINE void store(bf16* p, vf x) {

@@ -13,7 +13,7 @@ from .. import native
 from ..dispatch import BackendError
 from ..mamba_block import Weights
 from ..selective_scan.cpu import MOST_STATES
-from .call import FORMATS, DecodeCall, DecodeLayer, Packed, pack
+from .call import FORMATS, DecodeCall, DecodeLayer, Packed, pack, together
 
 __all__ = ["FORMATS", "DecodeStep"]
 
@@ -66,15 +66,21 @@ class DecodeStep:
         self.d_model = blocks[0].in_weight.shape[2]
         self.rank = blocks[0].dt_weight.shape[2]
         self.modalities = max(p.shape[0] for w in blocks for p in _projections(w))
-        self._keep: list[Tensor | Packed] = []
-        self._layers = (DecodeLayer * len(blocks))(*(self._layer(w) for w in blocks))
+        self._keep: list[Tensor] = []
+        packed = [p for w in blocks for p in self._packed(w)]
+        if head is not None:
+            packed.append(pack(head[None], None, weights))
+        places = together([p.weight for p in packed])
+        self._packs = [p._replace(weight=x) for p, x in zip(packed, places, strict=True)]
+        layers = [self._layer(w, self._packs[4 * i :][:4]) for i, w in enumerate(blocks)]
+        self._layers = (DecodeLayer * len(blocks))(*layers)
         self._final = None if final_norm is None else self._hold(final_norm.detach().float())
-        self._head = None if head is None else self._pack(head[None], None)
+        self._head = None if head is None else self._packs[-1]
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights that a step of one modality reads at most."""
-        return sum(p.nbytes for p in self._keep if isinstance(p, Packed))
+        return sum(p.nbytes for p in self._packs)
 
     def new_states(self, batch: int) -> list[tuple[Tensor, Tensor]]:
         """Zero states: for each block conv (b, k-1, d) and ssm (b, d, n), float32."""
@@ -158,32 +164,29 @@ class DecodeStep:
                     )
                 setattr(layer, name, state.data_ptr())
 
-    def _layer(self, w: Weights) -> DecodeLayer:
+    def _packed(self, w: Weights) -> list[Packed]:
+        """The projections in the order of DecodeLayer."""
+        # Weight and bias of dt_proj may be split differently; give both all experts.
+        experts = max(w.dt_weight.shape[0], w.dt_bias.shape[0])
+        pairs = (
+            (w.in_weight, w.in_bias),
+            (w.x_weight, None),
+            (w.dt_weight.expand(experts, -1, -1), w.dt_bias.expand(experts, -1)),
+            (w.out_weight, w.out_bias),
+        )
+        return [pack(weight, bias, self.format) for weight, bias in pairs]
+
+    def _layer(self, w: Weights, packed: Sequence[Packed]) -> DecodeLayer:
         bias = None if w.conv_bias is None else self._hold(w.conv_bias.float())
+        names = ("in_proj", "x_proj", "dt_proj", "out_proj")
         return DecodeLayer(
+            **{name: p.matrix() for name, p in zip(names, packed, strict=True)},
             norm=self._hold(w.norm.float()).data_ptr(),
-            in_proj=self._pack(w.in_weight, w.in_bias).matrix(),
-            x_proj=self._pack(w.x_weight, None).matrix(),
-            dt_proj=self._dt(w).matrix(),
-            out_proj=self._pack(w.out_weight, w.out_bias).matrix(),
             taps=self._hold(w.conv_weight.float().t()).data_ptr(),
             conv_bias=None if bias is None else bias.data_ptr(),
             A2=self._hold(-torch.exp(w.A_log.float()) / math.log(2)).data_ptr(),
             D=self._hold(w.D.float()).data_ptr(),
         )
-
-    def _dt(self, w: Weights) -> Packed:
-        """Weight and bias may be split differently; give both all experts."""
-        weight, bias = w.dt_weight, w.dt_bias
-        experts = max(weight.shape[0], bias.shape[0])
-        return self._pack(
-            weight.expand(experts, *weight.shape[1:]), bias.expand(experts, bias.shape[1])
-        )
-
-    def _pack(self, weight: Tensor, bias: Tensor | None) -> Packed:
-        packed = pack(weight, bias, self.format)
-        self._keep.append(packed)
-        return packed
 
     def _hold(self, x: Tensor) -> Tensor:
         x = x.detach().contiguous()
