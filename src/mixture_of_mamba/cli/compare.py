@@ -34,7 +34,7 @@ def configure(parser: ArgumentParser) -> None:
         default=None,
         help="the variant that the others are held against; by default the first",
     )
-    add_study_options(parser, seeds=[0, 1, 2], samples=8)
+    add_study_options(parser, seeds=[0, 1, 2], samples=6)
     add_run_options(parser)
 
 

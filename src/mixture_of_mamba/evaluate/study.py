@@ -29,7 +29,7 @@ def run_study(
     out: Path,
     *,
     jobs: int | None = None,
-    samples: int = 8,
+    samples: int = 6,
     judged: int = 64,
     board: Board | None = None,
 ) -> tuple[Comparison, dict[str, Any], Path]:
@@ -61,6 +61,7 @@ def run_study(
     at_a_time = jobs or default_jobs(plan.config)
     run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
     if samples or judged:
+        report_study(out)  # the figures are there, whatever happens to the samples
         _after_training(plan, out, bundle, samples, judged, board)
     return report_study(out)
 

@@ -68,7 +68,7 @@ def loss_curves(
             axes.plot(flops / scale, losses, color=colour, lw=2.0, label=name)
         _limits(axes, means, baseline, sum(ratio is not None for ratio in ratios.values()))
         _mark(axes, means, baseline, target, ratios, scale)
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="upper right")
+        _legend(axes, len(means))
 
     return _draw(title, f"training {unit}", "validation loss", paint)
 
@@ -81,7 +81,7 @@ def series(
     def paint(axes: Any) -> None:
         for i, (name, (xs, ys)) in enumerate(lines.items()):
             axes.plot(xs, ys, color=_LINES[i % MOST_LINES], lw=2.0, marker="o", ms=4, label=name)
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+        _legend(axes, len(lines))
 
     return _draw(title, x, y, paint)
 
@@ -100,6 +100,15 @@ def bars(title: str, values: Mapping[str, float], x: str, *, strong: Sequence[st
     return _draw(title, x, "", paint, height=0.9 + 0.24 * len(values))
 
 
+def _legend(axes: Any, lines: int) -> None:
+    """Inside, where a falling curve leaves room; below the axes where there are many lines."""
+    style: dict[str, Any] = {"frameon": False, "labelcolor": _INK, "fontsize": 9}
+    if lines <= 3:
+        axes.legend(loc="upper right", **style)
+    else:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, **style)
+
+
 def _mean_curve(curves: Sequence[Curve]) -> tuple[Array, Array]:
     """Mean over seeds, at the points of the first."""
     flops = curves[0].flops
@@ -111,9 +120,10 @@ def _limits(axes: Any, means: Mapping[str, tuple[Array, Array]], baseline: str, 
     """Leave out the steep beginning, which would flatten all that is to be seen; leave room below
     for the marks."""
     flops, losses = means[baseline]
-    early = int(np.searchsorted(flops, 0.18 * flops[-1]))
+    early = int(np.searchsorted(flops, 0.3 * flops[-1]))
     low = min(float(y[-len(y) // 2 :].min()) for _, y in means.values())
     high = max(float(losses[min(early, len(losses) - 1)]), float(losses[-1]) * 1.001)
+    high = max(high, *(float(y[-1]) for _, y in means.values()))
     room = 0.08 * (high - low) or 0.01
     axes.set_ylim(low - (0.5 + 1.2 * marks) * room, high + room)
     axes.set_xlim(left=0)
