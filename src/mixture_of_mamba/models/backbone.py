@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import MambaBlock, MambaState, RMSNorm
+from ..layers.recompute import checkpoint_contexts
 from ..ops import Routing
 from .config import ModelConfig
 
@@ -58,7 +59,14 @@ class Backbone(nn.Module):
         for i, block in enumerate(self.blocks):
             before = None if state is None else state[i]
             if self.checkpoint_activations and self.training:
-                x, s = checkpoint(block.forward_rows, x, routing, before, use_reentrant=False)
+                x, s = checkpoint(
+                    block.forward_rows,
+                    x,
+                    routing,
+                    before,
+                    use_reentrant=False,
+                    context_fn=checkpoint_contexts,
+                )
             else:
                 x, s = block.forward_rows(x, routing, before)  # type: ignore[operator]
             after.append(s)

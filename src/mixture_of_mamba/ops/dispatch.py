@@ -13,7 +13,16 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["BackendError", "active", "backends", "choose", "forced", "load", "use_backend"]
+__all__ = [
+    "BackendError",
+    "active",
+    "backends",
+    "choose",
+    "forced",
+    "load",
+    "preferred",
+    "use_backend",
+]
 
 
 class BackendError(RuntimeError):
@@ -115,6 +124,15 @@ def use_backend(**names: str) -> Iterator[None]:
     finally:
         _FORCED.clear()
         _FORCED.update(before)
+
+
+def preferred(op: str, requested: str | None) -> str:
+    """The backend's name that an op must carry with it, "" for automatic choice.
+
+    Resolved where an op is called, not where it runs: the backward may run when a preference has
+    ended, and saved states are the forward's backend's own.
+    """
+    return requested or _FORCED.get(op, "")
 
 
 def forced() -> dict[str, str]:

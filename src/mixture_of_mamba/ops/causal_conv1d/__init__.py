@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..dispatch import choose
+from ..dispatch import choose, preferred
 from ..routing import Routing, document_starts
 from .inputs import ConvGrads, ConvInputs
 from .op import conv
@@ -61,7 +61,7 @@ def causal_conv1d(
             inputs.batch,
             inputs.length,
             inputs.silu,
-            backend or "",
+            preferred("causal_conv1d", backend),
         )
     return (y.view(x.shape) if routing is None else y), final
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..dispatch import choose
+from ..dispatch import choose, preferred
 from ..routing import Routing
 from .inputs import LinearInputs
 from .op import linear
@@ -69,7 +69,7 @@ def modality_linear(
         return modality_linear_reference(inputs)
     if backend:
         choose("modality_linear", inputs, backend)
-    return linear(x, weight, bias, offsets, host, backend or "")
+    return linear(x, weight, bias, offsets, host, preferred("modality_linear", backend))
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> int:

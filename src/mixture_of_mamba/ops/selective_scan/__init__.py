@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..dispatch import choose
+from ..dispatch import choose, preferred
 from ..routing import Routing, document_starts
 from .inputs import ScanGrads, ScanInputs
 from .op import scan
@@ -73,7 +73,7 @@ def selective_scan(
             inputs.batch,
             inputs.length,
             inputs.softplus,
-            backend or "",
+            preferred("selective_scan", backend),
             record,
         )
     return (y.view(u.shape) if routing is None else y), final

@@ -5,9 +5,9 @@ packed in time order: (b, t, n, 2) words of 64 bits, a pair (B, C) of float32 ea
 step reads two cache lines. `step_info[b, t]` is ``row << 5 | modality << 1 | reset``. States and A
 are (…, n, d), channels contiguous.
 
-The offsets of channels and words include ``hidden_one - 1``, a zero that the compiler cannot see: it then
-takes them for unaligned and reads one channel a lane, where it would merge accesses of neighbours
-in one lane and shuffle at every step.
+The offsets of channels and words include ``hidden_one - 1``, a zero that the compiler cannot see:
+it then takes them for unaligned and reads one channel a lane, where it would merge accesses of
+neighbours in one lane and shuffle at every step.
 
 `WHOLE` says that time, channels and states are multiples of the tiles, so that nothing is masked;
 `WIDE` that row offsets need 64 bits.

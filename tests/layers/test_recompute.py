@@ -1,0 +1,64 @@
+"""Recomputed blocks run each scan once and everything else twice, with the same gradients."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mixture_of_mamba.layers import MambaBlock, MambaConfig
+from mixture_of_mamba.layers.recompute import checkpoint_contexts
+from mixture_of_mamba.ops import Routing, use_backend
+from mixture_of_mamba.ops.causal_conv1d import taps
+from mixture_of_mamba.ops.modality_linear import loop
+from mixture_of_mamba.ops.selective_scan import chunked
+
+COMPOSED = {"selective_scan": "torch", "causal_conv1d": "torch", "modality_linear": "loop"}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each backend's forward ran."""
+    counts: Counter[str] = Counter()
+
+    def count(module: ModuleType, name: str) -> None:
+        forward = module.forward
+
+        def counted(*args: object) -> object:
+            counts[name] += 1
+            return forward(*args)
+
+        monkeypatch.setattr(module, "forward", counted)
+
+    for module, name in ((chunked, "scan"), (taps, "conv"), (loop, "projection")):
+        count(module, name)
+    return counts
+
+
+def _gradients(block: MambaBlock, x: Tensor, routing: Routing, recompute: bool) -> list[Tensor]:
+    x = x.detach().clone().requires_grad_()
+    with use_backend(**COMPOSED):
+        if recompute:
+            y, _ = checkpoint(
+                block.forward_rows, x, routing, use_reentrant=False, context_fn=checkpoint_contexts
+            )
+        else:
+            y, _ = block.forward_rows(x, routing)
+        return list(torch.autograd.grad(y.square().sum(), [x, *block.parameters()]))
+
+
+def test_the_scan_is_not_computed_again(calls: Counter[str]) -> None:
+    block = MambaBlock(MambaConfig(d_model=16, n_modalities=2))
+    routing = Routing.build(torch.randint(2, (2, 9)), 2)
+    x = torch.randn(18, 16)
+    expected = _gradients(block, x, routing, recompute=False)
+    assert calls == {"scan": 1, "conv": 1, "projection": 4}
+    calls.clear()
+    found = _gradients(block, x, routing, recompute=True)
+    assert calls == {"scan": 1, "conv": 2, "projection": 8}
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
