@@ -46,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_learns_to_rebuild_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mixture_of_mamba.data.latents.autoencoder.BATCH", 12)
+    monkeypatch.setattr("mixture_of_mamba.data.latents.autoencoder.WIDTH", 24)
     errors: dict[int, float] = {}
     net = train(pictures(), steps=60, seed=0, report=errors.__setitem__)
     assert errors[59] < 0.3 * errors[0]
