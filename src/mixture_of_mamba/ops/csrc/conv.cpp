@@ -47,12 +47,14 @@ struct Block {
 template <int K>
 MOM_INLINE vf weighted(const vf* tap, vf bias, vf now, const vf* window) {
   vf sum = bias + tap[0] * now;
+  MOM_UNROLL
   for (int j = 1; j < K; ++j) sum += tap[j] * window[j];
   return sum;
 }
 
 template <int K>
 MOM_INLINE void push(vf* window, vf now) {
+  MOM_UNROLL
   for (int j = K - 1; j > 1; --j) window[j] = window[j - 1];
   if (K > 1) window[1] = now;
 }
@@ -61,10 +63,13 @@ template <int K, typename T>
 void open_block(const ConvCall& c, int64_t b, int64_t channel, int lanes, Block<K>& block) {
   float taps[K * W] = {};
   for (int lane = 0; lane < lanes; ++lane)
+    MOM_UNROLL
     for (int j = 0; j < K; ++j) taps[j * W + lane] = c.weight[(channel + lane) * K + K - 1 - j];
+  MOM_UNROLL
   for (int j = 0; j < K; ++j) block.tap[j] = load(taps + j * W);
   block.bias = c.bias ? load(c.bias + channel, lanes) : vf{};
   const T* state = static_cast<const T*>(c.state) + b * (K - 1) * c.d + channel;
+  MOM_UNROLL
   for (int j = 1; j < K; ++j)
     block.window[j] = c.state ? load(state + (K - 1 - j) * c.d, lanes) : vf{};
 }
@@ -97,20 +102,24 @@ void forward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t grou
       const int lanes = lanes_of(channel);
       Block<K> r = block[i];
       for (int t = 0; t < count; ++t) {
-        if (__builtin_expect(reset[t], 0))
+        if (__builtin_expect(reset[t], 0)) {
+          MOM_UNROLL
           for (int j = 1; j < K; ++j) r.window[j] = vf{};
+        }
         const vf now = load(from[t] + channel, lanes);
         vf y = weighted<K>(r.tap, r.bias, now, r.window);
         if (c.silu) y *= sigmoid(y);
         store(to[t] + channel, y, lanes);
         push<K>(r.window, now);
       }
+      MOM_UNROLL
       for (int j = 1; j < K; ++j) block[i].window[j] = r.window[j];
     }
   }
   T* out = static_cast<T*>(c.final_state) + b * (K - 1) * c.d;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t channel = (first + i) * W;
+    MOM_UNROLL
     for (int j = 1; j < K; ++j)
       store(out + (K - 1 - j) * c.d + channel, block[i].window[j], lanes_of(channel));
   }
@@ -162,12 +171,16 @@ void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t gro
       const int lanes = lanes_of(channel);
       Block<K> r = block[i];
       vf pending[K], dtap[K] = {}, dbias = vf{};
+      MOM_UNROLL
       for (int j = 0; j < K; ++j) pending[j] = gradients[i].pending[j];
       for (int t = 0; t < count; ++t) {
-        const bool whole = __builtin_expect(ages[t] == K - 1, 1);
-        if (!whole)
+        // Near a document's start the taps that reach over it see zeros, and give back nothing.
+        const bool start = __builtin_expect(ages[t] < K - 1, 0);
+        if (start) {
+          MOM_UNROLL
           for (int j = 1; j < K; ++j)
             if (j > ages[t]) r.window[j] = vf{};
+        }
         const vf now = load(from[t] + channel, lanes);
         vf g = load(dy[t] + channel, lanes);
         if (c.silu) {
@@ -177,14 +190,22 @@ void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t gro
         dbias += g;
         dtap[0] += g * now;
         pending[0] = g * r.tap[0];
-        for (int j = 1; j < K; ++j) {
-          dtap[j] += g * r.window[j];
-          if (whole || j <= ages[t]) pending[j] += g * r.tap[j];
+        MOM_UNROLL
+        for (int j = 1; j < K; ++j) dtap[j] += g * r.window[j];
+        if (start) {
+          MOM_UNROLL
+          for (int j = 1; j < K; ++j)
+            if (j <= ages[t]) pending[j] += g * r.tap[j];
+        } else {
+          MOM_UNROLL
+          for (int j = 1; j < K; ++j) pending[j] += g * r.tap[j];
         }
         if (to[t]) store(to[t] + channel, pending[K - 1], lanes);
+        MOM_UNROLL
         for (int j = K - 1; j > 0; --j) pending[j] = pending[j - 1];
         push<K>(r.window, now);
       }
+      MOM_UNROLL
       for (int j = 0; j < K; ++j) {
         block[i].window[j] = r.window[j];
         gradients[i].pending[j] = pending[j];
@@ -198,12 +219,14 @@ void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t gro
     const int64_t channel = (first + i) * W;
     const int lanes = lanes_of(channel);
     // After the last shift, pending[j] belongs to the input of age j, j = 1..K-1, seen from t = length.
+    MOM_UNROLL
     for (int j = 1; j < K; ++j) {
       vf g = gradients[i].pending[j];
       if (c.dfinal && j - 1 <= age)
         g += load(static_cast<const T*>(c.dfinal) + (b * (K - 1) + K - 1 - j) * c.d + channel, lanes);
       if (T* to = target(c.length - j)) store(to + channel, g, lanes);
     }
+    MOM_UNROLL
     for (int j = 0; j < K; ++j)
       std::memcpy(sums + (K - 1 - j) * cut.padded_d + channel, &gradients[i].tap[j], sizeof(vd));
     std::memcpy(sums + K * cut.padded_d + channel, &gradients[i].bias, sizeof(vd));

@@ -94,9 +94,13 @@ MOM_INLINE void reduce_lanes(const int64_t* row, int count, int first, int64_t n
   for (int i = count * NP; i % W; ++i) lanes[i] = vf{};
   for (int i = 0; i < count * NP; i += W) {
     const vf sums = lane_sums(lanes + i);
-    for (int k = 0; k < W && i + k < count * NP; ++k) {
-      const int t = (i + k) / NP, j = first + (i + k) % NP;
-      if (j < n) partials[row[t] * 2 * n + offset + j] = sums[k];
+    float values[W];
+    store(values, sums);
+    for (int k = 0; k < W && i + k < count * NP; k += NP) {
+      float* to = partials + row[(i + k) / NP] * 2 * n + offset + first;
+      if (first + NP <= n) std::memcpy(to, values + k, NP * sizeof(float));
+      else
+        for (int j = 0; first + j < n; ++j) to[j] = values[k + j];
     }
   }
 }

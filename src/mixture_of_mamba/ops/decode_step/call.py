@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 from collections.abc import Sequence
@@ -96,10 +97,8 @@ def together(tensors: Sequence[Tensor]) -> list[Tensor]:
         size += -(-x.nbytes // 64) * 64
     arena = mmap.mmap(-1, max(size, 1))
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without huge pages
             arena.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without huge pages
-            pass
     whole = torch.frombuffer(arena, dtype=torch.uint8)
     copies = []
     for x, start in zip(tensors, starts, strict=True):

@@ -1,0 +1,1 @@
+"""What the CPU kernels are worth on this machine; `python -m benchmarks.cpu`."""

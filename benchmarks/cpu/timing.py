@@ -1,0 +1,66 @@
+"""Interleaved timing: every round runs each candidate once, so a noisy minute hits them all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+__all__ = ["Settings", "Timing", "compare"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Seconds and rounds that one candidate may take."""
+
+    seconds: float = 2.0
+    rounds: int = 25
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call: median and quartiles over the rounds."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        spread = (self.high - self.low) / 2 / self.median * 100 if self.median else 0.0
+        return f"{self.median:.4g} ms ±{spread:.0f}%"
+
+
+def compare(candidates: dict[str, Callable[[], object]], settings: Settings) -> dict[str, Timing]:
+    """Time all candidates in rounds; slow ones take part in fewer (but at least two) rounds.
+
+    One call of each warms up: compilers, caches and allocators are not what is measured.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    budget = settings.seconds / 8 if settings.quick else settings.seconds
+    slow: set[str] = set()
+    for name, call in candidates.items():
+        start = time.perf_counter()
+        call()
+        if time.perf_counter() - start > 4 * budget:
+            slow.add(name)  # its first call counts as a warm-up; one more is all that it gets
+    for _ in range(3 if settings.quick else settings.rounds):
+        for name, call in candidates.items():
+            mine = times[name]
+            if len(mine) >= (1 if name in slow else 2) and sum(mine) > budget:
+                continue
+            start = time.perf_counter()
+            call()
+            mine.append(time.perf_counter() - start)
+    return {name: _summary(values) for name, values in times.items()}
+
+
+def _summary(seconds: list[float]) -> Timing:
+    ms = sorted(1e3 * s for s in seconds)
+    quarter = len(ms) // 4
+    return Timing(statistics.median(ms), ms[quarter], ms[-1 - quarter], len(ms))
