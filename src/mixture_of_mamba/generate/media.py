@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.extras import needs
+from ..extras import needs
 
 __all__ = ["fitted", "grid", "read_image", "read_sound", "write_image", "write_sound"]
 

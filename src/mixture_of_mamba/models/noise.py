@@ -135,7 +135,7 @@ def make_scheduler(config: DiffusionConfig, kind: str) -> Any:
     Args:
         kind: "ddpm", "ddim" or "flow".
     """
-    from ..data.extras import needs
+    from ..extras import needs
 
     with needs("a continuous modality", "train"):
         from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from mixture_of_mamba.data.extras import needs
 from mixture_of_mamba.data.latents.order import patch_order
+from mixture_of_mamba.extras import needs
 
 if TYPE_CHECKING:
     from mixture_of_mamba.data.config import DataConfig

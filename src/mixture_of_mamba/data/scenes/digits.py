@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixture_of_mamba.data.extras import needs
+from mixture_of_mamba.extras import needs
 
 __all__ = ["Handwriting", "load_handwriting"]
 

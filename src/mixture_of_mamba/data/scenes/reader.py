@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from mixture_of_mamba.data.extras import needs
 from mixture_of_mamba.data.scenes.canvas import QUADRANT, draw, quadrants
 from mixture_of_mamba.data.scenes.digits import Handwriting, load_handwriting
 from mixture_of_mamba.data.scenes.facts import COLOURS, POSITIONS, Fact
+from mixture_of_mamba.extras import needs
 
 __all__ = ["SceneReader"]
 

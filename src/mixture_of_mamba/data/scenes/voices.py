@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mixture_of_mamba.data.extras import needs
 from mixture_of_mamba.data.sound import SAMPLE_RATE, log_mel
+from mixture_of_mamba.extras import needs
 
 __all__ = ["Speaking", "Spoken", "Voice", "choose_voice"]
 

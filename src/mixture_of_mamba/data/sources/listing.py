@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixture_of_mamba.data.extras import needs
 from mixture_of_mamba.data.sources.errors import DataError
+from mixture_of_mamba.extras import needs
 
 __all__ = ["Listed", "list_documents", "stamps"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixture_of_mamba.data.extras import needs
 from mixture_of_mamba.data.sources.errors import DataError
+from mixture_of_mamba.extras import needs
 
 __all__ = ["read_audio", "read_image"]
 

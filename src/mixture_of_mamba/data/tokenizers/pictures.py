@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mixture_of_mamba.data.extras import needs
 from mixture_of_mamba.data.threads import one_thread
+from mixture_of_mamba.extras import needs
 
 __all__ = ["Pictures"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mixture_of_mamba.data.extras import needs
+from mixture_of_mamba.extras import needs
 
 __all__ = ["Text"]
 

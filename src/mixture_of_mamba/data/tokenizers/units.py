@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mixture_of_mamba.data.extras import needs
 from mixture_of_mamba.data.sound import MELS, SAMPLE_RATE, from_log_mel, log_mel, resample
+from mixture_of_mamba.extras import needs
 
 __all__ = ["Units"]
 
