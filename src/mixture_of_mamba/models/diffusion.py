@@ -164,6 +164,7 @@ class Diffusion(nn.Module):
             output.loss = output.loss + self.weights[name] * total / count.clamp(min=1.0)
             output.losses[name] = (total / count).detach()
             output.counts[name] = count
+            output.totals[name] = total
 
     def errors(self, hidden: Tensor, name: str, noised: Noised) -> tuple[Tensor, Tensor]:
         """Squared error of each position that counts, and its level bin.

@@ -35,6 +35,8 @@ class ModelOutput:
         losses: mean loss by modality of the target (nats per token; mean squared error for
             continuous ones); NaN where the batch has no target of it.
         counts: number of targets by modality.
+        totals: sum of the losses by modality, with gradients: whoever divides a batch into parts
+            needs sums, because parts have different numbers of targets.
         logits: (b, t, joint vocabulary) where asked for.
         state: of every block after the batch, where asked for.
         extra: "noise_levels": by name of a continuous modality, (10, 2) sum of its squared errors
@@ -44,6 +46,7 @@ class ModelOutput:
     loss: Tensor
     losses: dict[str, Tensor]
     counts: dict[str, Tensor]
+    totals: dict[str, Tensor] = field(default_factory=dict)
     logits: Tensor | None = None
     state: Cache | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -115,7 +118,8 @@ class MultimodalModel(nn.Module):
             ValueError: a modality or token id that this model does not have.
         """
         c = self.config
-        if batch.modality_ids.device.type == "cpu":  # elsewhere a check would synchronise
+        # Elsewhere a check would synchronise, and it cannot be part of a graph.
+        if batch.modality_ids.device.type == "cpu" and not torch.compiler.is_compiling():
             batch.check(c.names, [m.size for m in c.modalities], [m.discrete for m in c.modalities])
         noised: dict[str, Noised] = {}
         documents = batch
@@ -171,10 +175,23 @@ class MultimodalModel(nn.Module):
             loss=loss,
             losses={name: means[i].detach() for i, name in enumerate(names)},
             counts={name: numbers[i].detach() for i, name in enumerate(names)},
+            totals={name: totals[i] for i, name in enumerate(names)},
         )
         if self.diffusion is not None and noised:
             self.diffusion.add_losses(output, hidden, noised)
         return output
+
+    def target_counts(self, batch: Batch) -> Tensor:
+        """(m,) float32 numbers of targets by modality, as `forward` would count them; cheap."""
+        counted = batch
+        if self.diffusion is not None and self.training:
+            counted = self.diffusion.drop_captions(batch, self._discrete)
+        targets = next_tokens(counted, self._low, self._discrete)
+        mask = batch.loss_mask if batch.loss_mask is not None else batch.modality_ids >= 0
+        numbers = torch.zeros(len(self._discrete), device=batch.tokens.device)
+        numbers.index_add_(0, targets.modality.flatten(), targets.counts.flatten().float())
+        continuous = mask & ~self._discrete[batch.modality_ids]
+        return numbers.index_add_(0, batch.modality_ids.flatten(), continuous.flatten().float())
 
     def advance(
         self,

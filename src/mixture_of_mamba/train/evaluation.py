@@ -47,10 +47,9 @@ def validation_losses(
     if config.evaluate_batches:
         count = min(count, config.evaluate_batches * config.batch_size)
     world, rank = fabric.world_size, fabric.global_rank
-    names = objective.model.config.names
-    sums = torch.zeros(1 + 2 * len(names), dtype=torch.float64)
-    levels = {m.name: torch.zeros(LEVELS, 2) for m in objective.model.config.modalities
-              if not m.discrete}  # fmt: skip
+    modalities = objective.model.config.modalities
+    sums = torch.zeros(2 * len(modalities), dtype=torch.float64)
+    levels = {m.name: torch.zeros(LEVELS, 2) for m in modalities if not m.discrete}
     size = config.batch_size // (config.devices * config.accumulate)
     objective.eval()
     with aside(_NOISE_SEED + rank):
@@ -71,4 +70,4 @@ def validation_losses(
         name: [error / count if count else None for error, count in x.tolist()]
         for name, x in levels.items()
     }
-    return (*Means(names, [total.tolist()]).take(), by_level)
+    return (*Means(modalities, [total.tolist()]).take(), by_level)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from ..data.batch import Batch
 from ..data.order import Schedule
 from .config import TrainConfig
 from .distributed import sum_over_ranks
@@ -36,33 +38,38 @@ def step_gradients(
         step: counted from 1.
 
     Returns:
-        the objective's (1 + 2m,) sums over all parts and ranks, and the gradients' norm (scalar)
+        the objective's (2m,) sums over all parts and ranks, and the gradients' norm (scalar)
         before the limit. Neither has been read: nothing waits for the device.
     """
     world = fabric.world_size
-    size = config.batch_size // (config.accumulate * world)
-    many = config.accumulate * world > 1
+    batches = _parts(fabric, windows, order, config, step)
+    targets = None
+    if len(batches) * world > 1:
+        # Parts and ranks have different numbers of targets; each needs those of the whole step.
+        counted = torch.stack([module.model.target_counts(batch) for batch in batches]).sum(0)
+        targets = sum_over_ranks(fabric, counted) / world  # the wrappers average over ranks
     total: Tensor | None = None
-    for part in range(config.accumulate):
-        place = (step - 1) * config.accumulate + part
-        batch = windows.batch(order.indices(place, size, fabric.global_rank, world))
-        batch = replace(batch, seed=step_seed(config.seed, place, fabric.global_rank))
-        batch = batch.to(fabric.device, non_blocking=True)
-        with fabric.no_backward_sync(module, enabled=part + 1 < config.accumulate):
-            loss, sums = module(Part(batch))
-            # Parts and ranks have different numbers of targets: add up sums, divide at the end.
-            fabric.backward(loss * _targets(sums) if many else loss)
+    for part, batch in enumerate(batches, 1):
+        with fabric.no_backward_sync(module, enabled=part < len(batches)):
+            loss, sums = module(Part(batch, targets))
+            fabric.backward(loss)
         total = sums if total is None else total + sums
     assert total is not None
-    total = sum_over_ranks(fabric, total)
-    # The wrappers average over ranks.
-    factor = world / _targets(total).clamp(min=1.0) if many else None
-    return total, limit_gradients(module.parameters(), config.clip, factor)
+    return sum_over_ranks(fabric, total), limit_gradients(module.parameters(), config.clip)
 
 
-def _targets(sums: Tensor) -> Tensor:
-    """Number of targets of all modalities; the second half of the sums."""
-    return sums[1 + (len(sums) - 1) // 2 :].sum()
+def _parts(
+    fabric: Fabric, windows: Windows, order: Schedule, config: TrainConfig, step: int
+) -> list[Batch]:
+    """This rank's parts of a step, on its device; each with a seed of its own for its noise."""
+    size = config.batch_size // (config.accumulate * fabric.world_size)
+    batches = []
+    for part in range(config.accumulate):
+        place = (step - 1) * config.accumulate + part
+        batch = windows.batch(order.indices(place, size, fabric.global_rank, fabric.world_size))
+        batch = replace(batch, seed=step_seed(config.seed, place, fabric.global_rank))
+        batches.append(batch.to(fabric.device, non_blocking=True))
+    return batches
 
 
 def step_seed(*numbers: int) -> int:

@@ -136,7 +136,7 @@ class _Training:
         self.order = Schedule(len(data.train), c.seed)
         self.position = load_checkpoint(fabric, folder, self.objective, self.optimizer)
         self.saved = self.position.step
-        self.means = Means(network.names, self.position.rows)
+        self.means = Means(network.modalities, self.position.rows)
         self.pending: list[torch.Tensor] = []
         self.tokens = c.batch_size * config.data.window
         counts = data.train.tokens_by_modality() if self.model.diffusion is not None else None
@@ -206,8 +206,8 @@ class _Training:
             self.norm = norm
 
     def _culprit(self, norm: float, row: list[float]) -> str:
-        totals = zip(self.means.names, row[1:], strict=False)
-        bad = [name for name, value in totals if not math.isfinite(value)]
+        totals = zip(self.means.modalities, row, strict=False)
+        bad = [modality.name for modality, total in totals if not math.isfinite(total)]
         return f"the loss of {' and '.join(bad)}" if bad else "the norm of the gradients"
 
     def _diverged(self, what: str, step: int | None = None) -> str:

@@ -8,6 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ..models import Modality
+from .objective import total_loss
+
 __all__ = ["Means", "MetricsLog", "read_metrics"]
 
 
@@ -62,28 +67,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Means:
-    """Means over steps from an objective's (1 + 2m,) sums.
+    """Means over the targets of many steps, from an objective's (2m,) sums.
 
     Args:
-        names: of the modalities.
+        modalities: of the model.
         rows: sums of steps that an interrupted run had not written yet.
     """
 
-    def __init__(self, names: Sequence[str], rows: Iterable[Sequence[float]] = ()) -> None:
-        self.names = list(names)
+    def __init__(
+        self, modalities: Sequence[Modality], rows: Iterable[Sequence[float]] = ()
+    ) -> None:
+        self.modalities = list(modalities)
         self.rows = [list(row) for row in rows]
 
     def add(self, sums: Sequence[float]) -> None:
         self.rows.append(list(sums))
 
     def take(self) -> tuple[float, dict[str, float | None]]:
-        """-> mean loss per target, and by modality (None where there was none); starts anew."""
-        m = len(self.names)
-        total = [sum(column) for column in zip(*self.rows, strict=True)]
+        """-> the loss of all targets together, and by modality (None: no targets); starts anew."""
+        summed = torch.tensor(self.rows, dtype=torch.float64).sum(0)
+        totals, counts = summed.chunk(2)
         self.rows = []
-        counts = total[1 + m :]
         losses = {
-            name: value / count if count else None
-            for name, value, count in zip(self.names, total[1 : 1 + m], counts, strict=True)
+            modality.name: float(total / count) if count else None
+            for modality, total, count in zip(self.modalities, totals, counts, strict=True)
         }
-        return total[0] / max(1.0, sum(counts)), losses
+        return float(total_loss(self.modalities, totals, counts)), losses

@@ -40,15 +40,12 @@ def make_optimizer(
 
 
 @torch.no_grad()
-def limit_gradients(
-    parameters: Iterable[nn.Parameter], clip: float, factor: Tensor | None = None
-) -> Tensor:
-    """Multiply all gradients by `factor`, then bring their joint norm down to `clip`.
+def limit_gradients(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
+    """Bring the joint norm of all gradients down to `clip`.
 
     Args:
         parameters: those without a gradient are left out.
         clip: largest norm; 0 for no limit.
-        factor: scalar, or None for 1.
 
     Returns:
         The norm before the limit, a scalar on the parameters' device; nothing synchronises.
@@ -57,10 +54,6 @@ def limit_gradients(
     norm = torch.nn.utils.get_total_norm(gradients)
     if hasattr(norm, "full_tensor"):
         norm = norm.full_tensor()
-    scale = torch.ones_like(norm) if factor is None else factor.to(norm)
-    norm = norm * scale
-    if clip:
-        scale = scale * (clip / (norm + 1e-6)).clamp(max=1.0)
-    if gradients and (clip or factor is not None):
-        torch._foreach_mul_(gradients, scale)
+    if gradients and clip:
+        torch._foreach_mul_(gradients, (clip / (norm + 1e-6)).clamp(max=1.0))
     return norm
