@@ -24,6 +24,9 @@ def test_json_names_every_backend_with_a_reason(capsys: pytest.CaptureFixture[st
         assert all(len(why) > 10 for why in found["others"].values())
     expected = "cpu" if native.why_not() is None else "torch"
     assert ops["selective_scan"]["active"] == expected
+    assert facts["fused_block_on_cpu"] == (
+        "yes" if expected == "cpu" else "no: " + native.describe()
+    )
     assert "CPU" in ops["selective_scan"]["others"]["triton"]
 
 
@@ -39,4 +42,5 @@ def test_missing_kernels_show_their_reason(monkeypatch: pytest.MonkeyPatch) -> N
     facts = env.environment()
     scan = facts["backends"]["cpu"]["selective_scan"]
     assert scan["active"] == "torch" and scan["others"]["cpu"] == "no C++ compiler found"
+    assert facts["fused_block_on_cpu"] == "no: no C++ compiler found"
     assert facts["kernels"]["cpu"] == "not available: no C++ compiler found"

@@ -99,3 +99,28 @@ def test_demo_says_when_its_schedule_is_shorter() -> None:
     asked, remark = demo_config(50, None)
     assert asked.train.steps == 50 and asked.train.warmup == 5 and "50 of" in remark
     assert replace(asked, train=whole.train) == whole, "nothing but the schedule changes"
+
+
+def test_demo_compares_both_variants_alike_and_names_the_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mixture_of_mamba.cli import demo
+    from mixture_of_mamba.cli.main import main
+
+    plans = []
+
+    def study(plan, out, **options):  # type: ignore[no-untyped-def]
+        plans.append((plan, out, options))
+        return None, {}, out / "report.html"
+
+    monkeypatch.setattr("mixture_of_mamba.evaluate.study.run_study", study)
+    monkeypatch.setattr(demo, "print_figures", lambda figures, page: print(f"report: {page}"))
+    assert main(["demo", "--out", str(tmp_path), "--steps", "40"]) == 0
+    ((plan, out, options),) = plans
+    assert (plan.variants, plan.baseline, plan.seeds) == (("dense", "mom"), "dense", (0, 1))
+    assert out == tmp_path and options["jobs"] == 2
+    dense, mom = (job.config for job in list(plan.jobs(out))[:2])
+    assert dense.differences(mom) == ["model.split: 'none' -> 'all'"]
+    shown = capsys.readouterr()
+    assert f"report: {tmp_path / 'report.html'}" in shown.out
+    assert "a shorter schedule: 40 of" in shown.out and "a shorter schedule" in shown.err

@@ -16,7 +16,9 @@ from jsonargparse import ArgumentParser, Namespace
 from .._version import __version__
 from ..data.cache import cache_folder as data_cache
 from ..evaluate.machine import machine
-from ..ops import Routing, dispatch, native
+from ..layers import MambaBlock, MambaConfig
+from ..layers.fused import block_weights
+from ..ops import Routing, dispatch, mamba_block, native
 from ..ops.causal_conv1d.inputs import ConvInputs
 from ..ops.modality_linear.inputs import LinearInputs
 from ..ops.selective_scan.inputs import ScanInputs
@@ -65,6 +67,7 @@ def environment() -> dict[str, Any]:
         "process": process.settings(),
         "devices": _devices(),
         "backends": {device: _backends(device) for device in _devices()},
+        "fused_block_on_cpu": _fused_block(),
         "kernels": {"compiler": native.find_compiler(), "cpu": native.describe()},
         "caches": {"kernels": str(native.cache_folder()), "data": _cache(data_cache())},
     }
@@ -111,6 +114,16 @@ def _backends(device: str) -> dict[str, dict[str, Any]]:
         }
         described[op] = {"active": active, "others": passed}
     return described
+
+
+def _fused_block() -> str:
+    """Whether a whole float32 block runs as one op on the CPU."""
+    config = MambaConfig(d_model=16, n_modalities=2)
+    ids = (torch.arange(8) % 2).view(1, 8)
+    reason = mamba_block.why_not(
+        torch.zeros(8, 16), block_weights(MambaBlock(config)), Routing.build(ids, 2)
+    )
+    return f"no: {reason}" if reason else "yes"
 
 
 def _reason(why_not: Callable[[Any], str | None], inputs: Any, active: str) -> str:
@@ -191,4 +204,6 @@ def _text(facts: dict[str, Any]) -> str:
         for op, backend in ops.items():
             lines.append(f"  {op:<16}{backend['active']}")
             lines += [f"    not {name}: {why}" for name, why in backend["others"].items()]
+        if device == "cpu":
+            lines.append(f"  whole block as one op: {facts['fused_block_on_cpu']}")
     return "\n".join(lines)
