@@ -39,11 +39,14 @@ MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const floa
     fetch(t);
     Local& v = local[t * blocks];
     const vf step = v.step, input = v.input;
+    if (__builtin_expect(reset[t], 0)) {
+      MOM_UNROLL
+      for (int n = 0; n < NP; ++n) h[n] = vf{};
+    }
     vf even = v.y, odd = vf{};
     MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
-      vf decay = exp2_product(step, A2[n]);
-      if (__builtin_expect(reset[t], 0)) decay = vf{};
+      const vf decay = exp2_product(step, A2[n]);
       h[n] = decay * h[n] + input * B[t * N + n];
       p.decay[t * NP + n] = decay;
       p.history[(t + 1) * NP + n] = h[n];
@@ -51,6 +54,8 @@ MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const floa
       sum += h[n] * C[t * N + n];
     }
     v.y = even + odd;
+    if (__builtin_expect(reset[t], 0))  // no gradient passes it either
+      std::memset(p.decay + t * NP, 0, NP * sizeof(vf));
   }
 }
 
