@@ -46,6 +46,7 @@ def causal_conv1d(
         BackendError: the named backend cannot serve this call.
     """
     inputs = _inputs(x, weight, bias, activation, state, document_ids, routing)
+    backend = preferred("causal_conv1d", backend)
     if backend == "reference":
         y, final = causal_conv1d_reference(inputs)
     else:
@@ -61,7 +62,7 @@ def causal_conv1d(
             inputs.batch,
             inputs.length,
             inputs.silu,
-            preferred("causal_conv1d", backend),
+            backend,
         )
     return (y.view(x.shape) if routing is None else y), final
 

@@ -42,7 +42,7 @@ def modality_linear(
         BackendError: the named backend cannot serve this call.
     """
     m = _check(x, weight, bias)
-    if m == 1 and backend is None:
+    if m == 1 and not preferred("modality_linear", backend):
         return F.linear(x, weight[0], None if bias is None else bias[0])
     if m == 1:
         offsets = torch.full((1,), x.shape[0], dtype=torch.int32, device=x.device)
@@ -65,11 +65,12 @@ def modality_linear(
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     inputs = LinearInputs(x, weight, bias, offsets, host)
+    backend = preferred("modality_linear", backend)
     if backend == "reference":
         return modality_linear_reference(inputs)
     if backend:
         choose("modality_linear", inputs, backend)
-    return linear(x, weight, bias, offsets, host, preferred("modality_linear", backend))
+    return linear(x, weight, bias, offsets, host, backend)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> int:

@@ -60,6 +60,7 @@ def selective_scan(
     inputs = _inputs(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, document_ids, routing
     )
+    backend = preferred("selective_scan", backend)
     if backend == "reference":
         y, final = selective_scan_reference(inputs)
     else:
@@ -73,7 +74,7 @@ def selective_scan(
             inputs.batch,
             inputs.length,
             inputs.softplus,
-            preferred("selective_scan", backend),
+            backend,
             record,
         )
     return (y.view(u.shape) if routing is None else y), final

@@ -1,0 +1,56 @@
+"""The choice of a backend: a preference holds for a while, and a wrong name says what is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mixture_of_mamba as mom
+
+ALL = {"selective_scan": "reference", "causal_conv1d": "reference", "modality_linear": "reference"}
+
+
+def test_the_reference_may_be_preferred_for_a_whole_model() -> None:
+    block = mom.MambaBlock(mom.MambaConfig(d_model=8, n_modalities=2)).double()
+    x, ids = torch.randn(2, 7, 8, dtype=torch.float64), torch.randint(0, 2, (2, 7))
+    usual = block(x, ids)
+    with mom.use_backend(**ALL):
+        plain = block(x, ids)
+    torch.testing.assert_close(plain, usual, atol=1e-12, rtol=1e-12)
+
+
+def test_a_preference_ends_with_its_block() -> None:
+    called = []
+    from mixture_of_mamba.ops.selective_scan import chunked
+
+    forward = chunked.forward
+
+    def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
+        called.append(1)
+        return forward(*args, **kwargs)
+
+    u = torch.rand(1, 3, 4)
+    call = (u, u, -torch.ones(4, 2), torch.rand(1, 3, 2), torch.rand(1, 3, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunked, "forward", counted)
+        with mom.use_backend(selective_scan="torch"):
+            mom.selective_scan(*call)
+            with mom.use_backend(selective_scan="reference"):
+                mom.selective_scan(*call)
+            mom.selective_scan(*call)
+        assert len(called) == 2
+
+
+def test_names_that_do_not_exist() -> None:
+    with (
+        pytest.raises(mom.BackendError, match=r"no op 'scan'; choose from"),
+        mom.use_backend(scan="cpu"),
+    ):
+        pass
+    with pytest.raises(mom.BackendError, match=r"no backend 'cuda'; choose from \['triton', 'cpu'"):
+        mom.selective_scan(
+            *(torch.rand(1, 3, 4),) * 2,
+            -torch.ones(4, 2),
+            *(torch.rand(1, 3, 2),) * 2,
+            backend="cuda",
+        )
