@@ -40,9 +40,11 @@ constexpr int CHECKPOINT_LANES = 16;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the work is cut: fixed by the shape, never by the number of threads.
+// How the work is cut. Sums over channels (dB, dC) are formed within groups and then over groups, so
+// groups follow from the shape alone and results do not depend on the number of threads. How many
+// neighbouring groups one task walks together does: with few threads whole rows, as memory likes it.
 struct Cut {
-  int64_t blocks, group, groups, chunks, padded_d, checkpoint;
+  int64_t blocks, group, groups, span, chunks, padded_d, checkpoint;  // group in blocks, span in groups
   int padded_n;
 
   explicit Cut(const ScanCall& c) {
@@ -50,10 +52,21 @@ struct Cut {
     group = blocks * c.batch / TASKS;
     group = group < 1 ? 1 : group > GROUP_BLOCKS ? GROUP_BLOCKS : group;
     groups = ceil_div(blocks, group);
+    const int64_t wanted = c.threads > 1 ? 4 * c.threads : 1;  // tasks
+    const int64_t most = GROUP_BLOCKS / group;
+    span = c.batch * groups / wanted;
+    span = span < 1 ? 1 : span > most ? most : span;
     chunks = ceil_div(c.length, STEPS);
     padded_d = blocks * W;
     checkpoint = ceil_div(c.d, CHECKPOINT_LANES) * CHECKPOINT_LANES * c.n;
     padded_n = int(c.n <= 1 ? 1 : c.n <= 2 ? 2 : c.n <= 4 ? 4 : ceil_div(c.n, PASS) * PASS);
+  }
+
+  int64_t tasks_per_sequence() const { return ceil_div(groups, span); }
+  int64_t first_block(int64_t task) const { return task * span * group; }
+  int64_t task_blocks(int64_t task) const {
+    const int64_t left = blocks - first_block(task);
+    return left < span * group ? left : span * group;
   }
 };
 

@@ -28,15 +28,13 @@ struct Memory {
   vd *dA, *dD, *dbias;  // [blocks][N], [blocks], [modalities][blocks]
 };
 
-template <int NP, typename Fetch>
+template <int NP>
 MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const float* B,
-                          const float* C, int N, Local* local, int64_t blocks, Pass& p,
-                          const Fetch& fetch) {
+                          const float* C, int N, Local* local, int64_t blocks, Pass& p) {
   vf h[NP];
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) h[n] = p.history[n];
   for (int t = 0; t < count; ++t) {
-    fetch(t);
     Local& v = local[t * blocks];
     const vf step = v.step, input = v.input;
     if (__builtin_expect(reset[t], 0)) {
@@ -59,15 +57,13 @@ MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const floa
   }
 }
 
-template <int NP, typename Fetch>
+template <int NP>
 MOM_INLINE void reverse(int count, const vf* A2, const float* B, const float* C, int N, vf* carry,
-                        vd* dA_total, Local* local, int64_t blocks, Pass& p,
-                        const Fetch& fetch) {
+                        vd* dA_total, Local* local, int64_t blocks, Pass& p) {
   vf dh[NP], dA[NP];
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) dh[n] = carry[n], dA[n] = vf{};
   for (int t = count - 1; t >= 0; --t) {
-    fetch(t);
     Local& v = local[t * blocks];
     const vf step = v.step, input = v.input, dout = v.dout;
     vf dinput = v.dinput, dstep = v.dstep;
@@ -149,34 +145,33 @@ MOM_INLINE void store_step(const ScanCall& c, int64_t row, int64_t channel, int 
   if (c.bias) *dbias += __builtin_convertvector(dstep, vd);
 }
 
+// One group of blocks, NP states from `first`, of a task whose blocks start at first_block.
 template <int NP, typename T>
 MOM_INLINE void run_pass(const ScanCall& c, const Cut& cut, const Steps<T>& s, int64_t first_block,
-                         int64_t blocks, int first, const float* start, const float* B,
-                         const float* C, Memory& m, Pass& p, float* partials) {
+                         int64_t blocks, int64_t group, int first, const float* start,
+                         const float* B, const float* C, Memory& m, Pass& p) {
   const int N = cut.padded_n;
+  const int64_t end = (group + 1) * cut.group - first_block;
   for (int i = 0; i < s.count * NP; ++i) p.dB[i] = p.dC[i] = vf{};
-  for (int64_t k = 0; k < blocks; ++k) {
-    const auto fetch_in_recompute = [](int) {};
-    const auto fetch_in_reverse = [](int) {};
+  for (int64_t k = group * cut.group - first_block; k < (end < blocks ? end : blocks); ++k) {
     MOM_UNROLL
     for (int n = 0; n < NP; ++n)
       p.history[n] =
           first + n < c.n ? load(start + ((first_block + k) * c.n + first + n) * W) : vf{};
     const int64_t at = k * N + first;
-    recompute<NP>(s.reset, s.count, m.A2 + at, B + first, C + first, N, m.local + k, blocks,
-                  p,                   fetch_in_recompute);
+    recompute<NP>(s.reset, s.count, m.A2 + at, B + first, C + first, N, m.local + k, blocks, p);
     reverse<NP>(s.count, m.A2 + at, B + first, C + first, N, m.carry + at, m.dA + at, m.local + k,
-                blocks, p, fetch_in_reverse);
+                blocks, p);
   }
+  float* partials = c.partials + group * c.batch * c.length * 2 * c.n;
   reduce_lanes<NP>(s.row, s.count, first, c.n, p.dB, 0, partials);
   reduce_lanes<NP>(s.row, s.count, first, c.n, p.dC, c.n, partials);
 }
 
 template <typename T>
-void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
+void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
   const int N = cut.padded_n;
-  const int64_t first = group * cut.group, M = c.modalities;
-  const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
+  const int64_t first = cut.first_block(which), blocks = cut.task_blocks(which), M = c.modalities;
   const int64_t per_block = STEPS * sizeof(Local) + 2 * N * sizeof(vf) + (N + 1 + M) * sizeof(vd);
   static thread_local Scratch scratch, pass_scratch;
   char* base = scratch.get<char>(blocks * per_block);
@@ -200,7 +195,6 @@ void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) 
     gather_states(dfinal, channel_of(k), lanes_of(k), c.n, N, 1.0f, m.carry + k * N);
   }
   alignas(64) float B[STEPS * 64], C[STEPS * 64];
-  float* partials = c.partials + group * c.batch * c.length * 2 * c.n;
   for (int64_t chunk = cut.chunks - 1; chunk >= 0; --chunk) {
     const Steps<T> s(c, b, chunk, chunk - 1, N, B, C);
     for (int t = 0; t < s.count; ++t)
@@ -208,12 +202,14 @@ void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) 
         load_step<T>(c, s.row[t], s.modality[t], channel_of(k), lanes_of(k),
                      m.local[t * blocks + k]);
     const float* start = c.checkpoints + (b * cut.chunks + chunk) * cut.checkpoint;
-#define MOM_PASS(NP, AT) run_pass<NP>(c, cut, s, first, blocks, AT, start, B, C, m, p, partials)
-    if (N == 1) MOM_PASS(1, 0);
-    else if (N == 2) MOM_PASS(2, 0);
-    else if (N == 4) MOM_PASS(4, 0);
-    else
-      for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
+    for (int64_t g = first / cut.group; g * cut.group < first + blocks; ++g) {
+#define MOM_PASS(NP, AT) run_pass<NP>(c, cut, s, first, blocks, g, AT, start, B, C, m, p)
+      if (N == 1) MOM_PASS(1, 0);
+      else if (N == 2) MOM_PASS(2, 0);
+      else if (N == 4) MOM_PASS(4, 0);
+      else
+        for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
+    }
 #undef MOM_PASS
     for (int t = 0; t < s.count; ++t)
       for (int64_t k = 0; k < blocks; ++k)
@@ -271,14 +267,14 @@ extern "C" int mom_scan_backward(const ScanCall* call) {
   const ScanCall& c = *call;
   if (const int wrong = check_indices(c)) return wrong;
   const Cut cut(c);
-  const int64_t tasks = c.batch * cut.groups, rows = c.batch * c.length;
+  const int64_t each = cut.tasks_per_sequence(), tasks = c.batch * each, rows = c.batch * c.length;
 #pragma omp parallel num_threads(int(c.threads)) if (c.threads > 1)
   {
     const FlushDenormals guard;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < tasks; ++i) {
-      const int64_t b = i / cut.groups, group = i % cut.groups;
-      c.bf16 ? backward_task<bf16>(c, cut, b, group) : backward_task<float>(c, cut, b, group);
+      const int64_t b = i / each, which = i % each;
+      c.bf16 ? backward_task<bf16>(c, cut, b, which) : backward_task<float>(c, cut, b, which);
     }
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < rows; ++row)

@@ -65,10 +65,9 @@ MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T>& s, int64_t channe
 }
 
 template <typename T>
-void forward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t group) {
+void forward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
   const int N = cut.padded_n;
-  const int64_t first = group * cut.group;
-  const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
+  const int64_t first = cut.first_block(which), blocks = cut.task_blocks(which);
   static thread_local Scratch scratch;
   vf* A2 = scratch.get<vf>(2 * blocks * N);
   vf* h = A2 + blocks * N;
@@ -126,12 +125,12 @@ extern "C" int mom_scan_forward(const ScanCall* call) {
   const ScanCall& c = *call;
   if (const int wrong = check_indices(c)) return wrong;
   const Cut cut(c);
-  const int64_t tasks = c.batch * cut.groups;
+  const int64_t each = cut.tasks_per_sequence(), tasks = c.batch * each;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
   for (int64_t i = 0; i < tasks; ++i) {
     const FlushDenormals guard;
-    const int64_t b = i / cut.groups, group = i % cut.groups;
-    c.bf16 ? forward_task<bf16>(c, cut, b, group) : forward_task<float>(c, cut, b, group);
+    const int64_t b = i / each, which = i % each;
+    c.bf16 ? forward_task<bf16>(c, cut, b, which) : forward_task<float>(c, cut, b, which);
   }
   return 0;
 }
