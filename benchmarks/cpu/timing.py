@@ -37,9 +37,10 @@ class Timing:
 
 
 def compare(candidates: dict[str, Callable[[], object]], settings: Settings) -> dict[str, Timing]:
-    """Time all candidates in rounds; slow ones take part in fewer (but at least two) rounds.
+    """Time all candidates in rounds; slow ones take part in fewer rounds.
 
-    One call of each warms up: compilers, caches and allocators are not what is measured.
+    One call of each warms up: compilers, caches and allocators are not what is measured. Of a
+    candidate that takes longer than four times its budget, that first call is the measurement.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     budget = settings.seconds / 8 if settings.quick else settings.seconds
@@ -47,12 +48,13 @@ def compare(candidates: dict[str, Callable[[], object]], settings: Settings) -> 
     for name, call in candidates.items():
         start = time.perf_counter()
         call()
-        if time.perf_counter() - start > 4 * budget:
-            slow.add(name)  # its first call counts as a warm-up; one more is all that it gets
+        if (spent := time.perf_counter() - start) > 4 * budget:
+            slow.add(name)
+            times[name].append(spent)
     for _ in range(3 if settings.quick else settings.rounds):
         for name, call in candidates.items():
             mine = times[name]
-            if len(mine) >= (1 if name in slow else 2) and sum(mine) > budget:
+            if name in slow or (len(mine) >= 2 and sum(mine) > budget):
                 continue
             start = time.perf_counter()
             call()
