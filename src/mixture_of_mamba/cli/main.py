@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 
 from .._version import __version__
 from .errors import report
@@ -50,8 +49,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(name: str, args: list[str]) -> int:
-    if find_spec("mixture_of_mamba.cli.process"):
-        import_module("mixture_of_mamba.cli.process").configure(name)
+    from . import process
+
+    process.configure(name)
     try:
         from jsonargparse import set_parsing_settings
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -40,16 +41,25 @@ def run(args: Namespace) -> int:
     result = train(
         config,
         out,
-        build=build,
+        build=lambda data: build(data, progress=_first()),
         resume=args.resume,
         on_evaluation=show_samples(config.train.samples) if config.train.samples else None,
     )
     if result.finished:
-        print(f"{out} is finished at step {result.step}: {out / 'model'}", file=sys.stderr)
+        _say(f"{out} is finished at step {result.step}: {out / 'model'}")
         return 0
-    print(
+    _say(
         f"{out} stopped at step {result.step} of {config.train.steps} with a checkpoint; "
-        f"continue with: mom train --out {out} --resume",
-        file=sys.stderr,
+        f"continue with: mom train --out {out} --resume"
     )
     return 0 if result.step == config.train.stop_after else 130
+
+
+def _first() -> bool:
+    """Whether this is the process that speaks; Fabric numbers those that it starts."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _say(line: str) -> None:
+    if _first():
+        print(line, file=sys.stderr)
