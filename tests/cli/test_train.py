@@ -14,7 +14,16 @@ from mixture_of_mamba.train.runs import load_run
 
 SMALL = [
     *("-c", "transfusion", "--data.scenes", "40", "--data.text_vocabulary", "270"),
-    *("--data.window", "128", "--model.d_model", "16", "--model.n_layers", "1"),
+    *(
+        "--data.patch",
+        "4",
+        "--data.window",
+        "128",
+        "--model.d_model",
+        "16",
+        "--model.n_layers",
+        "1",
+    ),
     *("--train.batch_size", "2", "--train.steps", "4", "--train.log_every", "1"),
     *("--train.evaluate_batches", "1", "--train.evaluate_every", "2", "--train.threads", "1"),
 ]
