@@ -58,6 +58,12 @@ def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
     return (inputs.batch, -(-inputs.length // EVERY), inputs.n, inputs.d)
 
 
+def fitted(tiles: Tiles, states: int) -> Tiles:
+    """A lane holds 16 states. Where a channel has more, lanes share it: fewer channels a program
+    (at least 16, which the products of the backward need)."""
+    return tiles._replace(block=min(tiles.block, max(16, tiles.block * 16 // states)))
+
+
 def segment_length(inputs: ScanInputs, tiles: Tiles) -> int:
     """Steps of a segment: all of them where batch x channels fill the device three times less than
     cutting would; cutting costs another pass over the elements."""
@@ -134,7 +140,7 @@ def backward(
         **call.reads("u", "delta", "z"),
         D=x.D,
         checkpoints=checkpoints,
-        scratch=sums(*programs, EVERY // BACKWARD.steps, n, d),
+        scratch=sums(*programs, EVERY // call.tiles.steps, n, d),
         dend=dend,
         du=du,
         ddelta=ddelta,
@@ -172,8 +178,8 @@ class _Call:
 
     def __init__(self, inputs: ScanInputs, tiles: Tiles) -> None:
         self.inputs = x = inputs
-        self.tiles = tiles
         self.n_padded = max(2, 1 << (x.n - 1).bit_length())
+        self.tiles = tiles = fitted(tiles, self.n_padded)
         self.segment = segment_length(x, tiles)
         self.segments = -(-x.length // self.segment)
         self.blocks = -(-x.d // tiles.block)

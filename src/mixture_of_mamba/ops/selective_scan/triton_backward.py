@@ -180,6 +180,8 @@ def scan_backward_kernel(
             if HAS_BIAS:
                 biases = load_bias(bias, info, d, channel, live, T, WHOLE)
 
+            tile_words = words + t * (2 * N)
+            tile_again = words_again + t * (2 * N)
             # Forwards: the states before each step, dz, dC.
             total_B = tl.zeros((N, T), tl.float32)
             total_C = tl.zeros((N, T), tl.float32)
@@ -191,7 +193,7 @@ def scan_backward_kernel(
                 here = t + i < end
                 x = tile_u[i].to(tl.float32)
                 dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
-                in_b, out_c = load_words(words, t + i, state, here, N, BLOCK, WHOLE)
+                in_b, out_c = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
                 a = tl.exp2(decay_size(dt, info[i], HAS_RESETS)[None, :] * decay)
                 before = before + (h,)
                 h = a * h + (dt * x)[None, :] * in_b
@@ -215,7 +217,7 @@ def scan_backward_kernel(
                 x = tile_u[i].to(tl.float32)
                 dt = dts[i]
                 g = grads[i]
-                in_b, out_c = load_words(words_again, t + i, state, here, N, BLOCK, WHOLE)
+                in_b, out_c = load_words(tile_again, i, state, here, N, BLOCK, WHOLE)
                 dh += out_c * g[None, :]
                 total_B = add_column(total_B, dh * (dt * x)[None, :], i, T, PRECISION)
                 along_b = tl.sum(dh * in_b, 0)

@@ -116,12 +116,13 @@ def scan_forward_kernel(
         if HAS_BIAS:
             biases = load_bias(bias, info, d, channel, live, T, WHOLE)
 
+        tile_words = words + t * (2 * N)
         ys = ()
         for i in tl.static_range(T):
             here = t + i < end
             x = tile_u[i].to(tl.float32)
             dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
-            in_b, out_c = load_words(words, t + i, state, here, N, BLOCK, WHOLE)
+            in_b, out_c = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
             a = tl.exp2(decay_size(dt, info[i], HAS_RESETS)[None, :] * decay)
             h = a * h + (dt * x)[None, :] * in_b
             out = tl.sum(h * out_c, 0) + skip * x

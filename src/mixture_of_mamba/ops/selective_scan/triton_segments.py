@@ -135,10 +135,11 @@ def segment_gradient_kernel(
         biases = tile_dy
         if HAS_BIAS:
             biases = load_bias(bias, info, d, channel, live, T, WHOLE)
+        tile_words = words + t * (2 * N)
         for i in tl.static_range(T - 1, -1, -1):
             here = t + i < end
             dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
-            _, out_c = load_words(words, t + i, state, here, N, BLOCK, WHOLE)
+            _, out_c = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
             g = tile_dy[i].to(tl.float32)
             if HAS_Z:
                 gate = tile_z[i].to(tl.float32)

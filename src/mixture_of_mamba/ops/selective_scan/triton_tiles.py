@@ -62,15 +62,21 @@ def load(at, mask, WHOLE: tl.constexpr):
 
 @triton.jit
 def load_words(
-    packed, position, state, here, N: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr
+    tile_words,
+    step: tl.constexpr,
+    state,
+    here,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):
-    """B, C (N, BLOCK) of one step, the same for every channel.
+    """B, C (N, BLOCK) of one step of the tile at tile_words, the same for every channel.
 
     Each word is stored twice and even and odd lanes read their own copy: that makes the addresses
     contiguous over channels and not over states, so that the compiler keeps a channel in one lane.
     """
     lane = tl.arange(0, BLOCK) % 2
-    word = packed + position * (2 * N) + (state * 2)[:, None] + lane[None, :]
+    word = tile_words + (lane[None, :] + (state * 2 + step * (2 * N))[:, None])
     mask = tl.zeros((N, BLOCK), tl.int32) < tl.where(here, 1, 0)
     return unpack(load(word, mask, WHOLE))
 
@@ -80,9 +86,10 @@ def load_info(step_info, first, end, T: tl.constexpr, WHOLE: tl.constexpr):
     """step_info of T steps as scalars. Past the end: 0, or with WHOLE the last tile again."""
     if WHOLE:
         first = tl.minimum(first, end - T)
+    at = step_info + first
     info = ()
     for i in tl.static_range(T):
-        info = info + (load(step_info + first + i, first + i < end, WHOLE),)
+        info = info + (load(at + i, first + i < end, WHOLE),)
     return info
 
 
@@ -210,10 +217,11 @@ def advance(
         biases = tile_u
         if HAS_BIAS:
             biases = load_bias(bias, info, d, channel, live, T, WHOLE)
+        tile_words = words + t * (2 * N)
         for i in tl.static_range(T):
             here = t + i < end
             dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
-            in_b, _ = load_words(words, t + i, state, here, N, BLOCK, WHOLE)
+            in_b, _ = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
             size = decay_size(dt, info[i], HAS_RESETS)
             h = tl.exp2(size[None, :] * decay) * h + (dt * tile_u[i].to(tl.float32))[None, :] * in_b
             total += size
