@@ -32,7 +32,7 @@ struct DecodeCall {
   const float* final_norm;  // (d_model), or null: stop after the last block
   Matrix head;              // (1, v, d_model); weight null: no logits
   float *hidden, *logits;   // (batch, d_model) normed, (batch, v)
-  float* scratch;           // batch * (d_model + 2 d + d + (rank + 2 n) + d + d) floats
+  float* scratch;           // batch * (5 d + rank + 2 n) + threads * batch * d_model floats
 };
 
 namespace mom {
@@ -46,6 +46,8 @@ MOM_INLINE float lane_total(vf x) {
   return lanes[0];
 }
 
+constexpr int AHEAD = 16384;  // bytes from what is read to what is fetched
+
 // Dot products of R weight rows with S inputs; R * S sums, row-major.
 template <int R, int S, typename T>
 MOM_INLINE void dots(const T* weight, int64_t in, const float* const* x, float* sums,
@@ -58,11 +60,12 @@ MOM_INLINE void dots(const T* weight, int64_t in, const float* const* x, float* 
   for (; i + W <= in; i += W) {
     vf w[R];
     MOM_UNROLL
-    for (int r = 0; r < R; ++r) {
-      w[r] = load(weight + r * in + i);
-      // What will be read a microsecond later, once per line of cache.
-      if (fetch && i * sizeof(T) % 64 == 0)
-        __builtin_prefetch(reinterpret_cast<const char*>(weight + r * in + i) + 16384);
+    for (int r = 0; r < R; ++r) w[r] = load(weight + r * in + i);
+    // What will be read a microsecond later, once per line of cache.
+    if (fetch && i * sizeof(T) % 64 == 0) {
+      MOM_UNROLL
+      for (int r = 0; r < R; ++r)
+        __builtin_prefetch(reinterpret_cast<const char*>(weight + r * in + i) + AHEAD, 0, 2);
     }
     MOM_UNROLL
     for (int s = 0; s < S; ++s) {
@@ -134,17 +137,19 @@ struct Groups {
   }
 };
 
+// One thread's part. It owns a range of channels through in_proj, convolution, dt_proj and scan, so that
+// threads meet four times a layer only.
 struct Worker {
   const DecodeCall& c;
   const Groups& groups;
   int64_t id, count;  // of threads
+  int64_t blocks = ceil_div(c.d, W);
+  int64_t first_channel = blocks * id / count * W;
+  int64_t end_channel = blocks * (id + 1) / count * W < c.d ? blocks * (id + 1) / count * W : c.d;
 
+  // Rows [first, last) of a product.
   void project(const Matrix& m, const float* x, int64_t x_stride, float* y, int64_t y_stride,
-               bool add = false) const {
-    // Whole eights of rows to every thread.
-    const int64_t eights = ceil_div(m.out, 8);
-    const int64_t first = eights * id / count * 8;
-    const int64_t end = eights * (id + 1) / count * 8, last = end < m.out ? end : m.out;
+               int64_t first, int64_t last, bool add = false) const {
     for (int64_t e = 0; e < m.experts; ++e) {
       const bool all = m.experts == 1;
       const int32_t* who = all ? groups.everyone.data() : groups.sorted.data() + groups.start[e];
@@ -156,8 +161,17 @@ struct Worker {
     }
   }
 
+  // This thread's share of all rows of a product.
+  void project(const Matrix& m, const float* x, int64_t x_stride, float* y, int64_t y_stride,
+               bool add = false) const {
+    const int64_t eights = ceil_div(m.out, 8);
+    const int64_t first = eights * id / count * 8, end = eights * (id + 1) / count * 8;
+    project(m, x, x_stride, y, y_stride, first, end < m.out ? end : m.out, add);
+  }
+
+  // Every thread norms all rows for itself: cheaper than meeting.
   void norm(const float* x, const float* weight, float* y) const {
-    for (int64_t b = id; b < c.batch; b += count) {
+    for (int64_t b = 0; b < c.batch; ++b) {
       const float* from = x + b * c.d_model;
       float* to = y + b * c.d_model;
       vf squares = vf{};
@@ -173,9 +187,9 @@ struct Worker {
 
   // Convolution with SiLU on the first half of xz; the window moves on by one input.
   void convolve(const DecodeLayer& l, const float* xz, float* u) const {
-    const int64_t blocks = ceil_div(c.d, W), tasks = blocks * c.batch, k = c.k;
-    for (int64_t i = tasks * id / count; i < tasks * (id + 1) / count; ++i) {
-      const int64_t b = i / blocks, channel = i % blocks * W;
+    const int64_t k = c.k;
+    for (int64_t b = 0; b < c.batch; ++b)
+      for (int64_t channel = first_channel; channel < end_channel; channel += W) {
       const int lanes = int(c.d - channel < W ? c.d - channel : W);
       float* window = l.conv + b * (k - 1) * c.d + channel;
       const vf now = load(xz + b * 2 * c.d + channel, lanes);
@@ -194,10 +208,9 @@ struct Worker {
   // One step of the scan with skip and gate; lanes over channels for delta, over states for h.
   void scan(const DecodeLayer& l, const float* xz, const float* u, const float* maps, float* delta,
             float* y) const {
-    const int64_t blocks = ceil_div(c.d, W), tasks = blocks * c.batch;
     const int64_t rank = l.dt_proj.in, width = l.x_proj.out;
-    for (int64_t i = tasks * id / count; i < tasks * (id + 1) / count; ++i) {
-      const int64_t b = i / blocks, channel = i % blocks * W;
+    for (int64_t b = 0; b < c.batch; ++b)
+      for (int64_t channel = first_channel; channel < end_channel; channel += W) {
       const int lanes = int(c.d - channel < W ? c.d - channel : W);
       vf step = load(delta + b * c.d + channel, lanes), slope;
       softplus(step, step, slope);
@@ -234,12 +247,12 @@ extern "C" int mom_decode_step(const DecodeCall* call) {
   for (int64_t i = 0; i < c.batch; ++i)
     if (uint32_t(c.modality[i]) >= uint32_t(c.modalities)) return 2;
   const Groups groups(c);
-  float* h = c.scratch;
-  float* xz = h + c.batch * c.d_model;
+  float* xz = c.scratch;
   float* u = xz + c.batch * 2 * c.d;
   float* delta = u + c.batch * c.d;
   float* y = delta + c.batch * c.d;
   float* maps = y + c.batch * c.d;
+  float* normed = maps + c.batch * c.layer[0].x_proj.out;
 #pragma omp parallel num_threads(int(c.threads)) if (c.threads > 1)
   {
     const FlushDenormals guard;
@@ -248,27 +261,27 @@ extern "C" int mom_decode_step(const DecodeCall* call) {
 #else
     const Worker w{c, groups, 0, 1};
 #endif
+    float* h = normed + w.id * c.batch * c.d_model;
     for (int64_t i = 0; i < c.layers; ++i) {
       const DecodeLayer& l = c.layer[i];
+      const int64_t from = w.first_channel, to = w.end_channel;
       w.norm(c.x, l.norm, h);
-#pragma omp barrier
-      w.project(l.in_proj, h, c.d_model, xz, 2 * c.d);
-#pragma omp barrier
+      w.project(l.in_proj, h, c.d_model, xz, 2 * c.d, from, to);
+      w.project(l.in_proj, h, c.d_model, xz, 2 * c.d, c.d + from, c.d + to);
       w.convolve(l, xz, u);
 #pragma omp barrier
       w.project(l.x_proj, u, c.d, maps, l.x_proj.out);
 #pragma omp barrier
-      w.project(l.dt_proj, maps, l.x_proj.out, delta, c.d);
-#pragma omp barrier
+      w.project(l.dt_proj, maps, l.x_proj.out, delta, c.d, from, to);
       w.scan(l, xz, u, maps, delta, y);
 #pragma omp barrier
       w.project(l.out_proj, y, c.d, c.x, c.d_model, true);
 #pragma omp barrier
     }
     if (c.final_norm) {
-      w.norm(c.x, c.final_norm, c.hidden);
-#pragma omp barrier
-      if (c.head.weight) w.project(c.head, c.hidden, c.d_model, c.logits, c.head.out);
+      w.norm(c.x, c.final_norm, h);
+      if (w.id == 0) std::memcpy(c.hidden, h, c.batch * c.d_model * sizeof(float));
+      if (c.head.weight) w.project(c.head, h, c.d_model, c.logits, c.head.out);
     }
   }
   return 0;

@@ -118,7 +118,8 @@ class DecodeStep:
             ids = torch.zeros_like(ids)
         hidden = torch.empty(b, self.d_model) if self._final is not None else x
         logits = None if self._head is None else torch.empty(b, self._head.weight.shape[1])
-        width = self.d_model + 5 * self.d + self.rank + 2 * self.n
+        threads = torch.get_num_threads()
+        width = threads * self.d_model + 5 * self.d + self.rank + 2 * self.n
         scratch = torch.empty(b * width)
         call = DecodeCall(
             layers=len(self._layers),
@@ -129,7 +130,7 @@ class DecodeStep:
             k=self.k,
             modalities=self.modalities,
             format=FORMATS.index(self.format),
-            threads=torch.get_num_threads(),
+            threads=threads,
             eps=self.eps,
             layer=self._layers,
             x=x.data_ptr(),
