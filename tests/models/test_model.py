@@ -227,3 +227,9 @@ def test_presets_have_the_size_of_their_name(name: str) -> None:
     assert millions == pytest.approx(derived, rel=0.01)
     assert mixture.parameter_count() > made.parameter_count()
     assert mixture.parameter_count(active=True) == made.parameter_count()
+
+
+def test_a_continuous_modality_weighs_five_unless_told_otherwise() -> None:
+    assert mom.Modality("image", "continuous", 4).loss_weight == 5.0
+    assert mom.Modality("text", "discrete", 4).loss_weight == 1.0
+    assert mom.Modality("image", "continuous", 4, 2.0).loss_weight == 2.0

@@ -19,13 +19,14 @@ class Modality:
         name: "text", "image", …
         kind: "discrete" (ids, cross entropy) or "continuous" (vectors, a diffusion loss).
         size: vocabulary size, or width of the vectors.
-        loss_weight: its weight in the total loss.
+        loss_weight: its weight in the total loss; where left out, 1 for a discrete modality and
+            Transfusion's 5 (arXiv 2408.11039, section 3.2) for a continuous one.
     """
 
     name: str
     kind: Literal["discrete", "continuous"]
     size: int
-    loss_weight: float = 1.0
+    loss_weight: float = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -37,6 +38,8 @@ class Modality:
             )
         if self.size < 1:
             raise ValueError(f"modality {self.name!r} has size {self.size}; it must be at least 1")
+        if self.loss_weight is None:
+            object.__setattr__(self, "loss_weight", 1.0 if self.discrete else 5.0)
         if self.loss_weight < 0:
             raise ValueError(f"modality {self.name!r} has loss_weight {self.loss_weight} < 0")
 

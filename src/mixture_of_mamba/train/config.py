@@ -46,7 +46,7 @@ class ModelSettings:
     """Whether the output map is the embedding."""
 
     loss_weights: dict[str, float] = field(default_factory=dict)
-    """Weight of a modality's loss, by its name; 1 where nothing is given."""
+    """Weight of a modality's loss, by its name; by default 1, and 5 where it is continuous."""
 
     diffusion: dict[str, Any] = field(default_factory=dict)
     """Settings of the continuous head; its defaults where nothing is given."""
@@ -268,7 +268,7 @@ def model_config(
         d_model=settings.d_model,
         n_layers=settings.n_layers,
         modalities=[
-            Modality(name, kind, size, settings.loss_weights.get(name, 1.0))  # type: ignore[arg-type]
+            Modality(name, kind, size, settings.loss_weights.get(name))  # type: ignore[arg-type]
             for name, kind, size in given
         ],
         split=settings.split,  # type: ignore[arg-type]
