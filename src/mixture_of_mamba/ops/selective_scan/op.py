@@ -142,8 +142,7 @@ def _backward(ctx, dy, dfinal, _):  # type: ignore[no-untyped-def]
         dy = torch.zeros_like(u)
     grads = scan_backward(dy, dfinal, checkpoints, *tensors, *ctx.call)
     du, ddelta, dA, dB, dC, dD, dz, dbias, dstate = (
-        g if x is not None else None
-        for g, x in zip(grads, (*tensors[:8], state), strict=True)
+        g if x is not None else None for g, x in zip(grads, (*tensors[:8], state), strict=True)
     )
     return du, ddelta, dA, dB, dC, dD, dz, dbias, None, None, None, dstate, *[None] * 5
 
