@@ -39,27 +39,27 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="module", params=["installed", VERSION])
-def report(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What benchmarks/gpu/resources.py finds, in a process of its own: Triton is compiled or
-    interpreted, and of one version, for a whole process."""
-    source = Path(__file__).parents[2] / "src"
-    path = [str(source)]
-    if request.param == VERSION:
+def run(script: Path, *arguments: str, triton: str) -> list[str]:
+    """Lines that a script prints in a process of its own: Triton is compiled or interpreted, and of
+    one version, for a whole process."""
+    path = [str(Path(__file__).parents[2] / "src")]
+    if triton == VERSION:
         try:
             path.insert(0, str(install()))
         except RuntimeError as error:
             pytest.skip(str(error))
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path)
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--json", "--arch", *ARCHS],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, str(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module", params=["installed", VERSION])
+def report(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What benchmarks/gpu/resources.py finds."""
+    found = json.loads(run(SCRIPT, "--json", "--arch", *ARCHS, triton=request.param)[-1])
     if request.param == VERSION:
         assert found["triton"] == VERSION
     return found
@@ -92,10 +92,16 @@ def test_the_scan_takes_one_exponential_a_state(report: dict[str, Any], arch: st
     assert 8 * 16 <= loop["MUFU"] <= 8 * (16 + 8)
 
 
-def _resources() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("resources", SCRIPT)
+@pytest.mark.slow
+def test_every_variant_of_a_call_compiles() -> None:
+    script = Path(__file__).with_name("compile_variants.py")
+    assert len(run(script, "90", triton="installed")) == len(_module(script).VARIANTS)
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
-    module = sys.modules["resources"] = importlib.util.module_from_spec(spec)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -115,5 +121,5 @@ def test_innermost_loops_are_found_and_counted() -> None:
         /*0080*/               @P2 BRA `(.L_x_1) ;
         /*0090*/                   EXIT ;
 """
-    (loop,) = _resources()._loops(sass)
+    (loop,) = _module(SCRIPT)._loops(sass)
     assert loop == {"FADD": 1, "SHFL": 1, "STL": 1, "FMUL": 1, "BRA": 1}

@@ -75,7 +75,7 @@ def reduce_kernel(
     where = partial + at.to(tl.int64)[:, None] * (2 * N) + both[None, :]
     for _ in range(parts):
         total += tl.load(where, mask=live[:, None], other=0.0)
-        where += positions.to(tl.int64) * (2 * N)
+        where += tl.cast(positions, tl.int64) * (2 * N)
     row = (tl.load(step_info + at, mask=live, other=0) >> 5).to(tl.int64)
     state = both % N
     to = row[:, None] * n + state[None, :]
