@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,7 @@ def _shard(objective: Objective, mesh: Any) -> Objective:
 def leave(fabric: Fabric) -> None:
     """Part from the other processes in good order; the backend's threads end with the group."""
     if fabric.world_size > 1 and torch.distributed.is_initialized():
+        gc.collect()  # nothing that is gone may hold on to the group until the interpreter exits
         torch.distributed.destroy_process_group()
 
 

@@ -104,7 +104,9 @@ def train(
         if fabric.device.type == "cpu":
             native.why_not()  # compiles the kernels where needed, before the clock runs
         with Interrupt() as interrupt:
-            return _Training(fabric, config, folder, data, on_evaluation, interrupt).run()
+            result = _Training(fabric, config, folder, data, on_evaluation, interrupt).run()
+        fabric.barrier()
+        return result
     finally:
         leave(fabric)
 
