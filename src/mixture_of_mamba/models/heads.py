@@ -34,17 +34,19 @@ class DiscreteHead(nn.Module):
         """(..., d_model) -> logits (..., joint vocabulary)."""
         return F.linear(hidden, self.weight)
 
-    def losses(self, hidden: Tensor, targets: Tensor, modality: Tensor) -> Tensor:
+    def losses(
+        self, hidden: Tensor, targets: Tensor, modality: Tensor, ranges: Tensor
+    ) -> Tensor:
         """Cross entropy of each row, in nats.
 
         Args:
             hidden: (r, d_model).
             targets: (r,) ids in the joint vocabulary.
             modality: (r,) modality of the target.
+            ranges: (m, 2) each modality's [low, high) in the joint vocabulary.
         """
         if self.config.vocabulary == "separate":
-            ranges = torch.tensor(self.config.vocabulary_ranges, device=hidden.device)[modality]
-            low, high = ranges.unbind(1)
+            low, high = ranges[modality].unbind(1)
             return linear_cross_entropy(
                 hidden, self.weight, targets, low=low.contiguous(), high=high.contiguous()
             )

@@ -60,7 +60,9 @@ class MultimodalModel(nn.Module):
         seed: of the initial values; variants with the same seed share what they have in common.
     """
 
+    _ranges: Tensor
     _low: Tensor
+    _weights: Tensor
     _discrete: Tensor
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
@@ -77,10 +79,16 @@ class MultimodalModel(nn.Module):
         self.init_weights(seed)
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
-        """Tables derived from the config: start of each vocabulary, and which are discrete."""
-        ranges = torch.tensor([r[0] for r in self.config.vocabulary_ranges], device=device)
-        discrete = torch.tensor([m.discrete for m in self.config.modalities], device=device)
-        self.register_buffer("_low", ranges, persistent=False)
+        """Tables derived from the config, per modality: its range in the joint vocabulary, its
+        loss weight, and whether it is discrete. They live on the device, so that a step copies
+        nothing to it."""
+        modalities = self.config.modalities
+        ranges = torch.tensor(self.config.vocabulary_ranges, device=device)
+        weights = torch.tensor([m.loss_weight for m in modalities], device=device)
+        discrete = torch.tensor([m.discrete for m in modalities], device=device)
+        self.register_buffer("_ranges", ranges, persistent=False)
+        self.register_buffer("_low", ranges[:, 0].contiguous(), persistent=False)
+        self.register_buffer("_weights", weights, persistent=False)
         self.register_buffer("_discrete", discrete, persistent=False)
 
     def init_weights(self, seed: int | None) -> None:
@@ -162,13 +170,12 @@ class MultimodalModel(nn.Module):
         """Losses of the rows' predictions, by modality of the target."""
         targets = next_tokens(batch, self._low, self._discrete)
         ids, modality, counts = (routing.to_rows(x) for x in targets)
-        each = self.head.losses(hidden, ids, modality)
+        each = self.head.losses(hidden, ids, modality, self._ranges)
         each = torch.where(counts, each, 0.0)
         n = len(self.config.modalities)
         totals = each.new_zeros(n).index_add(0, modality, each)
         numbers = each.new_zeros(n).index_add(0, modality, counts.to(each.dtype))
-        weights = each.new_tensor([m.loss_weight for m in self.config.modalities])
-        loss = (totals * weights).sum() / numbers.sum().clamp(min=1.0)
+        loss = (totals * self._weights).sum() / numbers.sum().clamp(min=1.0)
         means = totals / numbers
         names = self.config.names
         output = ModelOutput(
