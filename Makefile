@@ -21,7 +21,7 @@ demo: install
 
 # Everything that .ci/run runs: lint, types, all tests.
 test: check
-	$(BIN)/python -m pytest -n auto --dist loadgroup -q
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: lint types
 

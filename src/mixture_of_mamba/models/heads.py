@@ -34,9 +34,7 @@ class DiscreteHead(nn.Module):
         """(..., d_model) -> logits (..., joint vocabulary)."""
         return F.linear(hidden, self.weight)
 
-    def losses(
-        self, hidden: Tensor, targets: Tensor, modality: Tensor, ranges: Tensor
-    ) -> Tensor:
+    def losses(self, hidden: Tensor, targets: Tensor, modality: Tensor, ranges: Tensor) -> Tensor:
         """Cross entropy of each row, in nats.
 
         Args:
