@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "kernels": native.describe(),
+        "kernels": native.describe().rsplit("/", 1)[-1],
         "lanes": native.library().mom_vector_lanes(),
         "process": process.settings(),
     }

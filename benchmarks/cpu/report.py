@@ -106,14 +106,17 @@ def plot(found: dict[str, Any], path: Path) -> None:
     runs = [r for r in found.get("scan", []) if r["what"] == "forward+backward"]
     names = list(runs[0]["ms"]) if runs else []
     for i, name in enumerate(names):
-        heights = [r["ms"][name]["median"] for r in runs]
-        left.bar([j + 0.2 * i for j in range(len(runs))], heights, 0.19, label=name)
+        timed = [(j, r["ms"][name]["median"]) for j, r in enumerate(runs) if name in r["ms"]]
+        places = [j + 0.2 * i - 0.1 for j, _ in timed]
+        left.bar(places, [height for _, height in timed], 0.19, label=name)
     left.set_xticks([j + 0.3 for j in range(len(runs))], [_size(r["size"]) for r in runs])
     left.set(yscale="log", ylabel="ms", title="scan, forward + backward")
-    left.legend()
+    left.legend(fontsize=8, ncols=2, loc="upper left")
+    left.set_ylim(top=left.get_ylim()[1] * 12)  # room for the legend
     times = found.get("growth", {}).get("ms", {})
     right.plot([int(n) for n in times], [t["median"] for t in times.values()], "o-")
-    right.set(xscale="log", xlabel="sequence length", ylabel="ms", ylim=(0, None))
+    right.set(xscale="log", xlabel="sequence length", ylabel="ms")
+    right.set_ylim(0, right.get_ylim()[1] * 1.1)
     right.set_title("block, forward + backward, equal total tokens")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
