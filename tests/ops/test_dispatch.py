@@ -41,6 +41,16 @@ def test_a_preference_ends_with_its_block() -> None:
         assert len(called) == 2
 
 
+def test_a_preference_does_not_reach_the_backward_of_an_earlier_call() -> None:
+    u = torch.rand(1, 40, 4, requires_grad=True)
+    others = (-torch.ones(4, 2), torch.rand(1, 40, 2), torch.rand(1, 40, 2))
+    (alone,) = torch.autograd.grad(mom.selective_scan(u, u, *others)[0].sum(), u)
+    y, _ = mom.selective_scan(u, u, *others)
+    with mom.use_backend(selective_scan="torch"):  # its checkpoints are not those of the forward
+        (inside,) = torch.autograd.grad(y.sum(), u)
+    assert torch.equal(inside, alone)
+
+
 def test_names_that_do_not_exist() -> None:
     with (
         pytest.raises(mom.BackendError, match=r"no op 'scan'; choose from"),

@@ -75,7 +75,6 @@ def choose(op: str, inputs: Any, requested: str | None = None) -> tuple[str, Mod
     Raises:
         BackendError: the named backend does not exist or cannot serve this call.
     """
-    requested = requested or _FORCED.get(op)
     if requested:
         module = load(op, requested)
         reason = module.why_not(inputs)
