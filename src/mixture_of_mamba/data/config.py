@@ -44,6 +44,10 @@ class DataConfig:
     """Share of real text (Python's documentation) among all tokens of the embedded data,
     0..0.95. Your own documents are taken as they are."""
 
+    text_code: bool = False
+    """Adds the code and comments of Python's standard library to the embedded real text, four
+    times as much as the documentation: for runs that would see that too often."""
+
     caption_first: float = 0.5
     """Share of embedded scenes whose caption stands before the picture (Transfusion: 0.8)."""
 

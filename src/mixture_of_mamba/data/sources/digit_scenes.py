@@ -129,8 +129,9 @@ def _corpus(
 
 
 def _real_text(config: DataConfig) -> dict[str, list[str]]:
-    most = min(MOST_CHARACTERS, max(100_000, config.scenes * CHARACTERS_A_SCENE))
-    texts = python_documentation(most)
+    limit = (5 if config.text_code else 1) * MOST_CHARACTERS
+    most = min(limit, max(100_000, config.scenes * CHARACTERS_A_SCENE))
+    texts = python_documentation(most, config.text_code)
     origins = sorted({origin for origin, _ in texts})
     order = np.random.default_rng([config.seed, 23]).permutation(len(origins))
     held = {origins[i] for i in order[: max(1, int(len(origins) * TEXT_HELD_OUT))]}

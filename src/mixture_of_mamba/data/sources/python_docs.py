@@ -1,7 +1,8 @@
-"""Real English text that every Python installation carries: its own documentation.
+"""Real text that every Python installation carries: its own documentation, and its source.
 
 `pydoc_data.topics` is the language reference; the docstrings of the standard library describe the
-rest. Sources are parsed, never imported, so nothing of the library runs.
+rest; its code and comments are there for who wants more. Sources are parsed, never imported, so
+nothing of the library runs.
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ LONGEST = 4_000
 _BLOCKS = ("body", "orelse", "finalbody", "handlers")
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
 
+_TABLES = ("pydoc_data", "encodings", "_sysconfigdata")  # code that is data
 
-def python_documentation(most: int = MOST_CHARACTERS) -> list[tuple[str, str]]:
+
+def python_documentation(most: int = MOST_CHARACTERS, code: bool = False) -> list[tuple[str, str]]:
     """Cleaned texts in a fixed order, together about `most` characters at most.
+
+    Args:
+        most: characters at which reading ends.
+        code: after topics and docstrings, the code of the standard library with its comments.
 
     Returns:
         (origin, text): the topic or module that a text comes from, so that a split can keep
@@ -35,8 +42,8 @@ def python_documentation(most: int = MOST_CHARACTERS) -> list[tuple[str, str]]:
     texts: list[tuple[str, str]] = []
     seen: set[str] = set()
     total = 0
-    for origin, raw in _raw():
-        for part in _divide(_clean(raw)):
+    for origin, raw in _raw(code):
+        for part in _divide(raw):
             if len(part) < SHORTEST or part in seen:
                 continue
             seen.add(part)
@@ -47,7 +54,7 @@ def python_documentation(most: int = MOST_CHARACTERS) -> list[tuple[str, str]]:
     return texts
 
 
-def _raw() -> Iterator[tuple[str, str]]:
+def _raw(code: bool) -> Iterator[tuple[str, str]]:
     try:
         from pydoc_data import topics as module
 
@@ -55,16 +62,22 @@ def _raw() -> Iterator[tuple[str, str]]:
     except ImportError:  # some distributions package it apart; docstrings remain
         topics = {}
     for name in sorted(topics):
-        yield f"topic {name}", topics[name]
+        yield f"topic {name}", _clean(topics[name])
     root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        inside = path.relative_to(root)
-        if not _LEFT_OUT.intersection(inside.parts):
-            for text in _docstrings(path):
-                yield str(inside), text
+    modules = [
+        (str(inside), path)
+        for path in sorted(root.rglob("*.py"))
+        if not _LEFT_OUT.intersection((inside := path.relative_to(root)).parts)
+    ]
+    for origin, path in modules:
+        for node in _docstrings(path):
+            yield origin, _clean(inspect.cleandoc(node.value))
+    for origin, path in modules if code else ():
+        if not origin.startswith(_TABLES):
+            yield origin, _code(path)
 
 
-def _docstrings(path: Path) -> Iterator[str]:
+def _docstrings(path: Path) -> Iterator[ast.Constant]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # templates of other Python versions
@@ -73,17 +86,32 @@ def _docstrings(path: Path) -> Iterator[str]:
     while rest:  # statements only: expressions hold no docstrings, and are nearly all of a tree
         node = rest.pop(0)
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            text = ast.get_docstring(node, clean=False)
-            if text:
-                yield inspect.cleandoc(text)
+            match node.body:
+                case [ast.Expr(value=ast.Constant(value=str()) as text), *_]:
+                    yield text
         rest.extend(part for block in _BLOCKS for part in getattr(node, block, ()))
+
+
+def _code(path: Path) -> str:
+    """A module without its docstrings."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        return ""
+    for text in _docstrings(path):
+        for i in range(text.lineno - 1, text.end_lineno or text.lineno):
+            lines[i] = ""
+    text = _without_rules("\n".join(line.rstrip() for line in lines))
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
 def _clean(text: str) -> str:
     text = re.sub(r"[^\S\n]+", " ", text.replace("\r", ""))
-    text = re.sub(r"([*=~^\-_.#])\1{3,}", "", text)  # rules under headings
-    text = re.sub(r" *\n *", "\n", text)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r" *\n *", "\n", _without_rules(text))).strip()
+
+
+def _without_rules(text: str) -> str:
+    return re.sub(r"([*=~^\-_.#])\1{3,}", "", text)  # under headings
 
 
 def _divide(text: str) -> Iterator[str]:
