@@ -24,17 +24,24 @@ struct ConvCall {
 namespace mom {
 namespace {
 
-constexpr int SPAN = 32;  // steps of a chunk
+constexpr int CONV_SPAN = 32;    // steps of a chunk
+constexpr int CONV_BLOCKS = 64;  // most vectors of channels of a task
 
 struct ConvCut {
   int64_t blocks, group, groups, chunks, padded_d;
   explicit ConvCut(const ConvCall& c) {
     blocks = ceil_div(c.d, W);
-    group = blocks * c.batch / TASKS;
-    group = group < 1 ? 1 : group > 4 * GROUP_BLOCKS ? 4 * GROUP_BLOCKS : group;
+    // Whole rows, as memory likes it, unless threads would have nothing to do.
+    group = blocks < CONV_BLOCKS ? blocks : CONV_BLOCKS;
+    for (int64_t parts = 2; parts <= c.threads; ++parts)
+      if (longest(c, ceil_div(blocks, parts)) < longest(c, group)) group = ceil_div(blocks, parts);
     groups = ceil_div(blocks, group);
-    chunks = ceil_div(c.length, SPAN);
+    chunks = ceil_div(c.length, CONV_SPAN);
     padded_d = blocks * W;
+  }
+  // Blocks that the busiest thread walks if a task takes `width` of them.
+  int64_t longest(const ConvCall& c, int64_t width) const {
+    return ceil_div(c.batch * ceil_div(blocks, width), c.threads > 1 ? c.threads : 1) * width;
   }
 };
 
@@ -86,11 +93,11 @@ void forward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t grou
     open_block<K, T>(c, b, channel, lanes_of(channel), block[i]);
   }
   for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
-    const int64_t start = chunk * SPAN;
-    const int count = int(c.length - start < SPAN ? c.length - start : SPAN);
-    const T* from[SPAN];
-    T* to[SPAN];
-    bool reset[SPAN];
+    const int64_t start = chunk * CONV_SPAN;
+    const int count = int(c.length - start < CONV_SPAN ? c.length - start : CONV_SPAN);
+    const T* from[CONV_SPAN];
+    T* to[CONV_SPAN];
+    bool reset[CONV_SPAN];
     for (int t = 0; t < count; ++t) {
       const int64_t at = b * c.length + start + t, row = c.rows ? c.rows[at] : at;
       from[t] = static_cast<const T*>(c.x) + row * c.x_stride;
@@ -153,11 +160,11 @@ void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t gro
   };
   int age = K - 1;  // earlier inputs that the current position sees
   for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
-    const int64_t start = chunk * SPAN;
-    const int count = int(c.length - start < SPAN ? c.length - start : SPAN);
-    const T *from[SPAN], *dy[SPAN];
-    T* to[SPAN];
-    int ages[SPAN];
+    const int64_t start = chunk * CONV_SPAN;
+    const int count = int(c.length - start < CONV_SPAN ? c.length - start : CONV_SPAN);
+    const T *from[CONV_SPAN], *dy[CONV_SPAN];
+    T* to[CONV_SPAN];
+    int ages[CONV_SPAN];
     for (int t = 0; t < count; ++t) {
       const int64_t at = b * c.length + start + t, row = c.rows ? c.rows[at] : at;
       from[t] = static_cast<const T*>(c.x) + row * c.x_stride;

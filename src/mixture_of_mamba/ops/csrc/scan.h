@@ -18,51 +18,58 @@ struct ScanCall {
   const int32_t *rows, *modality;            // (batch, length)
   const uint8_t* resets;                     // (batch, length)
   const float* state;                        // (batch, d, n)
-  float* checkpoints;                        // (batch, chunks, padded d * n)
+  float* checkpoints;                        // (batch, ceil(length / STEPS), padded d * n)
   void* y;                                   // forward out
   float* final_state;                        // (batch, d, n)
   const void* dy;                            // backward in
   const float* dfinal;
   void *du, *ddelta, *dB, *dC, *dz;          // backward out
   float *dA, *dD, *dbias, *dstate;
-  float* partials;                           // (groups, rows, 2, n) sums of dB and dC
+  float* partials;                           // (planes, rows, 2, n) sums of dB and dC, if planes > 1
   double* parameter_partials;                // (batch, n + 1 + modalities, padded d)
 };
 
 namespace mom {
 
-constexpr int STEPS = 16;       // of one chunk, and between two checkpoints
-constexpr int GROUP_BLOCKS = 16;  // most vectors of channels that one task takes: its rows stay in L2
-constexpr int TASKS = 8;       // wanted at least, so that common thread counts are all busy
+constexpr int STEPS = 8;   // between two checkpoints, and of one chunk of the backward
+constexpr int SPAN = 16;   // steps of one chunk of the forward
+constexpr int TASKS = 8;   // wanted at least, so that common thread counts are all busy
+constexpr int LEAST_GROUP = 4, MOST_GROUP = 16;  // vectors of channels whose dB and dC are summed first
+constexpr int MOST_BLOCKS = 32;                  // that one task takes: what it keeps stays in L2
 
 // A checkpoint is [block][n][lane], padded to whole 16s of channels whatever the vector width is.
 constexpr int CHECKPOINT_LANES = 16;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the work is cut. Sums over channels (dB, dC) are formed within groups and then over groups, so
-// groups follow from the shape alone and results do not depend on the number of threads. How many
-// neighbouring groups one task walks together does: with few threads whole rows, as memory likes it.
+// How the work is cut. Sums over channels (dB, dC) are formed within groups and then by a tree over
+// groups, so groups follow from the shape alone and results do not depend on the number of threads.
+// A task takes a power of two of neighbouring groups, a subtree: as many as keep all threads busy,
+// since memory likes whole rows. Each task leaves one plane of sums.
 struct Cut {
-  int64_t blocks, group, groups, span, chunks, padded_d, checkpoint;  // group in blocks, span in groups
+  int64_t blocks, group, groups, span, planes, padded_d, checkpoint;  // group in blocks, span in groups
   int padded_n;
 
   explicit Cut(const ScanCall& c) {
     blocks = ceil_div(c.d, W);
     group = blocks * c.batch / TASKS;
-    group = group < 1 ? 1 : group > GROUP_BLOCKS ? GROUP_BLOCKS : group;
+    group = group < LEAST_GROUP ? LEAST_GROUP : group > MOST_GROUP ? MOST_GROUP : group;
+    group = group < blocks ? group : blocks;
     groups = ceil_div(blocks, group);
-    const int64_t wanted = c.threads > 1 ? 4 * c.threads : 1;  // tasks
-    const int64_t most = GROUP_BLOCKS / group;
-    span = c.batch * groups / wanted;
-    span = span < 1 ? 1 : span > most ? most : span;
-    chunks = ceil_div(c.length, STEPS);
+    span = 1;
+    for (int64_t wider = 2; wider < 2 * groups && wider * group <= MOST_BLOCKS; wider *= 2)
+      if (longest(c, wider) <= longest(c, span)) span = wider;
+    planes = ceil_div(groups, span);
     padded_d = blocks * W;
     checkpoint = ceil_div(c.d, CHECKPOINT_LANES) * CHECKPOINT_LANES * c.n;
     padded_n = int(c.n <= 1 ? 1 : c.n <= 2 ? 2 : c.n <= 4 ? 4 : ceil_div(c.n, PASS) * PASS);
   }
 
-  int64_t tasks_per_sequence() const { return ceil_div(groups, span); }
+  // Blocks that the busiest thread walks if a task takes `width` groups.
+  int64_t longest(const ScanCall& c, int64_t width) const {
+    const int64_t each = width * group < blocks ? width * group : blocks;
+    return ceil_div(c.batch * ceil_div(groups, width), c.threads > 1 ? c.threads : 1) * each;
+  }
   int64_t first_block(int64_t task) const { return task * span * group; }
   int64_t task_blocks(int64_t task) const {
     const int64_t left = blocks - first_block(task);
@@ -92,26 +99,26 @@ class Scratch {
   size_t size_ = 0;
 };
 
-// One chunk of time of one sequence: where its rows are and its B and C in float32, zero-padded in n;
-// and where the rows of the chunk that is walked after it are, to be fetched meanwhile.
-template <typename T>
+// One chunk of COUNT steps of one sequence: where its rows are and its B and C in float32, zero-padded in
+// n; and where the rows of the chunk that is walked after it are, to be fetched meanwhile.
+template <typename T, int COUNT>
 struct Steps {
   int count, next_count;
-  int64_t row[STEPS], next_row[STEPS];
-  int64_t modality[STEPS];
-  bool reset[STEPS];
+  int64_t row[COUNT], next_row[COUNT];
+  int64_t modality[COUNT];
+  bool reset[COUNT];
 
   Steps(const ScanCall& c, int64_t b, int64_t chunk, int64_t next, int padded_n, float* B,
         float* C) {
     next_count = 0;
-    for (int64_t t = next * STEPS; t >= 0 && t < c.length && next_count < STEPS; ++t) {
+    for (int64_t t = next * COUNT; t >= 0 && t < c.length && next_count < COUNT; ++t) {
       const int64_t at = b * c.length + t, row = c.rows ? c.rows[at] : at;
       next_row[next_count++] = row;
       __builtin_prefetch(static_cast<const T*>(c.B) + row * c.b_stride);
       __builtin_prefetch(static_cast<const T*>(c.C) + row * c.c_stride);
     }
-    const int64_t start = chunk * STEPS;
-    count = int(c.length - start < STEPS ? c.length - start : STEPS);
+    const int64_t start = chunk * COUNT;
+    count = int(c.length - start < COUNT ? c.length - start : COUNT);
     for (int t = 0; t < count; ++t) {
       const int64_t at = b * c.length + start + t;
       row[t] = c.rows ? c.rows[at] : at;
@@ -131,14 +138,14 @@ struct Steps {
 // Fetch a vector of the chunk's or the next chunk's row t. Neighbouring rows are far apart in memory, and
 // the hardware's own prefetcher follows one row: it would come too late. Called once per step of the
 // recurrence: a burst of misses would stall it.
-template <typename T>
-MOM_INLINE void fetch_next(const Steps<T>& s, int t, const void* base, int64_t stride,
+template <typename T, int COUNT>
+MOM_INLINE void fetch_next(const Steps<T, COUNT>& s, int t, const void* base, int64_t stride,
                            int64_t channel) {
   if (base && t < s.next_count)
     __builtin_prefetch(static_cast<const T*>(base) + s.next_row[t] * stride + channel, 0, 2);
 }
-template <typename T>
-MOM_INLINE void fetch_output(const Steps<T>& s, int t, void* base, int64_t stride,
+template <typename T, int COUNT>
+MOM_INLINE void fetch_output(const Steps<T, COUNT>& s, int t, void* base, int64_t stride,
                              int64_t channel) {
   if (base) __builtin_prefetch(static_cast<T*>(base) + s.row[t] * stride + channel, 1, 3);
 }

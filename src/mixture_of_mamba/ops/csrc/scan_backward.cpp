@@ -1,104 +1,117 @@
 // Selective scan, backward: chunks from the last to the first, states recomputed from checkpoints.
 //
-// A task takes the states of a chunk in passes, so that the pass's history, decays and the lane
-// accumulators of dB and dC (34 KB on AVX-512) stay in the first-level cache for all its channels.
+// A block goes through a chunk of STEPS steps at once, so that all it touches there, with the lane
+// accumulators of dB and dC, stays in the first-level cache (34 KB with 16 states on AVX-512).
 #include "scan.h"
 
 namespace mom {
 namespace {
 
-// What one step of one block needs in a pass, what the passes sum, and what the chunk's end needs. Kept
-// as [step][block]: rows are read and written along their channels, as memory likes it.
+constexpr int FOLD = 4;  // chunks whose dA is summed in float32
+
+// One block through one chunk: what the steps need, what the passes over the states sum, and what the
+// chunk's end needs.
 struct Local {
-  vf step, input, dout;      // input = step * u; dout = dy through the gate
-  vf y, dstep, dinput;       // sums over the states; dstep in units of ln 2
-  vf u, slope, dgate;        // slope of softplus; dgate = dy * silu'(z)
+  vf step[STEPS], input[STEPS], dout[STEPS];    // input = step * u; dout = dy through the gate
+  vf y[STEPS], dstep[STEPS], dinput[STEPS];     // sums over the states; dstep in units of ln 2
+  vf u[STEPS], slope[STEPS], dgate[STEPS];      // slope of softplus; dgate = dy * silu'(z)
+  vf history[(STEPS + 1) * PASS], decay[STEPS * PASS];  // of one pass
 };
 
-// Lane accumulators and history of one pass.
-struct Pass {
-  vf history[(STEPS + 1) * PASS], decay[STEPS * PASS];
-  vf dB[STEPS * PASS], dC[STEPS * PASS];
-};
-
-// Everything that a task keeps per block, in one scratch allocation.
+// Everything that a task keeps, in one scratch allocation.
 struct Memory {
-  Local* local;    // [STEPS][blocks]
-  vf *A2, *carry;  // [blocks][N] A * log2(e); gradient of the state after the chunk
-  vd *dA, *dD, *dbias;  // [blocks][N], [blocks], [modalities][blocks]
+  vd *dA, *dD, *dbias;   // [blocks][N], [blocks], [modalities][blocks]
+  vf *A2, *carry, *fresh;  // [blocks][N] A * log2(e); gradient of the state after the chunk; recent dA
+  vf *dB, *dC;           // [N / pass][STEPS][pass] lane accumulators of a group
+  float* sums;           // [levels][STEPS][2][n] subtrees of groups; see Cut
+  Local* local;
+
+  static int lanes(int N) { return STEPS * N < W ? W : STEPS * N; }
+  static int levels(int64_t span) { return span > 1 ? 1 + levels(span / 2) : 1; }
+  static int64_t bytes(int64_t blocks, int64_t span, int64_t n, int N, int64_t M) {
+    return blocks * (N + 1 + M) * sizeof(vd) + (3 * blocks * N + 2 * lanes(N)) * sizeof(vf) +
+           sizeof(Local) + (levels(span) + 1) * STEPS * 2 * n * sizeof(float);
+  }
+  Memory(char* base, int64_t blocks, int N, int64_t M) {
+    dA = reinterpret_cast<vd*>(base);
+    dD = dA + blocks * N;
+    dbias = dD + blocks;
+    A2 = reinterpret_cast<vf*>(dbias + blocks * M);
+    carry = A2 + blocks * N;
+    fresh = carry + blocks * N;
+    dB = fresh + blocks * N;
+    dC = dB + lanes(N);
+    local = reinterpret_cast<Local*>(dC + lanes(N));
+    sums = reinterpret_cast<float*>(local + 1);
+    std::memset(base, 0, blocks * (N + 1 + M) * sizeof(vd));
+    for (int64_t i = 0; i < blocks * N; ++i) fresh[i] = vf{};
+  }
 };
 
 template <int NP>
 MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const float* B,
-                          const float* C, int N, Local* local, int64_t blocks, Pass& p) {
+                          const float* C, int N, Local& v) {
   vf h[NP];
   MOM_UNROLL
-  for (int n = 0; n < NP; ++n) h[n] = p.history[n];
+  for (int n = 0; n < NP; ++n) h[n] = v.history[n];
   for (int t = 0; t < count; ++t) {
-    Local& v = local[t * blocks];
-    const vf step = v.step, input = v.input;
+    const vf step = v.step[t], input = v.input[t];
     if (__builtin_expect(reset[t], 0)) {
       MOM_UNROLL
       for (int n = 0; n < NP; ++n) h[n] = vf{};
     }
-    vf even = v.y, odd = vf{};
+    vf even = v.y[t], odd = vf{};
     MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
       const vf decay = exp2_product(step, A2[n]);
       h[n] = decay * h[n] + input * B[t * N + n];
-      p.decay[t * NP + n] = decay;
-      p.history[(t + 1) * NP + n] = h[n];
+      v.decay[t * NP + n] = decay;
+      v.history[(t + 1) * NP + n] = h[n];
       vf& sum = n % 2 ? odd : even;
       sum += h[n] * C[t * N + n];
     }
-    v.y = even + odd;
+    v.y[t] = even + odd;
     if (__builtin_expect(reset[t], 0))  // no gradient passes it either
-      std::memset(p.decay + t * NP, 0, NP * sizeof(vf));
+      std::memset(v.decay + t * NP, 0, NP * sizeof(vf));
   }
 }
 
 template <int NP>
 MOM_INLINE void reverse(int count, const vf* A2, const float* B, const float* C, int N, vf* carry,
-                        vd* dA_total, Local* local, int64_t blocks, Pass& p) {
+                        vf* dA_total, vf* dB, vf* dC, Local& v) {
   vf dh[NP], dA[NP];
   MOM_UNROLL
-  for (int n = 0; n < NP; ++n) dh[n] = carry[n], dA[n] = vf{};
+  for (int n = 0; n < NP; ++n) dh[n] = carry[n], dA[n] = dA_total[n];
   for (int t = count - 1; t >= 0; --t) {
-    Local& v = local[t * blocks];
-    const vf step = v.step, input = v.input, dout = v.dout;
-    vf dinput = v.dinput, dstep = v.dstep;
+    const vf step = v.step[t], input = v.input[t], dout = v.dout[t];
+    vf dinput = v.dinput[t], dstep = v.dstep[t];
     MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
       const vf g = dh[n] + dout * C[t * N + n];
-      p.dC[t * NP + n] += p.history[(t + 1) * NP + n] * dout;
-      p.dB[t * NP + n] += g * input;
+      dC[t * NP + n] += v.history[(t + 1) * NP + n] * dout;
+      dB[t * NP + n] += g * input;
       dinput += g * B[t * N + n];
-      dh[n] = g * p.decay[t * NP + n];
-      const vf dexponent = dh[n] * p.history[t * NP + n];
+      dh[n] = g * v.decay[t * NP + n];
+      const vf dexponent = dh[n] * v.history[t * NP + n];
       dstep += dexponent * A2[n];
       dA[n] += dexponent * step;
     }
-    v.dinput = dinput;
-    v.dstep = dstep;
+    v.dinput[t] = dinput;
+    v.dstep[t] = dstep;
   }
   MOM_UNROLL
-  for (int n = 0; n < NP; ++n) {
-    carry[n] = dh[n];
-    dA_total[n] += __builtin_convertvector(dA[n], vd);
-  }
+  for (int n = 0; n < NP; ++n) carry[n] = dh[n], dA_total[n] = dA[n];
 }
 
 // Sum the lanes of count x NP accumulators into rows of 2 * n floats.
 template <int NP>
-MOM_INLINE void reduce_lanes(const int64_t* row, int count, int first, int64_t n, vf* lanes,
-                             int64_t offset, float* partials) {
+MOM_INLINE void reduce_lanes(int count, int first, int64_t n, vf* lanes, float* sums) {
   for (int i = count * NP; i % W; ++i) lanes[i] = vf{};
   for (int i = 0; i < count * NP; i += W) {
-    const vf sums = lane_sums(lanes + i);
     float values[W];
-    store(values, sums);
+    store(values, lane_sums(lanes + i));
     for (int k = 0; k < W && i + k < count * NP; k += NP) {
-      float* to = partials + row[(i + k) / NP] * 2 * n + offset + first;
+      float* to = sums + (i + k) / NP * 2 * n + first;
       if (first + NP <= n) std::memcpy(to, values + k, NP * sizeof(float));
       else
         for (int j = 0; first + j < n; ++j) to[j] = values[k + j];
@@ -107,83 +120,94 @@ MOM_INLINE void reduce_lanes(const int64_t* row, int count, int first, int64_t n
 }
 
 template <typename T>
-MOM_INLINE void load_step(const ScanCall& c, int64_t row, int64_t modality, int64_t channel,
-                          int lanes, Local& v) {
-  const vf u = load(static_cast<const T*>(c.u) + row * c.u_stride + channel, lanes);
-  vf step = load(static_cast<const T*>(c.delta) + row * c.delta_stride + channel, lanes);
-  vf dout = load(static_cast<const T*>(c.dy) + row * c.dy_stride + channel, lanes);
-  vf slope = splat(1.0f);
-  if (c.bias) step += load(c.bias + modality * c.d + channel, lanes);
-  if (c.softplus) softplus(step, step, slope);
-  if (c.z) {
-    const vf z = load(static_cast<const T*>(c.z) + row * c.z_stride + channel, lanes);
-    const vf gate = sigmoid(z);
-    v.dgate = dout * gate * (1.0f + z * (1.0f - gate));
-    dout *= z * gate;
+MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t channel, int lanes,
+                           Local& v) {
+  const vf D = c.D ? load(c.D + channel, lanes) : vf{};
+  for (int t = 0; t < s.count; ++t) {
+    const int64_t row = s.row[t];
+    const vf u = load(static_cast<const T*>(c.u) + row * c.u_stride + channel, lanes);
+    vf step = load(static_cast<const T*>(c.delta) + row * c.delta_stride + channel, lanes);
+    vf dout = load(static_cast<const T*>(c.dy) + row * c.dy_stride + channel, lanes);
+    vf slope = splat(1.0f);
+    if (c.bias) step += load(c.bias + s.modality[t] * c.d + channel, lanes);
+    if (c.softplus) softplus(step, step, slope);
+    if (c.z) {
+      const vf z = load(static_cast<const T*>(c.z) + row * c.z_stride + channel, lanes);
+      const vf gate = sigmoid(z);
+      v.dgate[t] = dout * gate * (1.0f + z * (1.0f - gate));
+      dout *= z * gate;
+    }
+    v.u[t] = u;
+    v.step[t] = step;
+    v.slope[t] = slope;
+    v.input[t] = step * u;
+    v.dout[t] = dout;
+    v.y[t] = D * u;
+    v.dinput[t] = v.dstep[t] = vf{};
   }
-  v.u = u;
-  v.step = step;
-  v.slope = slope;
-  v.input = step * u;
-  v.dout = dout;
-  v.y = c.D ? load(c.D + channel, lanes) * u : vf{};
-  v.dinput = v.dstep = vf{};
 }
 
 template <typename T>
-MOM_INLINE void store_step(const ScanCall& c, int64_t row, int64_t channel, int lanes,
-                           const Local& v, vd& dD, vd* dbias) {
-  const vf dstep = (v.dstep * LN2 + v.dinput * v.u) * v.slope;
-  vf du = v.dinput * v.step;
-  if (c.D) {
-    du += v.dout * load(c.D + channel, lanes);
-    dD += __builtin_convertvector(v.dout * v.u, vd);
+MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t channel, int lanes,
+                            const Local& v, vd& dD_total, vd* dbias, int64_t blocks) {
+  const vf D = c.D ? load(c.D + channel, lanes) : vf{};
+  vf dD = vf{};
+  for (int t = 0; t < s.count; ++t) {
+    const int64_t row = s.row[t];
+    const vf dstep = (v.dstep[t] * LN2 + v.dinput[t] * v.u[t]) * v.slope[t];
+    const vf du = v.dinput[t] * v.step[t] + v.dout[t] * D;
+    dD += v.dout[t] * v.u[t];
+    store(static_cast<T*>(c.ddelta) + row * c.ddelta_stride + channel, dstep, lanes);
+    store(static_cast<T*>(c.du) + row * c.du_stride + channel, du, lanes);
+    if (c.z)
+      store(static_cast<T*>(c.dz) + row * c.dz_stride + channel, v.dgate[t] * v.y[t], lanes);
+    if (c.bias) dbias[s.modality[t] * blocks] += __builtin_convertvector(dstep, vd);
   }
-  store(static_cast<T*>(c.ddelta) + row * c.ddelta_stride + channel, dstep, lanes);
-  store(static_cast<T*>(c.du) + row * c.du_stride + channel, du, lanes);
-  if (c.z) store(static_cast<T*>(c.dz) + row * c.dz_stride + channel, v.dgate * v.y, lanes);
-  if (c.bias) *dbias += __builtin_convertvector(dstep, vd);
+  dD_total += __builtin_convertvector(dD, vd);
 }
 
-// One group of blocks, NP states from `first`, of a task whose blocks start at first_block.
-template <int NP, typename T>
-MOM_INLINE void run_pass(const ScanCall& c, const Cut& cut, const Steps<T>& s, int64_t first_block,
-                         int64_t blocks, int64_t group, int first, const float* start,
-                         const float* B, const float* C, Memory& m, Pass& p) {
-  const int N = cut.padded_n;
-  const int64_t end = (group + 1) * cut.group - first_block;
-  for (int i = 0; i < s.count * NP; ++i) p.dB[i] = p.dC[i] = vf{};
-  for (int64_t k = group * cut.group - first_block; k < (end < blocks ? end : blocks); ++k) {
-    MOM_UNROLL
-    for (int n = 0; n < NP; ++n)
-      p.history[n] =
-          first + n < c.n ? load(start + ((first_block + k) * c.n + first + n) * W) : vf{};
-    const int64_t at = k * N + first;
-    recompute<NP>(s.reset, s.count, m.A2 + at, B + first, C + first, N, m.local + k, blocks, p);
-    reverse<NP>(s.count, m.A2 + at, B + first, C + first, N, m.carry + at, m.dA + at, m.local + k,
-                blocks, p);
-  }
-  float* partials = c.partials + group * c.batch * c.length * 2 * c.n;
-  reduce_lanes<NP>(s.row, s.count, first, c.n, p.dB, 0, partials);
-  reduce_lanes<NP>(s.row, s.count, first, c.n, p.dC, c.n, partials);
+// NP states of one block, from state `n`.
+template <int NP>
+MOM_INLINE void run_pass(const bool* reset, int count, int64_t states, int N, int n, int64_t k,
+                         const float* start, const float* B, const float* C, Memory& m) {
+  MOM_UNROLL
+  for (int i = 0; i < NP; ++i)
+    m.local->history[i] = n + i < states ? load(start + (n + i) * W) : vf{};
+  const int64_t at = k * N + n;
+  recompute<NP>(reset, count, m.A2 + at, B + n, C + n, N, *m.local);
+  reverse<NP>(count, m.A2 + at, B + n, C + n, N, m.carry + at, m.fresh + at, m.dB + n * STEPS,
+              m.dC + n * STEPS, *m.local);
 }
 
+// dB and dC of the chunk's steps: the task's own plane, or the result where there is only one task.
+template <typename T>
+MOM_INLINE void put_sums(const ScanCall& c, const Cut& cut, const Steps<T, STEPS>& s, int64_t which,
+                         const float* sums) {
+  const int64_t n2 = 2 * c.n;
+  float* plane = c.partials + which * c.batch * c.length * n2;
+  for (int t = 0; t < s.count; ++t, sums += n2) {
+    if (cut.planes > 1) {
+      std::memcpy(plane + s.row[t] * n2, sums, n2 * sizeof(float));
+      continue;
+    }
+    T* dB = static_cast<T*>(c.dB) + s.row[t] * c.db_stride;
+    T* dC = static_cast<T*>(c.dC) + s.row[t] * c.dc_stride;
+    for (int64_t j = 0; j < c.n; ++j) narrow(sums[j], dB + j), narrow(sums[c.n + j], dC + j);
+  }
+}
+
+MOM_INLINE void add(float* to, const float* from, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// Chunk by chunk; the sums of the task's groups are joined as a binary counter joins its digits, which
+// is the tree of Cut.
 template <typename T>
 void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
   const int N = cut.padded_n;
   const int64_t first = cut.first_block(which), blocks = cut.task_blocks(which), M = c.modalities;
-  const int64_t per_block = STEPS * sizeof(Local) + 2 * N * sizeof(vf) + (N + 1 + M) * sizeof(vd);
-  static thread_local Scratch scratch, pass_scratch;
-  char* base = scratch.get<char>(blocks * per_block);
-  Memory m;
-  m.dA = reinterpret_cast<vd*>(base);
-  m.dD = m.dA + blocks * N;
-  m.dbias = m.dD + blocks;
-  m.local = reinterpret_cast<Local*>(m.dbias + blocks * M);
-  m.A2 = reinterpret_cast<vf*>(m.local + STEPS * blocks);
-  m.carry = m.A2 + blocks * N;
-  Pass& p = *pass_scratch.get<Pass>(1);
-  std::memset(base, 0, blocks * (N + 1 + M) * sizeof(vd));
+  static thread_local Scratch scratch;
+  Memory m(scratch.get<char>(Memory::bytes(blocks, cut.span, c.n, N, M)), blocks, N, M);
   const auto channel_of = [&](int64_t k) { return (first + k) * W; };
   const auto lanes_of = [&](int64_t k) {
     const int64_t left = c.d - channel_of(k);
@@ -195,26 +219,66 @@ void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) 
     gather_states(dfinal, channel_of(k), lanes_of(k), c.n, N, 1.0f, m.carry + k * N);
   }
   alignas(64) float B[STEPS * 64], C[STEPS * 64];
-  for (int64_t chunk = cut.chunks - 1; chunk >= 0; --chunk) {
-    const Steps<T> s(c, b, chunk, chunk - 1, N, B, C);
-    for (int t = 0; t < s.count; ++t)
-      for (int64_t k = 0; k < blocks; ++k)
-        load_step<T>(c, s.row[t], s.modality[t], channel_of(k), lanes_of(k),
-                     m.local[t * blocks + k]);
-    const float* start = c.checkpoints + (b * cut.chunks + chunk) * cut.checkpoint;
-    for (int64_t g = first / cut.group; g * cut.group < first + blocks; ++g) {
-#define MOM_PASS(NP, AT) run_pass<NP>(c, cut, s, first, blocks, g, AT, start, B, C, m, p)
-      if (N == 1) MOM_PASS(1, 0);
-      else if (N == 2) MOM_PASS(2, 0);
-      else if (N == 4) MOM_PASS(4, 0);
-      else
-        for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
-    }
+  const int64_t chunks = ceil_div(c.length, STEPS), plane = STEPS * 2 * c.n;
+  const int64_t groups = ceil_div(blocks, cut.group);
+  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
+    const Steps<T, STEPS> s(c, b, chunk, chunk - 1, N, B, C);
+    const float* start = c.checkpoints + (b * chunks + chunk) * cut.checkpoint;
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int i = 0; i < Memory::lanes(N); ++i) m.dB[i] = m.dC[i] = vf{};
+      const int64_t end = (g + 1) * cut.group < blocks ? (g + 1) * cut.group : blocks;
+      for (int64_t k = g * cut.group; k < end; ++k) {
+        const int64_t channel = channel_of(k);
+        const int lanes = lanes_of(k);
+        for (int t = 0; t < s.next_count; ++t) {
+          fetch_next(s, t, c.u, c.u_stride, channel);
+          fetch_next(s, t, c.delta, c.delta_stride, channel);
+          fetch_next(s, t, c.dy, c.dy_stride, channel);
+          fetch_next(s, t, c.z, c.z_stride, channel);
+        }
+        load_chunk(c, s, channel, lanes, *m.local);
+        for (int t = 0; t < s.count && k + 1 < blocks; ++t) {
+          fetch_output(s, t, c.du, c.du_stride, channel + W);
+          fetch_output(s, t, c.ddelta, c.ddelta_stride, channel + W);
+          fetch_output(s, t, c.dz, c.dz_stride, channel + W);
+        }
+        const float* from = start + (first + k) * c.n * W;
+#define MOM_PASS(NP, AT) run_pass<NP>(s.reset, s.count, c.n, N, AT, k, from, B, C, m)
+        if (N == 1) MOM_PASS(1, 0);
+        else if (N == 2) MOM_PASS(2, 0);
+        else if (N == 4) MOM_PASS(4, 0);
+        else
+          for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
 #undef MOM_PASS
-    for (int t = 0; t < s.count; ++t)
-      for (int64_t k = 0; k < blocks; ++k)
-        store_step<T>(c, s.row[t], channel_of(k), lanes_of(k), m.local[t * blocks + k], m.dD[k],
-                      m.dbias + s.modality[t] * blocks + k);
+        store_chunk(c, s, channel, lanes, *m.local, m.dD[k], m.dbias + k, blocks);
+      }
+      float* leaf = m.sums;
+#define MOM_REDUCE(NP, AT)                                               \
+  reduce_lanes<NP>(s.count, AT, c.n, m.dB + AT * STEPS, leaf);           \
+  reduce_lanes<NP>(s.count, AT, c.n, m.dC + AT * STEPS, leaf + c.n)
+      if (N == 1) { MOM_REDUCE(1, 0); }
+      else if (N == 2) { MOM_REDUCE(2, 0); }
+      else if (N == 4) { MOM_REDUCE(4, 0); }
+      else
+        for (int n = 0; n < N; n += PASS) { MOM_REDUCE(PASS, n); }
+#undef MOM_REDUCE
+      int level = 0;
+      for (; g >> level & 1; ++level) add(leaf, m.sums + (level + 1) * plane, plane);
+      std::memcpy(m.sums + (level + 1) * plane, leaf, plane * sizeof(float));
+    }
+    float* total = nullptr;
+    for (int level = 0; groups >> level; ++level) {
+      if (!(groups >> level & 1)) continue;
+      float* subtree = m.sums + (level + 1) * plane;
+      if (total) add(subtree, total, plane);
+      total = subtree;
+    }
+    put_sums(c, cut, s, which, total);
+    if (chunk % FOLD == 0)
+      for (int64_t i = 0; i < blocks * N; ++i) {
+        m.dA[i] += __builtin_convertvector(m.fresh[i], vd);
+        m.fresh[i] = vf{};
+      }
   }
   // Parameter sums of this sequence: rows of padded_d doubles, one per state, D and each modality.
   double* sums = c.parameter_partials + b * (c.n + 1 + M) * cut.padded_d;
@@ -230,17 +294,20 @@ void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) 
   }
 }
 
-// Sums over groups, in their order, of one row of dB and dC.
+// One row of dB and dC: the rest of the tree, over the tasks' planes.
 template <typename T>
 MOM_INLINE void finish_row(const ScanCall& c, const Cut& cut, int64_t row) {
   const int64_t n2 = 2 * c.n, plane = c.batch * c.length * n2;
+  static thread_local Scratch scratch;
+  float* sums = scratch.get<float>(cut.planes * n2);
+  for (int64_t p = 0; p < cut.planes; ++p)
+    std::memcpy(sums + p * n2, c.partials + p * plane + row * n2, n2 * sizeof(float));
+  for (int64_t step = 1; step < cut.planes; step *= 2)
+    for (int64_t p = 0; p + step < cut.planes; p += 2 * step)
+      add(sums + p * n2, sums + (p + step) * n2, n2);
   T* dB = static_cast<T*>(c.dB) + row * c.db_stride;
   T* dC = static_cast<T*>(c.dC) + row * c.dc_stride;
-  for (int64_t j = 0; j < n2; ++j) {
-    float sum = 0.0f;
-    for (int64_t g = 0; g < cut.groups; ++g) sum += c.partials[g * plane + row * n2 + j];
-    narrow(sum, j < c.n ? dB + j : dC + (j - c.n));
-  }
+  for (int64_t j = 0; j < c.n; ++j) narrow(sums[j], dB + j), narrow(sums[c.n + j], dC + j);
 }
 
 // Sums over sequences, in their order, of the parameters' gradients.
@@ -267,7 +334,8 @@ extern "C" int mom_scan_backward(const ScanCall* call) {
   const ScanCall& c = *call;
   if (const int wrong = check_indices(c)) return wrong;
   const Cut cut(c);
-  const int64_t each = cut.tasks_per_sequence(), tasks = c.batch * each, rows = c.batch * c.length;
+  const int64_t each = cut.planes, tasks = c.batch * each;
+  const int64_t rows = cut.planes > 1 ? c.batch * c.length : 0;
 #pragma omp parallel num_threads(int(c.threads)) if (c.threads > 1)
   {
     const FlushDenormals guard;

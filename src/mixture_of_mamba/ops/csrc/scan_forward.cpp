@@ -1,4 +1,4 @@
-// Selective scan, forward: tasks over (sequence x group of channels), chunks of 16 steps.
+// Selective scan, forward: tasks over (sequence x group of channels), chunks of SPAN steps.
 #include "scan.h"
 
 namespace mom {
@@ -6,19 +6,24 @@ namespace {
 
 // Per-block values of one chunk, time-major.
 struct Local {
-  vf step[STEPS], input[STEPS], y[STEPS];
+  vf step[SPAN], input[SPAN], y[SPAN];
 };
 
-// NP states of one block through one chunk; the states live in registers.
-template <int NP, typename Fetch>
+// NP states of one block through one chunk; the states live in registers. Every STEPS steps they are
+// handed to `save`.
+template <int NP, typename Fetch, typename Save>
 MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const float* B,
                            const float* C, int padded_n, vf* h_memory, Local& v, int pass,
-                           const Fetch& fetch) {
+                           const Fetch& fetch, const Save& save) {
   vf h[NP], a2[NP];
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) h[n] = h_memory[n], a2[n] = A2[n];
   for (int t = 0; t < count; ++t) {
     fetch(t, pass);
+    if (t % STEPS == 0) {
+      MOM_UNROLL
+      for (int n = 0; n < NP; ++n) save(t, pass + n, h[n]);
+    }
     const vf step = v.step[t], input = v.input[t];
     if (__builtin_expect(reset[t], 0))
       MOM_UNROLL
@@ -37,7 +42,7 @@ MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const flo
 }
 
 template <typename T>
-MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T>& s, int64_t channel, int lanes, vf D,
+MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t channel, int lanes, vf D,
                            Local& v) {
   for (int t = 0; t < s.count; ++t) {
     const vf u = load(static_cast<const T*>(c.u) + s.row[t] * c.u_stride + channel, lanes);
@@ -52,7 +57,7 @@ MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T>& s, int64_t channel
 }
 
 template <typename T>
-MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T>& s, int64_t channel, int lanes,
+MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t channel, int lanes,
                             Local& v) {
   for (int t = 0; t < s.count; ++t) {
     vf y = v.y[t];
@@ -81,10 +86,11 @@ void forward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
     const float* state = c.state ? c.state + b * c.d * c.n : nullptr;
     gather_states(state, channel_of(k), lanes_of(k), c.n, N, 1.0f, h + k * N);
   }
-  alignas(64) float B[STEPS * 64], C[STEPS * 64];
+  alignas(64) float B[SPAN * 64], C[SPAN * 64];
+  const int64_t chunks = ceil_div(c.length, SPAN), checkpoints = ceil_div(c.length, STEPS);
   Local v;
-  for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
-    const Steps<T> s(c, b, chunk, chunk + 1, N, B, C);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const Steps<T, SPAN> s(c, b, chunk, chunk + 1, N, B, C);
     for (int64_t k = 0; k < blocks; ++k) {
       const int64_t channel = channel_of(k);
       const int lanes = lanes_of(k);
@@ -100,16 +106,19 @@ void forward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
         }
       };
       vf *hk = h + k * N, *a2 = A2 + k * N;
-      if (c.checkpoints) {
-        float* to = c.checkpoints + (b * cut.chunks + chunk) * cut.checkpoint + channel * c.n;
-        for (int n = 0; n < c.n; ++n) store(to + n * W, hk[n]);
-      }
-      if (N == 1) run_states<1>(s.reset, s.count, a2, B, C, N, hk, v, 0, fetch);
-      else if (N == 2) run_states<2>(s.reset, s.count, a2, B, C, N, hk, v, 0, fetch);
-      else if (N == 4) run_states<4>(s.reset, s.count, a2, B, C, N, hk, v, 0, fetch);
+      const auto save = [&](int t, int n, vf state) {
+        if (!c.checkpoints || n >= c.n) return;
+        const int64_t at = b * checkpoints + chunk * (SPAN / STEPS) + t / STEPS;
+        store(c.checkpoints + at * cut.checkpoint + channel * c.n + n * W, state);
+      };
+#define MOM_PASS(NP, AT) \
+  run_states<NP>(s.reset, s.count, a2 + AT, B + AT, C + AT, N, hk + AT, v, AT, fetch, save)
+      if (N == 1) MOM_PASS(1, 0);
+      else if (N == 2) MOM_PASS(2, 0);
+      else if (N == 4) MOM_PASS(4, 0);
       else
-        for (int n = 0; n < N; n += PASS)
-          run_states<PASS>(s.reset, s.count, a2 + n, B + n, C + n, N, hk + n, v, n, fetch);
+        for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
+#undef MOM_PASS
       store_chunk(c, s, channel, lanes, v);
     }
   }
@@ -125,7 +134,7 @@ extern "C" int mom_scan_forward(const ScanCall* call) {
   const ScanCall& c = *call;
   if (const int wrong = check_indices(c)) return wrong;
   const Cut cut(c);
-  const int64_t each = cut.tasks_per_sequence(), tasks = c.batch * each;
+  const int64_t each = cut.planes, tasks = c.batch * each;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
   for (int64_t i = 0; i < tasks; ++i) {
     const FlushDenormals guard;
@@ -137,4 +146,4 @@ extern "C" int mom_scan_forward(const ScanCall* call) {
 
 extern "C" int mom_vector_lanes() { return mom::W; }
 extern "C" int mom_scan_steps() { return mom::STEPS; }
-extern "C" int64_t mom_scan_groups(const ScanCall* call) { return mom::Cut(*call).groups; }
+extern "C" int64_t mom_scan_planes(const ScanCall* call) { return mom::Cut(*call).planes; }

@@ -12,7 +12,7 @@ from .inputs import ScanGrads, ScanInputs
 
 __all__ = ["backward", "checkpoint_shape", "forward", "why_not"]
 
-STEPS = 16  # between two checkpoints; csrc/scan.h
+STEPS = 8  # between two checkpoints; csrc/scan.h
 CHECKPOINT_LANES = 16
 MOST_STATES = 64
 DTYPES = (torch.float32, torch.bfloat16)
@@ -49,7 +49,7 @@ def why_not(inputs: ScanInputs) -> str | None:
 
 
 def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
-    """(b, chunks, n * padded d): the state that enters each chunk of 16 steps, in the kernels' own
+    """(b, chunks, n * padded d): the state that enters each chunk of 8 steps, in the kernels' own
     layout (csrc/scan.h)."""
     return (inputs.batch, -(-inputs.length // STEPS), padded_states(inputs.d, inputs.n))
 
@@ -115,10 +115,10 @@ def backward_into(
         dfinal = dfinal.to(torch.float32).contiguous()
         call.dfinal = dfinal.data_ptr()
     call.checkpoints = checkpoints.data_ptr()
-    library.mom_scan_groups.restype = ctypes.c_int64
-    groups = library.mom_scan_groups(ctypes.byref(call))
+    library.mom_scan_planes.restype = ctypes.c_int64
+    planes = library.mom_scan_planes(ctypes.byref(call))
     rows, lanes = inputs.batch * inputs.length, library.mom_vector_lanes()
-    partials = torch.empty(groups, rows, 2, inputs.n)
+    partials = torch.empty(planes if planes > 1 else 0, rows, 2, inputs.n)
     sums = torch.empty(
         (inputs.batch, inputs.n + 1 + call.modalities, -(-inputs.d // lanes) * lanes),
         dtype=torch.float64,
