@@ -205,5 +205,5 @@ def _backward_into(inputs: LinearInputs, dy: Tensor, dx: Tensor, *, add: bool = 
             rows.addmm_(grad, inputs.weight[m])
         else:
             torch.mm(grad, inputs.weight[m], out=rows)
-        torch.mm(grad.t(), inputs.x[start:end], out=dw[m])
+        loop.weight_gradient(grad, inputs.x[start:end], dw[m])
     return dw
