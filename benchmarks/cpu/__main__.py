@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         "growth": lambda: block.growth(settings),
         "training": lambda: block.training_step(settings),
         "decode": lambda: decode.decode(settings),
-        "prefill": lambda: decode.prefill(settings),
+        "prefill": lambda: decode.prefill(settings, found["peak"]["peak"]),
     }
     for name, part in parts.items():
         if arguments.only and name not in arguments.only:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mixture_of_mamba import MambaBlock, MambaConfig, Routing
+from mixture_of_mamba.ops import selective_scan
 
-from .scan import both, inputs, ours
+from .scan import both, inputs
 from .timing import Settings, compare
 
 __all__ = ["blocks", "growth", "peak_gflops", "products", "training_step"]
@@ -63,6 +64,18 @@ def transformers_step(b: int, t: int, width: int) -> Callable[[], object]:
     return run
 
 
+def scan_of_block(b: int, t: int, width: int) -> Callable[[], object]:
+    """The scan as a block calls it: with step bias, softplus and gate."""
+    leaves = inputs(b, t, 2 * width)
+    leaves["z"] = torch.randn_like(leaves["u"]).requires_grad_()
+    leaves["delta_bias"] = torch.zeros(2 * width, requires_grad=True)
+
+    def call(**leaves: Tensor) -> Tensor:
+        return selective_scan(**leaves, delta_softplus=True, backend="cpu")[0]
+
+    return both(call, leaves)
+
+
 def products(b: int, t: int, width: int) -> float:
     """Operations of the four projections' matrix products, forward + backward."""
     d, rank, n = 2 * width, -(-width // 16), 16
@@ -87,7 +100,6 @@ def peak_gflops(settings: Settings) -> dict[str, float]:
 def blocks(settings: Settings, peak: float) -> list[dict[str, Any]]:
     found = []
     for i, size in enumerate(SIZES[:1] if settings.quick else SIZES):
-        b, t, width = size
         calls = {
             "dense": step(*size, 1),
             "2 modalities": step(*size, 2),
@@ -95,7 +107,7 @@ def blocks(settings: Settings, peak: float) -> list[dict[str, Any]]:
             "2 modalities, one of 3 %": step(*size, 2, minority=0.03),
             "bfloat16 dense": step(*size, 1, dtype=torch.bfloat16),
             "bfloat16 2 modalities": step(*size, 2, dtype=torch.bfloat16),
-            "scan alone": both(ours("cpu"), inputs(b, t, 2 * width)),
+            "scan alone": scan_of_block(*size),
             "mamba.py dense": mambapy_step(*size),
         }
         if i == 0:

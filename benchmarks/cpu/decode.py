@@ -11,6 +11,7 @@ from mixture_of_mamba import MambaBlock, MambaConfig, Routing
 from mixture_of_mamba.layers.fused import block_weights
 from mixture_of_mamba.ops.decode_step import FORMATS, DecodeStep
 
+from .block import products
 from .timing import Settings, compare
 
 __all__ = ["decode", "prefill"]
@@ -57,6 +58,9 @@ def decode(settings: Settings) -> dict[str, Any]:
     for form in FORMATS:
         for batch in (1, 8, 64):
             calls[f"{form}, batch {batch}"] = ours(form, batch)
+    size = steps["float32"].weight_bytes // 2
+    memory = torch.ones(size // 4)
+    calls["reading as much memory"] = memory.sum
     times = compare(calls, settings)
     base = times["transformers, batch 1"].median
     hidden = {form: _hidden(steps[form]) for form in FORMATS}
@@ -71,6 +75,7 @@ def decode(settings: Settings) -> dict[str, Any]:
         "relative error against float32": {
             form: float((hidden[form] - exact).norm() / exact.norm()) for form in FORMATS[1:]
         },
+        "memory GB/s": size / times["reading as much memory"].median / 1e6,
         "weight GB/s, batch 1": {
             form: steps[form].weight_bytes / 2 / times[f"{form}, batch 1"].median / 1e6
             for form in FORMATS
@@ -85,8 +90,8 @@ def _hidden(step: DecodeStep) -> torch.Tensor:
     return torch.stack([step(torch.randn(1, WIDTH), modality, states) for _ in range(8)])
 
 
-def prefill(settings: Settings) -> dict[str, Any]:
-    """A prompt through two layers of the 130M shape."""
+def prefill(settings: Settings, peak: float) -> dict[str, Any]:
+    """A prompt through two layers of the 130M shape; its products alone at `peak` GFLOP/s."""
     length = 256 if settings.quick else 2048
     peer, blocks = _transformers(2), _blocks(2)
     ids = torch.zeros(1, length, dtype=torch.long)
@@ -108,5 +113,6 @@ def prefill(settings: Settings) -> dict[str, Any]:
     return {
         "tokens": length,
         "ms": {k: v.to_dict() for k, v in times.items()},
+        "products ms": 2 * products(1, length, WIDTH) / 3 / peak / 1e6,
         "times faster": times["transformers"].median / times["ours"].median,
     }

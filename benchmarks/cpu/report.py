@@ -59,9 +59,16 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
             table.append(
                 (f"decode, {form}: times faster than transformers", f"{value:.1f}", target)
             )
+    if "decode" in found:
+        rate, memory = found["decode"]["weight GB/s, batch 1"], found["decode"]["memory GB/s"]
+        text = _join([f"{rate[form] / memory:.2f}" for form in rate])
+        table.append(("decode: weights read, over torch's sum of as many bytes", text, ""))
     if "prefill" in found:
         value = found["prefill"]["times faster"]
         table.append(("prefill: times faster than transformers", f"{value:.1f}", ">= 10"))
+        run = found["prefill"]
+        value = run["ms"]["transformers"]["median"] / run["products ms"]
+        table.append(("prefill: the same if only products at peak took time", f"{value:.1f}", ""))
     return table
 
 
