@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,37 @@ def test_long_sequence_keeps_the_accuracy() -> None:
     expected = gradients(selective_scan, inputs, FLOAT64, backend="torch", **options)
     found = gradients(selective_scan, inputs, FLOAT32, backend="cpu", **options)
     assert_close(found, expected, LIMITS)
+
+
+WIDTHS = {  # flags that narrow this machine's vectors -> float32 lanes
+    "AVX2": ("-O1 -mno-avx512f", 8),
+    "SSE": ("-O1 -mno-avx", 4),
+    "as NEON": ("-O1 -mno-avx -DMOM_STATES=8", 4),
+}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86 flags")
+@pytest.mark.parametrize("flags,lanes", WIDTHS.values(), ids=WIDTHS.keys())
+def test_other_vector_widths_compute_the_same(tmp_path: Path, flags: str, lanes: int) -> None:
+    environment = {"MIXTURE_OF_MAMBA_CACHE": str(tmp_path), "CXXFLAGS": flags}
+    here = Path(__file__).parent
+    tests = ("test_selective_scan.py", "test_causal_conv1d.py", "test_decode_step.py")
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"),
+        *("-k", "not triton and not long and not memory"),
+        *(str(here / name) for name in tests),
+        str(here.parent / "layers" / "test_fused.py"),
+    ]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    asked = "from mixture_of_mamba.ops import native; print(native.describe())"
+    told = subprocess.run(
+        [sys.executable, "-c", asked],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"({lanes} float32 lanes)" in told.stdout

@@ -71,7 +71,7 @@ def _raw(code: bool) -> Iterator[tuple[str, str]]:
     ]
     for origin, path in modules:
         for node in _docstrings(path):
-            yield origin, _clean(inspect.cleandoc(node.value))
+            yield origin, _clean(inspect.cleandoc(str(node.value)))
     for origin, path in modules if code else ():
         if not origin.startswith(_TABLES):
             yield origin, _code(path)
@@ -98,8 +98,8 @@ def _code(path: Path) -> str:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError:
         return ""
-    for text in _docstrings(path):
-        for i in range(text.lineno - 1, text.end_lineno or text.lineno):
+    for node in _docstrings(path):
+        for i in range(node.lineno - 1, node.end_lineno or node.lineno):
             lines[i] = ""
     text = _without_rules("\n".join(line.rstrip() for line in lines))
     return re.sub(r"\n{3,}", "\n\n", text).strip()

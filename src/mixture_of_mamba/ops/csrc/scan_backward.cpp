@@ -106,15 +106,17 @@ MOM_INLINE void reverse(int count, const vf* A2, const float* B, const float* C,
 // Sum the lanes of count x NP accumulators into rows of 2 * n floats.
 template <int NP>
 MOM_INLINE void reduce_lanes(int count, int first, int64_t n, vf* lanes, float* sums) {
+  constexpr int PIECE = NP < W ? NP : W;  // sums of one vector that belong to one row
   for (int i = count * NP; i % W; ++i) lanes[i] = vf{};
   for (int i = 0; i < count * NP; i += W) {
     float values[W];
     store(values, lane_sums(lanes + i));
-    for (int k = 0; k < W && i + k < count * NP; k += NP) {
-      float* to = sums + (i + k) / NP * 2 * n + first;
-      if (first + NP <= n) std::memcpy(to, values + k, NP * sizeof(float));
+    for (int k = 0; k < W && i + k < count * NP; k += PIECE) {
+      const int64_t state = first + (i + k) % NP;
+      float* to = sums + (i + k) / NP * 2 * n + state;
+      if (state + PIECE <= n) std::memcpy(to, values + k, PIECE * sizeof(float));
       else
-        for (int j = 0; first + j < n; ++j) to[j] = values[k + j];
+        for (int j = 0; state + j < n; ++j) to[j] = values[k + j];
     }
   }
 }
