@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.build import build
@@ -117,6 +118,17 @@ def test_the_page_holds_everything_itself(study: tuple[Path, list[str], str]) ->
                   "Is it right?", "How to read it", "Where it comes from"):  # fmt: skip
         assert title in page.text
     assert read_plan(out).command in page.text
+
+
+def test_generated_pictures_stand_beside_the_real_ones(study: tuple[Path, list[str], str]) -> None:
+    out, _, _ = study
+    sheet = np.asarray(Image.open(out / "gallery.png"))
+    real = np.asarray(Image.open(out / "examples" / "00.png")).repeat(3, 0).repeat(3, 1)
+    made = np.asarray(Image.open(out / "mom-seed0" / "samples" / "00.png"))
+    width, top = real.shape[1], 26
+    for column, picture in ((0, real), (2, made.repeat(3, 0).repeat(3, 1))):
+        left = 330 + column * (width + 8)
+        assert np.array_equal(sheet[top : top + len(picture), left : left + width], picture)
 
 
 def test_the_comparison_is_fair(study: tuple[Path, list[str], str]) -> None:

@@ -104,3 +104,5 @@ def print_figures(figures: dict[str, Any], page: Path) -> None:
     seeds = len(figures["seeds"])
     print(f"{seeds} seed{'s' if seeds > 1 else ''}; {figures['smoothing']['statement']}")
     print(f"report: {page}")
+    if (pictures := page.with_name("gallery.png")).is_file():
+        print(f"pictures: {pictures}")

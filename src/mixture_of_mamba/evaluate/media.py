@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import wave
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["png_bytes", "save_png", "save_wav", "wav_bytes"]
+__all__ = ["captioned_grid", "png_bytes", "save_png", "save_wav", "wav_bytes"]
 
 
 def png_bytes(image: np.ndarray) -> bytes:
@@ -30,6 +32,37 @@ def wav_bytes(waveform: np.ndarray, rate: int) -> bytes:
         file.setframerate(int(rate))
         file.writeframes(samples.astype("<i2").tobytes())
     return buffer.getvalue()
+
+
+def captioned_grid(rows: Sequence[tuple[str, Mapping[str, Path]]], scale: int = 3) -> np.ndarray:
+    """Pictures under each other, one row for each caption.
+
+    Args:
+        rows: caption, and by column files of equally large pictures; the same columns in all rows.
+        scale: pixels of the result for each pixel of a picture.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    columns = list(rows[0][1])
+    first = Image.open(rows[0][1][columns[0]])
+    width, height, gap, text = first.width * scale, first.height * scale, 8, 330
+    font, head = ImageFont.load_default(15), 26
+    size = (text + len(columns) * (width + gap) + gap, head + len(rows) * (height + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for j, name in enumerate(columns):
+        draw.text((text + j * (width + gap), 5), name, "black", font)
+    for i, (caption, files) in enumerate(rows):
+        y = head + i * (height + gap)
+        draw.multiline_text((gap, y), "\n".join(textwrap.wrap(caption, 40)), "black", font)
+        for j, name in enumerate(columns):
+            picture = Image.open(files[name]).convert("RGB")
+            larger = picture.resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(larger, (text + j * (width + gap), y))
+    return np.asarray(sheet)
 
 
 def save_png(path: Path, image: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
 from .plan import Plan, write_plan
 from .progress import Board
-from .report import write_report
+from .report import write_gallery, write_report
 from .runner import default_jobs, run_jobs
 from .samples import save_examples, save_samples
 
@@ -67,8 +67,9 @@ def run_study(
 
 
 def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
-    """Read the logs of a comparison anew and write comparison.json and report.html."""
+    """Read the logs of a comparison anew; write comparison.json, report.html and the pictures."""
     comparison = load_comparison(out)
+    write_gallery(comparison)
     figures = write_comparison(comparison)
     return comparison, figures, write_report(comparison, figures)
 

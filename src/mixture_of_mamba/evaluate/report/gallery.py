@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison import Comparison
+from ..media import captioned_grid, save_png
 from .html import audio, escape, image, section
 
-__all__ = ["gallery"]
+__all__ = ["gallery", "write_gallery"]
 
 LONGEST = 160
 """Characters of a text that a card shows."""
@@ -19,11 +20,13 @@ LONGEST = 160
 def gallery(comparison: Comparison) -> str:
     """Real validation examples, each with what the variants generated for it."""
     folder = comparison.folder / "examples"
-    if not (folder / "examples.json").is_file():
+    real = _examples(folder)
+    if not real:
         return ""
-    real = json.loads((folder / "examples.json").read_text())
     made = _generated(comparison)
-    cards = [_card(entry, i, folder, made) for i, entry in enumerate(real)]
+    cards = [
+        _card(entry["caption"], _shown(entry, i, folder, made)) for i, entry in enumerate(real)
+    ]
     intro = "Held-out examples of the data, as they are."
     if made:
         intro = (
@@ -32,6 +35,47 @@ def gallery(comparison: Comparison) -> str:
             f"Seed {comparison.seeds[0]}, not selected."
         )
     return section("Samples", f'<div class="samples">{"".join(cards)}</div>', intro=intro)
+
+
+def write_gallery(comparison: Comparison) -> Path | None:
+    """Write gallery.png: each caption, its real picture, and what the variants drew for it.
+
+    Returns:
+        The picture's path; None where there are no pictures.
+    """
+    folder = comparison.folder / "examples"
+    made = _generated(comparison)
+    rows = []
+    for i, entry in enumerate(_examples(folder)):
+        shown = _shown(entry, i, folder, made).items()
+        drawn = {name: place / own["image"] for name, (place, own) in shown if own.get("image")}
+        if len(drawn) > 1:
+            rows.append((_short(entry["caption"]), drawn))
+    if not rows:
+        return None
+    path = comparison.folder / "gallery.png"
+    save_png(path, captioned_grid(rows))
+    return path
+
+
+def _examples(folder: Path) -> list[dict[str, Any]]:
+    """The real examples, or none where they were not saved."""
+    path = folder / "examples.json"
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def _shown(
+    entry: dict[str, Any],
+    index: int,
+    folder: Path,
+    made: Mapping[str, tuple[Path, list[dict[str, Any]]]],
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Of one example: the folder and entry of what is real, and of what each variant made."""
+    shown = {"real": (folder, entry)}
+    for variant, (place, entries) in made.items():
+        if index < len(entries) and entries[index]["caption"] == entry["caption"]:
+            shown[variant] = (place, entries[index])
+    return shown
 
 
 def _generated(comparison: Comparison) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
@@ -44,18 +88,8 @@ def _generated(comparison: Comparison) -> dict[str, tuple[Path, list[dict[str, A
     return found
 
 
-def _card(
-    entry: Mapping[str, Any],
-    index: int,
-    folder: Path,
-    made: Mapping[str, tuple[Path, list[dict[str, Any]]]],
-) -> str:
+def _card(caption: str, shown: Mapping[str, tuple[Path, dict[str, Any]]]) -> str:
     """One example: its caption, pictures side by side, voices, and generated captions."""
-    caption = entry["caption"]
-    shown = {"real": (folder, entry)}
-    for variant, (place, entries) in made.items():
-        if index < len(entries) and entries[index]["caption"] == caption:
-            shown[variant] = (place, entries[index])
     pictures = "".join(
         f'<div class="cell">{image(place / own["image"], f"{name}: {caption}")}{escape(name)}</div>'
         for name, (place, own) in shown.items()
