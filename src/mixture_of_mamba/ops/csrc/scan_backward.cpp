@@ -20,10 +20,10 @@ struct Local {
 
 // Everything that a task keeps, in one scratch allocation.
 struct Memory {
-  vd *dA, *dD, *dbias;   // [blocks][N], [blocks], [modalities][blocks]
+  vd *dA, *dD, *dbias;     // [blocks][N], [blocks], [modalities][blocks]
   vf *A2, *carry, *fresh;  // [blocks][N] A * log2(e); gradient of the state after the chunk; recent dA
-  vf *dB, *dC;           // [N / pass][STEPS][pass] lane accumulators of a group
-  float* sums;           // [levels][STEPS][2][n] subtrees of groups; see Cut
+  vf *dB, *dC;             // [N / pass][STEPS][pass] lane accumulators of a group
+  float* sums;             // [1 + levels][STEPS][2][n] a group; subtrees of groups, see Cut
   Local* local;
 
   static int lanes(int N) { return STEPS * N < W ? W : STEPS * N; }
@@ -181,6 +181,48 @@ MOM_INLINE void run_pass(const bool* reset, int count, int64_t states, int N, in
               m.dC + n * STEPS, *m.local);
 }
 
+// One block, number k of its task, through one chunk.
+template <typename T>
+MOM_INLINE void run_block(const ScanCall& c, const Steps<T, STEPS>& s, int N, int64_t k,
+                          int64_t blocks, int64_t channel, int lanes, const float* start,
+                          const float* B, const float* C, Memory& m) {
+  for (int t = 0; t < s.next_count; ++t) {
+    fetch_next(s, t, c.u, c.u_stride, channel);
+    fetch_next(s, t, c.delta, c.delta_stride, channel);
+    fetch_next(s, t, c.dy, c.dy_stride, channel);
+    fetch_next(s, t, c.z, c.z_stride, channel);
+  }
+  load_chunk(c, s, channel, lanes, *m.local);
+  for (int t = 0; t < s.count && k + 1 < blocks; ++t) {
+    fetch_output(s, t, c.du, c.du_stride, channel + W);
+    fetch_output(s, t, c.ddelta, c.ddelta_stride, channel + W);
+    fetch_output(s, t, c.dz, c.dz_stride, channel + W);
+  }
+#define MOM_PASS(NP, AT) run_pass<NP>(s.reset, s.count, c.n, N, AT, k, start, B, C, m)
+  if (N == 1) MOM_PASS(1, 0);
+  else if (N == 2) MOM_PASS(2, 0);
+  else if (N == 4) MOM_PASS(4, 0);
+  else
+    for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
+#undef MOM_PASS
+  store_chunk(c, s, channel, lanes, *m.local, m.dD[k], m.dbias + k, blocks);
+}
+
+template <int NP>
+MOM_INLINE void reduce_both(int count, int first, int64_t n, Memory& m, float* sums) {
+  reduce_lanes<NP>(count, first, n, m.dB + first * STEPS, sums);
+  reduce_lanes<NP>(count, first, n, m.dC + first * STEPS, sums + n);
+}
+
+// The lane accumulators of a group -> [STEPS][2][n].
+MOM_INLINE void reduce_group(int count, int N, int64_t n, Memory& m, float* sums) {
+  if (N == 1) reduce_both<1>(count, 0, n, m, sums);
+  else if (N == 2) reduce_both<2>(count, 0, n, m, sums);
+  else if (N == 4) reduce_both<4>(count, 0, n, m, sums);
+  else
+    for (int first = 0; first < N; first += PASS) reduce_both<PASS>(count, first, n, m, sums);
+}
+
 // dB and dC of the chunk's steps: the task's own plane, or the result where there is only one task.
 template <typename T>
 MOM_INLINE void put_sums(const ScanCall& c, const Cut& cut, const Steps<T, STEPS>& s, int64_t which,
@@ -200,6 +242,18 @@ MOM_INLINE void put_sums(const ScanCall& c, const Cut& cut, const Steps<T, STEPS
 
 MOM_INLINE void add(float* to, const float* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// What a binary counter of `groups` digits still holds, smaller subtrees first.
+MOM_INLINE const float* join_subtrees(float* sums, int64_t groups, int64_t plane) {
+  float* total = nullptr;
+  for (int level = 0; groups >> level; ++level) {
+    if (!(groups >> level & 1)) continue;
+    float* subtree = sums + (level + 1) * plane;
+    if (total) add(subtree, total, plane);
+    total = subtree;
+  }
+  return total;
 }
 
 // Chunk by chunk; the sums of the task's groups are joined as a binary counter joins its digits, which
@@ -229,53 +283,16 @@ void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) 
     for (int64_t g = 0; g < groups; ++g) {
       for (int i = 0; i < Memory::lanes(N); ++i) m.dB[i] = m.dC[i] = vf{};
       const int64_t end = (g + 1) * cut.group < blocks ? (g + 1) * cut.group : blocks;
-      for (int64_t k = g * cut.group; k < end; ++k) {
-        const int64_t channel = channel_of(k);
-        const int lanes = lanes_of(k);
-        for (int t = 0; t < s.next_count; ++t) {
-          fetch_next(s, t, c.u, c.u_stride, channel);
-          fetch_next(s, t, c.delta, c.delta_stride, channel);
-          fetch_next(s, t, c.dy, c.dy_stride, channel);
-          fetch_next(s, t, c.z, c.z_stride, channel);
-        }
-        load_chunk(c, s, channel, lanes, *m.local);
-        for (int t = 0; t < s.count && k + 1 < blocks; ++t) {
-          fetch_output(s, t, c.du, c.du_stride, channel + W);
-          fetch_output(s, t, c.ddelta, c.ddelta_stride, channel + W);
-          fetch_output(s, t, c.dz, c.dz_stride, channel + W);
-        }
-        const float* from = start + (first + k) * c.n * W;
-#define MOM_PASS(NP, AT) run_pass<NP>(s.reset, s.count, c.n, N, AT, k, from, B, C, m)
-        if (N == 1) MOM_PASS(1, 0);
-        else if (N == 2) MOM_PASS(2, 0);
-        else if (N == 4) MOM_PASS(4, 0);
-        else
-          for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
-#undef MOM_PASS
-        store_chunk(c, s, channel, lanes, *m.local, m.dD[k], m.dbias + k, blocks);
-      }
+      for (int64_t k = g * cut.group; k < end; ++k)
+        run_block(c, s, N, k, blocks, channel_of(k), lanes_of(k), start + (first + k) * c.n * W, B,
+                  C, m);
       float* leaf = m.sums;
-#define MOM_REDUCE(NP, AT)                                               \
-  reduce_lanes<NP>(s.count, AT, c.n, m.dB + AT * STEPS, leaf);           \
-  reduce_lanes<NP>(s.count, AT, c.n, m.dC + AT * STEPS, leaf + c.n)
-      if (N == 1) { MOM_REDUCE(1, 0); }
-      else if (N == 2) { MOM_REDUCE(2, 0); }
-      else if (N == 4) { MOM_REDUCE(4, 0); }
-      else
-        for (int n = 0; n < N; n += PASS) { MOM_REDUCE(PASS, n); }
-#undef MOM_REDUCE
+      reduce_group(s.count, N, c.n, m, leaf);
       int level = 0;
       for (; g >> level & 1; ++level) add(leaf, m.sums + (level + 1) * plane, plane);
       std::memcpy(m.sums + (level + 1) * plane, leaf, plane * sizeof(float));
     }
-    float* total = nullptr;
-    for (int level = 0; groups >> level; ++level) {
-      if (!(groups >> level & 1)) continue;
-      float* subtree = m.sums + (level + 1) * plane;
-      if (total) add(subtree, total, plane);
-      total = subtree;
-    }
-    put_sums(c, cut, s, which, total);
+    put_sums(c, cut, s, which, join_subtrees(m.sums, groups, plane));
     if (chunk % FOLD == 0)
       for (int64_t i = 0; i < blocks * N; ++i) {
         m.dA[i] += __builtin_convertvector(m.fresh[i], vd);
