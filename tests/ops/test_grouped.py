@@ -107,21 +107,24 @@ def test_float64_is_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("ends", "known", "loop"),
+    ("ends", "known", "dtype", "loop"),
     [
-        ((16384, 32768), True, True),
-        ((16384, 32768), False, False),
-        ((100, 32768), True, False),
-        ((0, 32768), True, True),
+        ((16384, 32768), True, torch.bfloat16, True),
+        ((16384, 32768), False, torch.bfloat16, False),
+        ((100, 32768), True, torch.bfloat16, False),
+        ((0, 32768), True, torch.bfloat16, True),
+        # F.grouped_mm itself would ask the device for the counts, and loop
+        ((100, 32768), True, torch.float32, True),
+        ((100, 32768), False, torch.float32, False),
     ],
 )
-def test_big_groups_with_known_counts_take_library_products(ends, known, loop, monkeypatch):
+def test_big_groups_with_known_counts_take_library_products(ends, known, dtype, loop, monkeypatch):
     """The rule reads shapes and host counts alone, so that meta tensors show it."""
     monkeypatch.setattr(LinearInputs, "device_type", property(lambda _: "cuda"))
     offsets = torch.tensor(ends, dtype=torch.int32)
     inputs = LinearInputs(
-        torch.empty(ends[-1], 2048, device="meta"),
-        torch.empty(2, 8192, 2048, device="meta"),
+        torch.empty(ends[-1], 2048, device="meta", dtype=dtype),
+        torch.empty(2, 8192, 2048, device="meta", dtype=dtype),
         None,
         offsets,
         offsets if known else None,

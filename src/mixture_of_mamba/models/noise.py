@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 __all__ = ["DiffusionConfig", "NoiseSchedule"]
@@ -91,6 +92,8 @@ class NoiseSchedule:
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
+        # By device: a copy in every step would make the host wait for it.
+        self._sigmas: dict[torch.device, Tensor] = {}
 
     @cached_property
     def scheduler(self) -> Any:
@@ -99,7 +102,9 @@ class NoiseSchedule:
 
     def sigma(self, t: Tensor) -> Tensor:
         """Share of noise on the straight path of "flow", in (0, 1]; shape of t."""
-        sigmas = self.scheduler.sigmas.flip(0).to(t.device)  # ascending, 1/T..1
+        if t.device not in self._sigmas:
+            self._sigmas[t.device] = self.scheduler.sigmas.flip(0).to(t.device)
+        sigmas = self._sigmas[t.device]  # ascending, 1/T..1
         return sigmas[t + len(sigmas) - self.config.timesteps]
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:

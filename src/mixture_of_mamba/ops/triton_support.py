@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-__all__ = ["device_why_not", "interpreting", "multiprocessors"]
+__all__ = [
+    "MAX_GRID",
+    "capability",
+    "device_why_not",
+    "interpreting",
+    "multiprocessors",
+    "on_device",
+]
 
 # bf16 arithmetic, tf32 products and asynchronous copies start with Ampere.
 _MIN_CAPABILITY = (8, 0)
+MAX_GRID = (1 << 16) - 1  # programs along the second and the third axis of a launch
 
 
 def interpreting() -> bool:
@@ -31,15 +40,28 @@ def device_why_not(x: Tensor) -> str | None:
     return _cuda_why_not(x.device.index or 0)
 
 
+def on_device(x: Tensor) -> AbstractContextManager[object]:
+    """Launch inside this: Triton launches on the current device, wherever the tensors are."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+
+
 @cache
 def _cuda_why_not(index: int) -> str | None:
     if not _has_triton():
         return "the package triton is not installed; pip install triton"
-    capability = torch.cuda.get_device_capability(index)
-    if torch.version.hip is None and capability < _MIN_CAPABILITY:
-        found = ".".join(map(str, capability))
+    version = capability(torch.device("cuda", index))
+    if torch.version.hip is None and version < _MIN_CAPABILITY:
+        found = ".".join(map(str, version))
         return f"it needs compute capability 8.0 or newer, and the device has {found}"
     return None
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of a GPU; an H100's where there is none."""
+    if device.type != "cuda":
+        return 9, 0
+    return torch.cuda.get_device_capability(device)
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..triton_support import device_why_not
+from ..triton_support import MAX_GRID, device_why_not, on_device
 from .inputs import ConvGrads, ConvInputs
 
 __all__ = ["BACKWARD", "CHUNK", "FORWARD", "Tiles", "backward", "forward", "why_not"]
@@ -36,6 +36,10 @@ def why_not(inputs: ConvInputs) -> str | None:
         return f"x is {inputs.x.dtype}; it serves float32, bfloat16 and float16"
     if inputs.k > MAX_TAPS:
         return f"weight has {inputs.k} taps; it keeps at most {MAX_TAPS} in registers"
+    if inputs.batch > MAX_GRID:
+        return f"the batch has {inputs.batch} sequences; it serves at most {MAX_GRID}"
+    if inputs.length > MAX_GRID * CHUNK:
+        return f"a sequence has {inputs.length} steps; it serves at most {MAX_GRID * CHUNK}"
     return None
 
 
@@ -48,20 +52,21 @@ def forward(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
     if not x.batch * x.length * x.d:
         return y, final.zero_() if x.state is None else final.copy_(x.state)
     rows = _rows(x.x)
-    conv_forward_kernel[_grid(x, FORWARD)](
-        rows,
-        x.weight.contiguous(),
-        x.bias,
-        x.rows,
-        None if x.resets is None else x.resets.contiguous().view(torch.uint8),
-        None if x.state is None else x.state.contiguous(),
-        y,
-        final,
-        x.length,
-        x.d,
-        rows.stride(0),
-        **_flags(x, FORWARD),
-    )
+    with on_device(rows):
+        conv_forward_kernel[_grid(x, FORWARD)](
+            rows,
+            x.weight.contiguous(),
+            x.bias,
+            x.rows,
+            None if x.resets is None else x.resets.contiguous().view(torch.uint8),
+            None if x.state is None else x.state.contiguous(),
+            y,
+            final,
+            x.length,
+            x.d,
+            rows.stride(0),
+            **_flags(x, FORWARD),
+        )
     return y, final
 
 
@@ -78,26 +83,27 @@ def backward(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None) -> ConvGrads
     dstate = rows.new_empty((x.batch, x.k - 1, x.d))
     dweight = torch.empty((*parts, x.k, x.d), dtype=torch.float32, device=rows.device)
     dbias = torch.empty((*parts, x.d), dtype=torch.float32, device=rows.device)
-    conv_backward_kernel[grid](
-        dy,
-        None if dfinal is None else dfinal.contiguous(),
-        rows,
-        x.weight.contiguous(),
-        x.bias,
-        x.rows,
-        None if x.resets is None else x.resets.contiguous().view(torch.uint8),
-        None if x.state is None else x.state.contiguous(),
-        dx,
-        dstate,
-        dweight,
-        dbias,
-        x.length,
-        x.d,
-        dy.stride(0),
-        rows.stride(0),
-        HAS_DFINAL=dfinal is not None,
-        **_flags(x, BACKWARD),
-    )
+    with on_device(rows):
+        conv_backward_kernel[grid](
+            dy,
+            None if dfinal is None else dfinal.contiguous(),
+            rows,
+            x.weight.contiguous(),
+            x.bias,
+            x.rows,
+            None if x.resets is None else x.resets.contiguous().view(torch.uint8),
+            None if x.state is None else x.state.contiguous(),
+            dx,
+            dstate,
+            dweight,
+            dbias,
+            x.length,
+            x.d,
+            dy.stride(0),
+            rows.stride(0),
+            HAS_DFINAL=dfinal is not None,
+            **_flags(x, BACKWARD),
+        )
     return ConvGrads(
         dx,
         dweight.sum((0, 1)).t().contiguous().to(x.weight.dtype),

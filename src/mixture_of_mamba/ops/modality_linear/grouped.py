@@ -1,23 +1,29 @@
 """Backend "grouped": all experts in one F.grouped_mm, which reads the row counts on the device.
 
 Where the counts are known on the host and every group fills the device on its own, one library
-product per group is faster, and `forward` and `backward` take that way instead.
+product per group is faster, and `forward` and `backward` take that way instead. They also take it
+where F.grouped_mm would copy the counts to the host itself, which waits for the device: it has one
+kernel for all groups in bfloat16 on Hopper and Blackwell only. Without counts on the host, other
+dtypes and devices wait at every product, and the first one says so.
 """
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..triton_support import multiprocessors
+from ..triton_support import capability, multiprocessors
 from . import loop
 from .inputs import LinearInputs
 
-__all__ = ["backward", "forward", "prefers_loop", "why_not"]
+__all__ = ["backward", "forward", "prefers_loop", "waits", "why_not"]
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _TILE = 128 * 256  # elements of y that one multiprocessor computes at a time in a library product
+_WARNED: set[torch.dtype] = set()
 
 
 def why_not(inputs: LinearInputs) -> str | None:
@@ -28,10 +34,20 @@ def why_not(inputs: LinearInputs) -> str | None:
     return None
 
 
+def waits(inputs: LinearInputs) -> bool:
+    """Whether F.grouped_mm copies the counts to the host, and loops over the groups there."""
+    if inputs.device_type != "cuda":
+        return False
+    return inputs.x.dtype != torch.bfloat16 or capability(inputs.x.device)[0] not in (9, 10)
+
+
 def prefers_loop(inputs: LinearInputs) -> bool:
-    """Whether each group's product fills the device by itself (and the host knows the groups)."""
+    """Whether the host knows the groups, and each one's product fills the device by itself, or
+    F.grouped_mm would loop too."""
     if inputs.device_type != "cuda" or inputs.host_offsets is None:
         return False
+    if waits(inputs):
+        return True
     ends = inputs.host_offsets.tolist()
     counts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     least = min((c for c in counts if c), default=0)
@@ -42,6 +58,15 @@ def forward(inputs: LinearInputs) -> Tensor:
     if prefers_loop(inputs):
         return loop.forward(inputs)
     x, weight, offsets = inputs.x, inputs.weight, inputs.offsets
+    if not x.shape[0]:
+        return x.new_empty(0, weight.shape[1])
+    if waits(inputs) and x.dtype not in _WARNED:
+        _WARNED.add(x.dtype)
+        warnings.warn(
+            f"mixture projections in {x.dtype} wait for this device at every product; bfloat16 on "
+            "compute capability 9 or 10 does not, nor do counts known on the host",
+            stacklevel=2,
+        )
     y = _rows_by_experts(x, weight.transpose(1, 2), offsets)
     if inputs.bias is not None:
         y = y.add_(inputs.bias[_experts(inputs)])
@@ -56,6 +81,9 @@ def backward(
         return loop.backward(inputs, dy, needs)
     x, weight, offsets = inputs.x, inputs.weight, inputs.offsets
     dx = dw = db = None
+    if not x.shape[0]:
+        zeros = (torch.zeros_like(x), torch.zeros_like(weight), weight.new_zeros(weight.shape[:2]))
+        return tuple(g if need else None for g, need in zip(zeros, needs, strict=True))  # type: ignore[return-value]
     if needs[0]:
         dx = _rows_by_experts(dy, weight, offsets)
     if needs[1]:
@@ -87,6 +115,8 @@ def _rows_by_experts(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
         x = F.pad(x, (0, -k % step))
         # Which of k and n is contiguous does not matter to the product, only that strides align.
         weight = F.pad(weight, (0, -n % step, 0, -k % step))
+    elif weight.storage_offset() % step:  # a view into flat parameters
+        weight = weight.clone()
     y = F.grouped_mm(_aligned(x), weight, offs=offsets)
     return y[:, :n].contiguous() if pad else y
 

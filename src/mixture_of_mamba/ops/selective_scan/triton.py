@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..triton_support import device_why_not, multiprocessors
+from ..triton_support import MAX_GRID, device_why_not, multiprocessors
 from .inputs import ScanGrads, ScanInputs
 from .triton_call import Call, Tiles, channels_last, contiguous_rows, padded
 
@@ -26,6 +26,7 @@ BACKWARD = Tiles(block=32, warps=1, steps=4)
 EVERY = 64  # steps a checkpoint; memory (b, t / EVERY, n, d) float32
 MAX_STATES = 64
 _MAX_ROWS, _MAX_MODALITIES = 1 << 26, 1 << 4  # what fits into step_info, see triton_tiles.py
+_MAX_WORDS = 1 << 31  # packed words of a sequence are counted in 32 bits
 _WARPS_PER_MULTIPROCESSOR = 8  # enough to hide the latency of exponentials behind one another
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -40,6 +41,11 @@ def why_not(inputs: ScanInputs) -> str | None:
         return f"A has {inputs.n} states a channel; it keeps at most {MAX_STATES} in registers"
     if inputs.u.shape[0] >= _MAX_ROWS:
         return f"u has {inputs.u.shape[0]} rows; it serves fewer than {_MAX_ROWS}"
+    if inputs.length * 2 * padded(inputs.n) >= _MAX_WORDS:
+        limit = _MAX_WORDS // (2 * padded(inputs.n))
+        return f"a sequence has {inputs.length} steps; with {inputs.n} states it serves {limit - 1}"
+    if inputs.batch > MAX_GRID:
+        return f"the batch has {inputs.batch} sequences; it serves at most {MAX_GRID}"
     if inputs.delta_bias is not None and inputs.delta_bias.shape[0] > _MAX_MODALITIES:
         return f"delta_bias has {inputs.delta_bias.shape[0]} modalities; at most {_MAX_MODALITIES}"
     return None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..triton_support import on_device
 from .inputs import ScanInputs
 
 __all__ = ["Call", "Tiles", "channels_last", "contiguous_rows", "padded"]
@@ -77,9 +78,9 @@ class Call:
             "WIDE": x.u.shape[0] * max([x.d, *strides]) >= 2**31,
         }
         wanted = {name: shared[name] for name in kernel.arg_names if name in shared}
-        kernel[grid](
-            **{**wanted, **arguments}, num_warps=tiles.warps, num_stages=1, enable_fp_fusion=True
-        )
+        options = {"num_warps": tiles.warps, "num_stages": 1, "enable_fp_fusion": True}
+        with on_device(x.u):
+            kernel[grid](**{**wanted, **arguments}, **options)
 
     def _pack(self) -> tuple[Tensor, Tensor]:
         from .triton_pack import pack_kernel
@@ -90,24 +91,25 @@ class Call:
         packed = torch.empty((positions, self.n_padded, 2, 2), dtype=torch.float32, device=B.device)
         step_info = torch.empty((positions,), dtype=torch.int32, device=B.device)
         block = max(1, 512 // self.n_padded)
-        pack_kernel[(-(-positions // block),)](
-            B,
-            C,
-            x.rows,
-            x.modality if self.bias is not None else None,
-            None if x.resets is None else x.resets.contiguous().view(torch.uint8),
-            packed,
-            step_info,
-            positions,
-            x.n,
-            B.stride(0),
-            C.stride(0),
-            N=self.n_padded,
-            BLOCK=block,
-            HAS_ROWS=x.rows is not None,
-            HAS_MODALITY=self.bias is not None and x.modality is not None,
-            HAS_RESETS=x.resets is not None,
-        )
+        with on_device(B):
+            pack_kernel[(-(-positions // block),)](
+                B,
+                C,
+                x.rows,
+                x.modality if self.bias is not None else None,
+                None if x.resets is None else x.resets.contiguous().view(torch.uint8),
+                packed,
+                step_info,
+                positions,
+                x.n,
+                B.stride(0),
+                C.stride(0),
+                N=self.n_padded,
+                BLOCK=block,
+                HAS_ROWS=x.rows is not None,
+                HAS_MODALITY=self.bias is not None and x.modality is not None,
+                HAS_RESETS=x.resets is not None,
+            )
         return packed.view(torch.int64), step_info
 
     def reduce(self, partial: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,10 +120,11 @@ class Call:
         positions = x.batch * x.length
         dB, dC = (torch.empty((positions, x.n), dtype=x.B.dtype, device=x.B.device) for _ in "BC")
         block = max(1, 256 // self.n_padded)
-        reduce_kernel[(-(-positions // block),)](
-            partial, self.step_info, dB, dC, positions, self.blocks, x.n,
-            N=self.n_padded, BLOCK=block,
-        )  # fmt: skip
+        with on_device(partial):
+            reduce_kernel[(-(-positions // block),)](
+                partial, self.step_info, dB, dC, positions, self.blocks, x.n,
+                N=self.n_padded, BLOCK=block,
+            )  # fmt: skip
         return dB, dC
 
     def segment_starts(self, start: Tensor | None) -> Tensor:
