@@ -81,7 +81,7 @@ def series(
     def paint(axes: Any) -> None:
         for i, (name, (xs, ys)) in enumerate(lines.items()):
             axes.plot(xs, ys, color=_LINES[i % MOST_LINES], lw=2.0, marker="o", ms=4, label=name)
-        _legend(axes, len(lines))
+        _legend(axes, len(lines), "best")
 
     return _draw(title, x, y, paint)
 
@@ -100,11 +100,11 @@ def bars(title: str, values: Mapping[str, float], x: str, *, strong: Sequence[st
     return _draw(title, x, "", paint, height=0.9 + 0.24 * len(values))
 
 
-def _legend(axes: Any, lines: int) -> None:
+def _legend(axes: Any, lines: int, place: str = "upper right") -> None:
     """Inside, where a falling curve leaves room; below the axes where there are many lines."""
     style: dict[str, Any] = {"frameon": False, "labelcolor": _INK, "fontsize": 9}
     if lines <= 3:
-        axes.legend(loc="upper right", **style)
+        axes.legend(loc=place, **style)
     else:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, **style)
 
