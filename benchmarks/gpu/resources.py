@@ -100,8 +100,13 @@ def scan_call(
     length: int = 64,
     d: int = 128,
     n: int = 16,
+    states: bool = True,
 ) -> None:
-    """A forward and a backward with everything present, without running them."""
+    """A forward and a backward with everything present, without running them.
+
+    Args:
+        states: with an initial state, and a gradient of the final one.
+    """
     rows, flags = batch * length, (batch, length)
 
     def empty(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
@@ -113,19 +118,20 @@ def scan_call(
     integers, marks = empty(*flags, kind=torch.int32), empty(*flags, kind=torch.bool)
     inputs = ScanInputs(
         u, u, empty(d, n), B, C, empty(d), z, empty(2, d), integers, integers, marks,
-        empty(batch, d, n), batch, length, True,
+        empty(batch, d, n) if states else None, batch, length, True,
     )  # fmt: skip
     scan.forward(inputs, True)
     saved = empty(*scan.checkpoint_shape(inputs))
-    scan.backward(inputs, saved, empty(rows, d, kind=dtype), empty(batch, d, n))
+    dfinal = empty(batch, d, n) if states else None
+    scan.backward(inputs, saved, empty(rows, d, kind=dtype), dfinal)
 
 
-def conv_call(dtype: torch.dtype = torch.bfloat16, *, d: int = 256) -> None:
+def conv_call(dtype: torch.dtype = torch.bfloat16, *, d: int = 256, states: bool = True) -> None:
     batch, length = 2, 128
     x = torch.empty(batch * length, 2 * d, dtype=dtype)[:, :d]
     integers = torch.empty(batch, length, dtype=torch.int32)
     marks = torch.empty(batch, length, dtype=torch.bool)
-    state = torch.empty(batch, 3, d, dtype=dtype)
+    state = torch.empty(batch, 3, d, dtype=dtype) if states else None
     weight, bias = torch.empty(d, 4), torch.empty(d)
     inputs = ConvInputs(x, weight, bias, integers, marks, state, batch, length, True)
     conv.forward(inputs)

@@ -142,9 +142,8 @@ class _Bodies(TorchDispatchMode):
                 self.bodies[overload] = getattr(import_module(module), name)._init_fn
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
-            result = _grouped_product(*args[:3])
-            self.launches.waiting_products += 1
+        if func is torch.ops.aten._grouped_mm.default:
+            result = self._grouped_product(*args[:3])
         else:
             result = func(*args, **(kwargs or {}))
         if func in self.bodies:
@@ -160,15 +159,22 @@ class _Bodies(TorchDispatchMode):
             assert len(kinds) < 2, f"{func} waits for a copy between {' and '.join(sorted(kinds))}"
         return result
 
-
-def _grouped_product(a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
-    """F.grouped_mm in dtypes that its own fake refuses, and the device serves."""
-    for x in (a, b):
-        steps = [s for s in x.stride()[-2:] if s != 1]
-        assert all(s * x.element_size() % 16 == 0 for s in steps), f"strides {x.stride()}"
-    if b.ndim == 2:
-        return a.new_empty(len(offs), a.shape[0], b.shape[1])
-    return a.new_empty(a.shape[0], b.shape[-1])
+    def _grouped_product(self, a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
+        """F.grouped_mm: what the device refuses, and its result in any dtype that it serves
+        (torch's fake knows bfloat16 only)."""
+        assert offs.dtype == torch.int32 and a.dtype == b.dtype
+        assert a.numel() and b.numel(), "no stride of an empty matrix is accepted"
+        for x in (a, b):
+            size = x.element_size()
+            apart = [stride * size % 16 for stride in x.stride()[-2:] if stride != 1]
+            assert len(apart) == 1 and not apart[0], f"strides {x.stride()}"
+            assert not x.storage_offset() * size % 16, f"starts at element {x.storage_offset()}"
+        if a.dtype == torch.bfloat16:
+            return torch.ops.aten._grouped_mm.default(a, b, offs)
+        self.launches.waiting_products += 1
+        if b.ndim == 2:
+            return a.new_empty(len(offs), a.shape[0], b.shape[1])
+        return a.new_empty(a.shape[0], b.shape[-1])
 
 
 @contextmanager

@@ -245,6 +245,32 @@ check(
 )
 
 
+def projection(rows: int, width: int, out: int, dtype: torch.dtype, start: int = 0) -> None:
+    """Sizes, strides and starts that F.grouped_mm does not take are padded or copied."""
+    with FakeTensorMode(), running():
+        routing = Routing.build(torch.zeros(1, rows, dtype=torch.int64, device=CUDA), 3)
+        flat = torch.empty(start + 3 * out * width, dtype=dtype, device=CUDA)
+        weight = flat[start:].view(3, out, width).requires_grad_()
+        wide = torch.empty(rows, start + width, dtype=dtype, device=CUDA)
+        x, bias = wide[:, start:].requires_grad_(), torch.empty(3, out, dtype=dtype, device=CUDA)
+        y = modality_linear(x, weight, bias.requires_grad_(), routing=routing)
+        assert y.shape == (rows, out) and y.is_contiguous()
+        dx, dw, db = torch.autograd.grad(y, [x, weight, bias], torch.empty_like(y))
+        assert (dx.shape, dw.shape, db.shape) == (x.shape, weight.shape, bias.shape)
+
+
+ODD = {"rows": 17, "width": 7, "out": 5}
+check(
+    projection,
+    even={"rows": 64, "width": 32, "out": 48, "dtype": torch.bfloat16},
+    odd={**ODD, "dtype": torch.bfloat16},
+    odd_float32={**ODD, "dtype": torch.float32},
+    unaligned_views={"rows": 64, "width": 32, "out": 48, "dtype": torch.bfloat16, "start": 3},
+    one_row={"rows": 1, "width": 32, "out": 48, "dtype": torch.bfloat16},
+    no_rows={"rows": 0, "width": 32, "out": 48, "dtype": torch.bfloat16},
+)
+
+
 def choice() -> None:
     """What CUDA tensors get without asking, and why not the others."""
     with FakeTensorMode():

@@ -26,9 +26,10 @@ pytestmark = [
 ]
 
 SCRIPT = Path(__file__).with_name("fake_cuda_checks.py")
-KINDS = (
-    *("training", "advancing", "another_device", "scan_size", "conv_size", "choice", "refused"),
-)  # fmt: skip
+KINDS = [
+    *("training", "advancing", "another_device", "projection"),
+    *("scan_size", "conv_size", "choice", "refused"),
+]
 
 
 @pytest.fixture(scope="module")

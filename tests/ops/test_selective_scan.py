@@ -56,6 +56,17 @@ def test_float32_equals_the_formula(case: Case, backend: str) -> None:
     assert_close(found, expected, LIMITS)
 
 
+def test_autocast_changes_no_bit(backend: str) -> None:
+    """The caller chose the dtypes; states stay float32, forward and backward."""
+    case = CASES["several chunks"]
+    inputs, routing = scan_inputs(case), case.routing()
+    options = {"delta_softplus": True, "routing": routing, "backend": backend}
+    expected = gradients(selective_scan, inputs, FLOAT32, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(selective_scan, inputs, FLOAT32, **options)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("name", ["rows, biases, documents, state", "odd", "many states"])
 def test_bfloat16_is_near_the_formula(name: str, backend: str) -> None:
     case = CASES[name]

@@ -63,15 +63,17 @@ def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     state = _initial(inputs)
     y = inputs.u.new_empty(inputs.u.shape)
     checkpoints = state.new_empty(checkpoint_shape(inputs) if save else (0,))
-    for i, span in enumerate(_spans(inputs)):
-        if save:
-            checkpoints[i] = state
-        chunk = _run(inputs, span, state)
-        state = chunk.h[-1]
-        out = _output(inputs, chunk)
-        if inputs.z is not None:
-            out = out * F.silu(_take(inputs.z, chunk.where, out))
-        y[chunk.where] = out.flatten(0, 1).to(y.dtype)
+    # Autocast would round the states for their products with C.
+    with torch.autocast(inputs.device_type, enabled=False):
+        for i, span in enumerate(_spans(inputs)):
+            if save:
+                checkpoints[i] = state
+            chunk = _run(inputs, span, state)
+            state = chunk.h[-1]
+            out = _output(inputs, chunk)
+            if inputs.z is not None:
+                out = out * F.silu(_take(inputs.z, chunk.where, out))
+            y[chunk.where] = out.flatten(0, 1).to(y.dtype)
     return y, state.clone(), checkpoints
 
 
@@ -87,8 +89,9 @@ def backward(
             *((name, A.dtype) for name in ("A", "D", "delta_bias")),
         )
     }
-    for i, span in reversed(list(enumerate(_spans(inputs)))):
-        dstate = _chunk_backward(inputs, span, checkpoints[i], dy, dstate, grads)
+    with torch.autocast(inputs.device_type, enabled=False):
+        for i, span in reversed(list(enumerate(_spans(inputs)))):
+            dstate = _chunk_backward(inputs, span, checkpoints[i], dy, dstate, grads)
     for name in ("D", "delta_bias"):
         if (g := grads[name]) is not None:
             grads[name] = g.to(getattr(inputs, name).dtype)

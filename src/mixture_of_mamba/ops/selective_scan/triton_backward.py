@@ -155,6 +155,7 @@ def scan_backward_kernel(
         saved = ((b * chunks + chunk).to(tl.int64) * n + state[:, None]) * d + channel[None, :]
         h = tl.load(checkpoints + saved, mask=both, other=0.0)
         if EVERY > T:
+            tl.debug_barrier()  # all of the scratch's last chunk has been read
             advance(
                 h, u, delta, bias, step_info, words, scratch, decay, channel, state, live, both,
                 begin_t, end_t, end_t - T, d, n, stride_u, stride_delta,
