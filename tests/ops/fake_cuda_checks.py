@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ from mixture_of_mamba.ops import (
 from mixture_of_mamba.ops.causal_conv1d import ConvInputs
 from mixture_of_mamba.ops.modality_linear import LinearInputs
 from mixture_of_mamba.ops.selective_scan import ScanInputs
+from tests.gpu import test_kernels as gpu_tests
 from tests.helpers.fake_cuda import install, running
+from tests.ops import scan_cases
 
 B, T = 2, 150
 CHECKS: dict[str, Callable[[], None]] = {}
@@ -243,6 +246,34 @@ check(
     too_many_sequences={"b": 65_536, "t": 4, "d": 32, "serves": False},
     too_long={"b": 1, "t": 65_536 * 64, "d": 32, "serves": False},
 )
+
+
+def tests_for_a_gpu(name: str) -> None:
+    """The helper that tests/gpu use puts everything on the device, in every dtype."""
+    case = gpu_tests.CASES[name]
+    values = {"scan": scan_cases.scan_inputs(case), "conv": scan_cases.conv_inputs(case)}
+    real, tensors = case.routing(), ("order", "rows", "modality", "offsets", "resets")
+    with FakeTensorMode(), running(strict=False) as launches:
+        fakes = {k: v if (v := getattr(real, k)) is None else empty_like(v) for k in tensors}
+        routing = replace(real, **fakes, host_offsets=None)
+        for dtype in (torch.bfloat16, torch.float32):
+            for op, function in (("scan", selective_scan), ("conv", causal_conv1d)):
+                inputs = {k: v if v is None else empty_like(v) for k, v in values[op].items()}
+                given = gpu_tests._dtypes(dtype) | (
+                    {"state": torch.float32} if op == "scan" else {}
+                )
+                options = {"routing": routing, "backend": "triton"}
+                found = scan_cases.gradients(function, inputs, given, **options)
+                assert {x.device for x in found.values()} == {CUDA}
+    assert launches.counts["scan_backward_kernel"] == 2
+    assert launches.counts["conv_backward_kernel"] == 2
+
+
+def empty_like(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=CUDA)
+
+
+check(tests_for_a_gpu, **{name: {"name": name} for name in gpu_tests.CASES})
 
 
 def projection(rows: int, width: int, out: int, dtype: torch.dtype, start: int = 0) -> None:

@@ -115,9 +115,9 @@ def gradients(
     g = torch.Generator().manual_seed(1)
     dy = torch.randn(y.shape, generator=g, dtype=torch.float64)
     dstate = torch.randn(state.shape, generator=g, dtype=torch.float64)
-    outputs, cotangents = [y], [dy.to(y.dtype)]
+    outputs, cotangents = [y], [dy.to(y)]
     if final:
-        outputs, cotangents = [y, state], [dy.to(y.dtype), dstate.to(state.dtype)]
+        outputs, cotangents = [y, state], [dy.to(y), dstate.to(state)]
     if y.requires_grad:
         found = torch.autograd.grad(
             outputs, list(leaves.values()), cotangents, materialize_grads=True

@@ -27,7 +27,7 @@ pytestmark = [
 
 SCRIPT = Path(__file__).with_name("fake_cuda_checks.py")
 KINDS = [
-    *("training", "advancing", "another_device", "projection"),
+    *("training", "advancing", "another_device", "projection", "tests_for_a_gpu"),
     *("scan_size", "conv_size", "choice", "refused"),
 ]
 
