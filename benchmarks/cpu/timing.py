@@ -1,7 +1,8 @@
 """Interleaved timing: in every round each candidate takes a turn, so a noisy minute hits them all.
 
-A turn begins with a call that is not counted: what the candidate before it left in the caches is
-not what is measured. Candidates that take longer than LONG wipe the caches themselves anyway.
+A turn begins with calls that are not counted, until SETTLE has passed: what the candidate before it
+left in the caches is not what is measured, and a last-level cache forgets it over several calls.
+Candidates that take longer than LONG wipe the caches themselves anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 __all__ = ["Settings", "Timing", "compare"]
 
 
-LONG = 0.15  # seconds
+SETTLE, LONG = 0.02, 0.15  # seconds
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,17 @@ def compare(candidates: dict[str, Callable[[], object]], settings: Settings) -> 
             if name in slow or (len(mine) >= 2 and sum(mine) > budget):
                 continue
             if not mine or mine[-1] < LONG:
-                call()
+                _settle(call)
             start = time.perf_counter()
             call()
             mine.append(time.perf_counter() - start)
     return {name: _summary(values) for name, values in times.items()}
+
+
+def _settle(call: Callable[[], object]) -> None:
+    start = time.perf_counter()
+    while time.perf_counter() - start < SETTLE:
+        call()
 
 
 def _summary(seconds: list[float]) -> Timing:

@@ -126,7 +126,7 @@ def batch_of(config: ModelConfig, b: int, t: int, device: torch.device) -> Batch
     )  # fmt: skip
     sizes = torch.tensor([v.size for v in config.modalities])
     tokens = (torch.rand(b, t, generator=generator) * sizes[ids]).long()
-    return Batch(tokens=tokens.to(device), modality_ids=ids.to(device))
+    return Batch(tokens=tokens, modality_ids=ids).to(device)
 
 
 def build(

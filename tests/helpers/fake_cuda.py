@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 __all__ = ["Launches", "compile_runtime", "install", "running"]
@@ -142,6 +143,12 @@ class _Bodies(TorchDispatchMode):
                 self.bodies[overload] = getattr(import_module(module), name)._init_fn
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        real = given and not any(isinstance(x, FakeTensor) for x in given)
+        moves = func is torch.ops.aten._to_copy.default
+        if real and not moves and func not in self.bodies:
+            with _disable_current_modes():  # numbers that the host knows
+                return func(*args, **(kwargs or {}))
         if func is torch.ops.aten._grouped_mm.default:
             result = self._grouped_product(*args[:3])
         else:
@@ -152,7 +159,7 @@ class _Bodies(TorchDispatchMode):
             for a, b in zip(tree_leaves(done), tree_leaves(result), strict=True):
                 found = [(x.dtype, x.shape, x.stride(), x.device) for x in (a, b)]
                 assert found[0] == found[1], f"{func}: {found[0]} on the device, {found[1]} said"
-        if self.strict:
+        if self.strict and func not in self.bodies:  # these may read what the host knows
             inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.ndim]
             outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
             kinds = {x.device.type for x in (*inputs, *outputs)}

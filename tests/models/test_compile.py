@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mixture_of_mamba.data.batch import Batch
 from mixture_of_mamba.models import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.ops import use_backend
+from mixture_of_mamba.ops import Routing, use_backend
 
 PORTABLE = {"selective_scan": "torch", "causal_conv1d": "torch", "modality_linear": "loop"}
 
@@ -47,5 +48,29 @@ def test_one_graph(vocabulary: str, backends: dict[str, str], recompute: bool) -
         expected = _gradients(model, loss)
         compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
         found = _gradients(model, compiled)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_counts_of_the_host_stay_in_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device does not tell the counts, a batch that came from the host still does."""
+    modalities = [Modality("text", "discrete", 9), Modality("image", "discrete", 11)]
+    model, batch = (
+        MultimodalModel(ModelConfig(d_model=16, n_layers=1, modalities=modalities)),
+        _batch(),
+    )
+    ends = batch.to("meta").row_ends
+    build = Routing.build.__func__  # type: ignore[attr-defined]
+
+    def on_a_device(cls: type[Routing], *args: object, **options: Tensor) -> Routing:
+        return replace(build(cls, *args, **options), host_offsets=options["host_offsets"])
+
+    monkeypatch.setattr(Routing, "build", classmethod(on_a_device))
+    object.__setattr__(batch, "_counted", (ends, batch.modality_ids._version))
+    with use_backend(**PORTABLE):  # "loop" refuses to serve without them
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda: model(batch).loss, fullgraph=True, backend="aot_eager")
+        found = _gradients(model, compiled)
+        expected = _gradients(model, lambda: model(batch).loss)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)

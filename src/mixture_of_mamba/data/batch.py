@@ -29,6 +29,9 @@ class Batch:
             level. None: each unbroken run of one modality in a document.
         seed: of the noise that continuous modalities get in the forward pass; a training loop sets
             one per step, so that variants see the same noise. None: torch's global generator.
+
+    A batch that `to` takes from the host to a device keeps its counts of modalities on the host
+    (`row_ends`), where the choice of matrix products reads them without waiting for the device.
     """
 
     modality_ids: Tensor
@@ -38,6 +41,9 @@ class Batch:
     loss_mask: Tensor | None = None
     segment_ids: Tensor | None = None
     seed: int | None = None
+    # Not an argument: a batch made by `replace` counts anew, or not at all. With the version of the
+    # ids that were counted.
+    _counted: tuple[Tensor, int] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         shape = self.modality_ids.shape
@@ -60,13 +66,28 @@ class Batch:
         b, t = self.modality_ids.shape
         return b, t
 
+    @property
+    def row_ends(self) -> Tensor | None:
+        """Ends of the modalities' rows when these are sorted, (up to m,) int32 on the CPU; the
+        modalities after its last entry have no rows. None where only the device knows: the batch
+        was built there, or its ids were written to since."""
+        if self._counted is None:
+            return None
+        ends, version = self._counted
+        same = torch.compiler.is_compiling() or self.modality_ids._version == version
+        return ends if same else None
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same batch on a device."""
+        """The same batch on a device.
+
+        Raises:
+            ValueError: a negative modality id.
+        """
 
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
 
-        return replace(
+        there = replace(
             self,
             modality_ids=self.modality_ids.to(device, non_blocking=non_blocking),
             tokens=self.tokens.to(device, non_blocking=non_blocking),
@@ -75,6 +96,12 @@ class Batch:
             loss_mask=move(self.loss_mask),
             segment_ids=move(self.segment_ids),
         )
+        ends = self.row_ends
+        if self.modality_ids.device.type == "cpu" and there.modality_ids.device.type != "cpu":
+            ends = _row_ends(self.modality_ids)
+        if ends is not None:
+            object.__setattr__(there, "_counted", (ends, there.modality_ids._version))
+        return there
 
     def check(self, names: Sequence[str], sizes: Sequence[int], discrete: Sequence[bool]) -> None:
         """Hold the batch against a model's modalities.
@@ -130,3 +157,10 @@ class Batch:
             )
         if not torch.isfinite(values).all():
             raise ValueError(f"values[{name!r}] contains NaN or infinity; clean the latents")
+
+
+def _row_ends(modality_ids: Tensor) -> Tensor:
+    flat = modality_ids.flatten()
+    if flat.numel() and int(flat.min()) < 0:
+        raise ValueError(f"modality_ids contains {int(flat.min())}; ids count from 0")
+    return torch.bincount(flat, minlength=1).cumsum(0).to(torch.int32)

@@ -40,7 +40,7 @@ def run_study(
         out: folder; what it holds of the same plan is kept.
         jobs: runs at a time; None: one per core, one on a GPU.
         samples: of each kind that the first seed's runs generate; 0 for none.
-        judged: validation examples that their facts are judged on; 0 for none.
+        judged: validation examples that every run's facts are judged on; 0 for none.
         board: shows the progress; by default on standard error.
 
     Returns:
@@ -77,21 +77,23 @@ def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
 def _after_training(
     plan: Plan, out: Path, bundle: DataBundle, samples: int, judged: int, board: Board
 ) -> None:
-    """Samples and facts of the first seed's runs, where they are not there yet."""
+    """Samples of the first seed's runs and facts of all, where they are not there yet."""
     examples = _captioned(bundle)
     samples = min(samples, len(examples))
     judged = min(judged, sum(bool(example.facts) for example in examples))
     reader = None
     for job in plan.jobs(out):
-        if job.seed != plan.seeds[0] or job.config.model.mixer != "mamba":
+        place = job.folder / "samples"
+        save = job.seed == plan.seeds[0] and samples > _done(place / "samples.json")
+        judges = judged > _done(job.folder / "facts.json")
+        if job.config.model.mixer != "mamba" or not (save or judges):
             continue
         run = load_run(job.folder)
         generator = Generator(run.model, run.tokenizers)
-        place = job.folder / "samples"
-        if samples > _done(place / "samples.json"):
+        if save:
             board.say(f"{job.name}: generating samples")
             save_samples(generator, examples[:samples], place)
-        if judged > _done(job.folder / "facts.json"):
+        if judges:
             board.say(f"{job.name}: judging what it generates for {judged} captions")
             reader = reader or SceneReader(seed=job.config.data.seed)
             names = run.model.config.names

@@ -47,6 +47,7 @@ def run_blocks(
         len(config.modalities),
         batch.document_ids,
         previous_document=before,
+        host_offsets=batch.row_ends,
         check=False,
     )
     rows = (embed or model.embed)(batch, routing)

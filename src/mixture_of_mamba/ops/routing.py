@@ -21,7 +21,8 @@ class Routing:
         rows: (b, t) int32, row of each position; None when rows are positions.
         modality: (b, t) int32, modality of each position.
         offsets: (m,) int32, end of each modality's rows, on the batch's device.
-        host_offsets: the same on the CPU; None when reading it would need a device synchronisation.
+        host_offsets: the same on the CPU, where modalities at the end that have no rows may be
+            missing; None when reading it would need a device synchronisation.
         resets: (b, t) bool, True where a new document starts; None without documents.
     """
 
@@ -43,6 +44,7 @@ class Routing:
         document_ids: Tensor | None = None,
         *,
         previous_document: Tensor | None = None,
+        host_offsets: Tensor | None = None,
         check: bool | None = None,
     ) -> Routing:
         """Sort a batch by modality.
@@ -52,6 +54,8 @@ class Routing:
             document_ids: (b, t) integers; a change along t starts a new document.
             previous_document: (b,) the document that an incoming state belongs to; a first token of
                 another document resets that state too.
+            host_offsets: what the attribute of this name says, where the ids are on a device and
+                the caller knows it (`Batch.row_ends`).
             check: verify the range of the ids; by default on the CPU only, where it costs no
                 device synchronisation.
 
@@ -87,7 +91,7 @@ class Routing:
             rows=rows,
             modality=modality_ids.to(torch.int32),
             offsets=offsets,
-            host_offsets=offsets if offsets.device.type == "cpu" else None,
+            host_offsets=offsets if offsets.device.type == "cpu" else host_offsets,
             resets=document_starts(document_ids, modality_ids.shape, previous_document),
         )
 

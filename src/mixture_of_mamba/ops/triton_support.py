@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = [
     "MAX_GRID",
     "capability",
+    "capturing",
     "device_why_not",
     "interpreting",
     "multiprocessors",
@@ -43,6 +44,11 @@ def device_why_not(x: Tensor) -> str | None:
 def on_device(x: Tensor) -> AbstractContextManager[object]:
     """Launch inside this: Triton launches on the current device, wherever the tensors are."""
     return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+
+
+def capturing() -> bool:
+    """Whether the current stream is recorded into a CUDA graph."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 @cache

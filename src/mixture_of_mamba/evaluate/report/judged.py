@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...train.metrics import read_metrics
 from ..comparison import Comparison
+from ..facts import QUESTIONS
 from .charts import series, shown_variants
 from .html import figure, section, table
 
@@ -24,30 +24,34 @@ TASKS = {
 
 def facts(comparison: Comparison) -> str:
     """Share of digits, colours and places that are right, by task and variant, with intervals."""
-    found = _of_runs(comparison, "facts.json")
+    found = _judged_runs(comparison)
     if not found:
         return ""
     tables = []
     for task, title in TASKS.items():
-        judged = {name: by_task[task] for name, by_task in found.items() if task in by_task}
-        if not judged:
+        judged = {
+            name: {seed: by_task[task] for seed, by_task in seeds.items() if task in by_task}
+            for name, seeds in found.items()
+        }
+        if not any(judged.values()):
             continue
-        questions = list(next(iter(judged.values())))
-        rows = [("", *questions)]
-        rows += [(name, *(_share(by[q]) for q in questions)) for name, by in judged.items()]
+        rows: list[tuple[str, ...]] = [("", "seed", *QUESTIONS)]
+        for name, seeds in judged.items():
+            for seed, answers in seeds.items():
+                rows.append((name, str(seed), *(_share(answers[q]) for q in QUESTIONS)))
         if task == "text_to_image":
-            ceiling = next(iter(found.values()))["ceiling"]
-            rows.append(("the real pictures", *(_share(ceiling[q]) for q in questions)))
+            ceiling = _first(_first(found))["ceiling"]
+            rows.append(("the real pictures", "", *(_share(ceiling[q]) for q in QUESTIONS)))
         tables.append(table(rows, caption=title))
-    count = next(iter(found.values()))["examples"]
+    count = _first(_first(found))["examples"]
     return section(
         "Is it right?",
         *tables,
-        intro=f"{count} held-out captions, seed {comparison.seeds[0]}. A classifier trained on "
+        intro=f"{count} held-out captions, the same for every run. A classifier trained on "
         "real handwriting reads the generated pictures; generated captions are parsed. Asked of "
         "every digit that should be there: is the digit, its colour, anything at its place, and "
         "all three (fact) right; of every scene: is all of it right and nothing else there. In "
-        "brackets: 95 % Wilson intervals over the captions.",
+        "brackets: 95 % Wilson intervals over the captions; how far runs differ, the seeds show.",
     )
 
 
@@ -87,13 +91,19 @@ def _final_levels(comparison: Comparison, variant: str) -> dict[str, np.ndarray]
     return {modality: np.mean(rows, axis=0) for modality, rows in by_seed.items()}
 
 
-def _of_runs(comparison: Comparison, name: str) -> dict[str, Any]:
-    """The content of a JSON file of the first seed's runs, by variant; those that have it."""
-    paths: dict[str, Path] = {
-        variant: comparison.run_folder(variant, comparison.seeds[0]) / name
-        for variant in comparison.plan.variants
-    }
-    return {v: json.loads(p.read_text()) for v, p in paths.items() if p.is_file()}
+def _judged_runs(comparison: Comparison) -> dict[str, dict[int, Any]]:
+    """The content of facts.json by variant and seed, of the runs that have one."""
+    found: dict[str, dict[int, Any]] = {}
+    for variant in comparison.plan.variants:
+        for seed in comparison.seeds:
+            path = comparison.run_folder(variant, seed) / "facts.json"
+            if path.is_file():
+                found.setdefault(variant, {})[seed] = json.loads(path.read_text())
+    return found
+
+
+def _first(by_key: dict[Any, Any]) -> Any:
+    return next(iter(by_key.values()))
 
 
 def _share(found: dict[str, float]) -> str:

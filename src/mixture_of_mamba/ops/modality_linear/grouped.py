@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..triton_support import capability, multiprocessors
+from ..triton_support import capability, capturing, multiprocessors
 from . import loop
 from .inputs import LinearInputs
 
@@ -43,8 +43,8 @@ def waits(inputs: LinearInputs) -> bool:
 
 def prefers_loop(inputs: LinearInputs) -> bool:
     """Whether the host knows the groups, and each one's product fills the device by itself, or
-    F.grouped_mm would loop too."""
-    if inputs.device_type != "cuda" or inputs.host_offsets is None:
+    F.grouped_mm would loop too. A captured graph has to hold for other counts as well."""
+    if inputs.device_type != "cuda" or inputs.host_offsets is None or capturing():
         return False
     if waits(inputs):
         return True

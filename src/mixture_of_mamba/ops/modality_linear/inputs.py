@@ -18,7 +18,8 @@ class LinearInputs:
         weight: (m, out, in) stacked experts.
         bias: (m, out) or None.
         offsets: (m,) int32, end of each expert's rows, on x's device.
-        host_offsets: the same on the CPU, or None where that would need a synchronisation.
+        host_offsets: the same on the CPU, where experts at the end that have no rows may be
+            missing; None where that would need a synchronisation.
     """
 
     x: Tensor
