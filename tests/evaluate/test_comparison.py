@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.evaluate.comparison import load_comparison, write_comparison
+from mixture_of_mamba.evaluate.facts import QUESTIONS
 from mixture_of_mamba.evaluate.plan import Job, Plan, read_plan, write_plan
+from mixture_of_mamba.evaluate.report import write_report
+from mixture_of_mamba.evaluate.shares import wilson
 from mixture_of_mamba.evaluate.tables import headline_rows, markdown_table, text_table
 
 from .runs import FLOPS_PER_STEP, TOKENS_PER_STEP, make_plan, write_run, write_runs
@@ -155,3 +159,59 @@ def test_curves_get_enough_points() -> None:
     often = replace(plan.config, train=replace(plan.config.train, evaluate_every=250))
     assert replace(plan, config=often).with_enough_points().config.train.evaluate_every == 50
     assert plan.with_enough_points().config.train.evaluate_every == 2
+
+
+def level_lines(out: Path, plan: Plan) -> None:
+    """Add losses by noise level to runs: straight lines, steeper for the mixture where there is
+    little noise, equal in the middle, and none in the last part of one run."""
+    for job in plan.jobs(out):
+        path, lines = job.folder / "metrics.jsonl", []
+        for line in map(json.loads, path.read_text().splitlines()):
+            fast = 2.0 if job.variant == "mom" else 1.0
+            levels: list[float | None] = [1 - 0.004 * line["step"] * fast, 1 - 0.01 * line["step"]]
+            levels.append(None if (job.variant, job.seed) == ("mom", 1) else 0.5)
+            lines.append(json.dumps(line | {"noise_levels": {"picture": levels}}))
+        path.write_text("\n".join(lines) + "\n")
+
+
+def test_noise_levels_are_matched_one_by_one(folder: Path) -> None:
+    level_lines(folder, read_plan(folder))
+    comparison = load_comparison(folder)
+    figures = write_comparison(comparison)
+    dense, mom = (figures["variants"][v]["by_noise_level"]["picture"] for v in ("dense", "mom"))
+    assert [line["part"] for line in mom] == [0, 1]  # the last part was not seen in every run
+    assert mom[0]["relative_flops_to_match"] == pytest.approx(0.5)
+    assert mom[0]["by_seed"]["gain_percent"] == pytest.approx([100 * 0.24 / 0.76] * 2)
+    assert mom[0]["intervals"]["relative_flops_to_match"] == pytest.approx([0.5, 0.5])
+    assert dense[0]["final_loss"] == pytest.approx(0.76)
+    assert mom[1]["relative_flops_to_match"] == pytest.approx(1.0)
+    assert mom[1]["gain_percent"] == pytest.approx(0.0)
+    page = write_report(comparison, figures).read_text()
+    assert "Loss by noise level" in page
+    assert re.search(r"<th scope=.row.>0\N{EN DASH}33.%</th><td>0.7600</td><td>0.5200</td>", page)
+
+
+def test_runs_without_continuous_modalities_have_no_noise_levels(folder: Path) -> None:
+    comparison = load_comparison(folder)
+    figures = write_comparison(comparison)
+    assert figures["variants"]["mom"]["by_noise_level"] == {}
+    assert "Loss by noise level" not in write_report(comparison, figures).read_text()
+
+
+def answers(right: int) -> dict[str, object]:
+    share = wilson(right, 10)._asdict()
+    task = dict.fromkeys(QUESTIONS, share)
+    return {"examples": 5, "ceiling": dict.fromkeys(QUESTIONS, wilson(10, 10)._asdict()),
+            "text_to_image": task, "image_to_text": task}  # fmt: skip
+
+
+def test_every_seed_s_answers_are_in_the_report(folder: Path) -> None:
+    for i, job in enumerate(read_plan(folder).jobs(folder)):
+        (job.folder / "facts.json").write_text(json.dumps(answers(2 + i)))
+    comparison = load_comparison(folder)
+    page = write_report(comparison, write_comparison(comparison)).read_text()
+    found = re.findall(r"<tr><th scope=.row.>(dense|mom)</th><td>(\d)</td><td>(\d+).%", page)
+    shares = {(job.variant, str(job.seed)): f"{10 * (2 + i)}"
+              for i, job in enumerate(read_plan(folder).jobs(folder))}  # fmt: skip
+    assert found == 2 * [(variant, seed, shares[variant, seed])
+                         for variant in ("dense", "mom") for seed in "01"]  # fmt: skip

@@ -6,20 +6,28 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..models import ModelConfig, MultimodalModel
 from ..models.flops import flops_breakdown
 from ..train.metrics import read_metrics
-from .curves import Curve, read_curves, smoothing_points
-from .intervals import Estimate, estimate
+from .curves import Curve, read_curves, read_level_curves, smoothing_points
+from .intervals import estimate
 from .loss_matching import Match, match_loss
 from .machine import machine, versions
 from .plan import Plan, read_plan
 
 __all__ = ["Comparison", "load_comparison", "smoothing_statement", "summary", "write_comparison"]
+
+Key = TypeVar("Key")
+FIGURES: dict[str, Callable[[Match], float | None]] = {
+    "final_loss": lambda m: m.final,
+    "gain_percent": lambda m: m.gain_percent,
+    "relative_flops_to_match": lambda m: m.relative_flops,
+    "relative_seconds_to_match": lambda m: m.relative_seconds,
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Comparison:
         folder: where it lies.
         seeds: those of which every variant has finished.
         curves: validation curves by variant, seed and modality.
+        levels: the same of continuous modalities, by (modality, part of the noise levels).
         smoothing: points of the smoothing window.
     """
 
@@ -38,6 +47,7 @@ class Comparison:
     folder: Path
     seeds: tuple[int, ...]
     curves: Mapping[str, Mapping[int, Mapping[str, Curve]]]
+    levels: Mapping[str, Mapping[int, Mapping[tuple[str, int], Curve]]]
     smoothing: int
 
     @property
@@ -55,11 +65,21 @@ class Comparison:
 
     def matches(self, variant: str, modality: str) -> list[Match]:
         """The variant against the baseline, seed by seed."""
-        base = self.curves[self.plan.baseline]
+        return self._matches(self.curves, variant, modality)
+
+    def level_matches(self, variant: str) -> dict[tuple[str, int], list[Match]]:
+        """The same by (continuous modality, part of the noise levels), from clean to noise; parts
+        without a position in some run are left out."""
+        runs = [by_seed[s] for by_seed in self.levels.values() for s in self.seeds]
+        keys = sorted(set(runs[0]).intersection(*runs[1:]))
+        return {key: self._matches(self.levels, variant, key) for key in keys}
+
+    def _matches(
+        self, curves: Mapping[str, Mapping[int, Mapping[Key, Curve]]], variant: str, key: Key
+    ) -> list[Match]:
+        base = curves[self.plan.baseline]
         return [
-            match_loss(
-                base[seed][modality], self.curves[variant][seed][modality], points=self.smoothing
-            )
+            match_loss(base[seed][key], curves[variant][seed][key], points=self.smoothing)
             for seed in self.seeds
         ]
 
@@ -80,17 +100,24 @@ def load_comparison(folder: Path) -> Comparison:
             f"{folder} has no seed of which all variants have finished; still to do: "
             f"{', '.join(left)}; run its command again to go on: {plan.command}"
         )
-    curves = {
-        variant: {seed: read_curves(folder / f"{variant}-seed{seed}") for seed in seeds}
-        for variant in plan.variants
-    }
+    curves = _of_runs(folder, plan.variants, seeds, read_curves)
+    levels = _of_runs(folder, plan.variants, seeds, read_level_curves)
     logged = min(
         len(curve.flops)
         for runs in curves.values()
         for run in runs.values()
         for curve in run.values()
     )
-    return Comparison(plan, folder, seeds, curves, smoothing_points(plan.smoothing, logged))
+    return Comparison(plan, folder, seeds, curves, levels, smoothing_points(plan.smoothing, logged))
+
+
+def _of_runs(
+    folder: Path,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    read: Callable[[Path], dict[Key, Curve]],
+) -> dict[str, dict[int, dict[Key, Curve]]]:
+    return {v: {s: read(folder / f"{v}-seed{s}") for s in seeds} for v in variants}
 
 
 def smoothing_statement(comparison: Comparison) -> str:
@@ -149,10 +176,8 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
     flops = last[0]["flops"] / last[0]["tokens"]
     matches = {name: c.matches(variant, name) for name in c.modalities}
     figures = {
-        "final_loss": _estimates(matches, lambda m: m.final),
-        "gain_percent": _estimates(matches, lambda m: m.gain_percent),
-        "relative_flops_to_match": _estimates(matches, lambda m: m.relative_flops),
-        "relative_seconds_to_match": _estimates(matches, lambda m: m.relative_seconds),
+        key: {name: estimate([figure(m) for m in found]) for name, found in matches.items()}
+        for key, figure in FIGURES.items()
     }
     if variant == c.plan.baseline:  # by definition, also where its curve dips below its own end
         one = dict.fromkeys(c.modalities, estimate([1.0] * len(c.seeds)))
@@ -175,7 +200,25 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
             for key, by in figures.items()
         },
         "by_seed": {key: {n: list(e.values) for n, e in by.items()} for key, by in figures.items()},
+        "by_noise_level": _by_noise_level(c, variant),
     }
+
+
+def _by_noise_level(c: Comparison, variant: str) -> dict[str, list[dict[str, Any]]]:
+    """By continuous modality: the parts of the noise levels from clean to noise, with the figures
+    of each, their intervals and values by seed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    runs = (run for by_seed in c.levels.values() for run in by_seed.values())
+    parts = 1 + max((part for run in runs for _, part in run), default=0)
+    for (modality, part), matches in c.level_matches(variant).items():
+        figures = {key: estimate([of(m) for m in matches]) for key, of in FIGURES.items()}
+        line: dict[str, Any] = {"part": part, "parts": parts} | {
+            key: e.mean for key, e in figures.items()
+        }
+        line["intervals"] = {k: e.interval and list(e.interval) for k, e in figures.items()}
+        line["by_seed"] = {k: list(e.values) for k, e in figures.items()}
+        found.setdefault(modality, []).append(line)
+    return found
 
 
 def _by_part(config: ModelConfig, window: int, total: float) -> dict[str, float]:
@@ -185,12 +228,6 @@ def _by_part(config: ModelConfig, window: int, total: float) -> dict[str, float]
         del parts["continuous maps"]
         parts["continuous maps"] = total - sum(parts.values())
     return parts
-
-
-def _estimates(
-    matches: Mapping[str, Sequence[Match]], figure: Callable[[Match], float | None]
-) -> dict[str, Estimate]:
-    return {name: estimate([figure(m) for m in by_seed]) for name, by_seed in matches.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..train.metrics import read_metrics
 
-__all__ = ["Curve", "read_curves", "smooth", "smoothing_points"]
+__all__ = ["Curve", "read_curves", "read_level_curves", "smooth", "smoothing_points"]
 
 Array = NDArray[np.float64]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,41 @@ def read_curves(folder: Path, phase: str = "validation") -> dict[str, Curve]:
     Raises:
         FileNotFoundError, ValueError: no metrics, or none of this phase.
     """
+    curves = _read(folder, phase, lambda line: line["losses"])
+    if not curves:
+        raise ValueError(f"{folder}/metrics.jsonl has no {phase} losses; did the run get that far?")
+    return curves
+
+
+def read_level_curves(folder: Path) -> dict[tuple[str, int], Curve]:
+    """Validation curves of continuous modalities by (modality, part of the noise levels), from
+    clean to noise; none where a run has no continuous modality, or a part no position.
+
+    Raises:
+        FileNotFoundError: no metrics.
+    """
+    return _read(
+        folder,
+        "validation",
+        lambda line: {
+            (name, part): loss
+            for name, losses in line.get("noise_levels", {}).items()
+            for part, loss in enumerate(losses)
+        },
+    )
+
+
+def _read(
+    folder: Path, phase: str, losses: Callable[[dict[str, Any]], Mapping[Key, float | None]]
+) -> dict[Key, Curve]:
     if not (folder / "metrics.jsonl").is_file():
         raise FileNotFoundError(f"{folder} is no run: metrics.jsonl is missing")
-    points: dict[str, list[tuple[float, float, float]]] = {}
+    points: dict[Key, list[tuple[float, float, float]]] = {}
     for line in read_metrics(folder / "metrics.jsonl"):
         if line["phase"] != phase:
             continue
-        for name, loss in line["losses"].items():
+        for key, loss in losses(line).items():
             if loss is not None and np.isfinite(loss):  # a batch may lack a modality
                 point = (float(line["flops"]), float(line["seconds"]), float(loss))
-                points.setdefault(name, []).append(point)
-    if not points:
-        raise ValueError(f"{folder}/metrics.jsonl has no {phase} losses; did the run get that far?")
-    return {name: Curve(*np.array(rows).T) for name, rows in points.items()}
+                points.setdefault(key, []).append(point)
+    return {key: Curve(*np.array(rows).T) for key, rows in points.items()}

@@ -66,7 +66,7 @@ def loss_curves(
             for curve in curves[name]:
                 axes.plot(curve.flops / scale, curve.losses, color=colour, lw=0.7, alpha=0.35)
             axes.plot(flops / scale, losses, color=colour, lw=2.0, label=name)
-        _limits(axes, means, baseline, sum(ratio is not None for ratio in ratios.values()))
+        _limits(axes, curves, means, baseline, sum(ratio is not None for ratio in ratios.values()))
         _mark(axes, means, baseline, target, ratios, scale)
         _legend(axes, len(means))
 
@@ -116,12 +116,19 @@ def _mean_curve(curves: Sequence[Curve]) -> tuple[Array, Array]:
     return flops, np.mean(losses, axis=0)
 
 
-def _limits(axes: Any, means: Mapping[str, tuple[Array, Array]], baseline: str, marks: int) -> None:
+def _limits(
+    axes: Any,
+    curves: Mapping[str, Sequence[Curve]],
+    means: Mapping[str, tuple[Array, Array]],
+    baseline: str,
+    marks: int,
+) -> None:
     """Leave out the steep beginning, which would flatten all that is to be seen; leave room below
-    for the marks."""
+    for the lowest seed and for the marks."""
     flops, losses = means[baseline]
     early = int(np.searchsorted(flops, 0.3 * flops[-1]))
-    low = min(float(y[-len(y) // 2 :].min()) for _, y in means.values())
+    runs = [curve.losses for by_seed in curves.values() for curve in by_seed]
+    low = min(float(y[-len(y) // 2 :].min()) for y in runs)
     high = max(float(losses[min(early, len(losses) - 1)]), float(losses[-1]) * 1.001)
     high = max(high, *(float(y[-1]) for _, y in means.values()))
     room = 0.08 * (high - low) or 0.01

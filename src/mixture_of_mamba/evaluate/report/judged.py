@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ...train.metrics import read_metrics
 from ..comparison import Comparison
 from ..facts import QUESTIONS
+from ..tables import interval_text, percent_text
 from .charts import series, shown_variants
 from .html import figure, section, table
 
@@ -55,40 +54,51 @@ def facts(comparison: Comparison) -> str:
     )
 
 
-def noise_levels(comparison: Comparison) -> str:
-    """Loss of continuous modalities from clean to noise, at the end of training."""
-    names = shown_variants(comparison.plan.variants, comparison.plan.baseline)
-    found = {name: _final_levels(comparison, name) for name in names}
-    drawings = []
-    for modality in found[comparison.plan.baseline]:
-        lines = {}
-        for name in names:
-            losses = found[name][modality]
-            place = (np.arange(len(losses)) + 0.5) / len(losses)
-            there = np.isfinite(losses)
-            lines[name] = (place[there].tolist(), losses[there].tolist())
+def noise_levels(figures: Mapping[str, Any]) -> str:
+    """Loss of continuous modalities from clean to noise at the end of training, and what it takes
+    to match it there."""
+    baseline = figures["baseline"]
+    names = shown_variants(list(figures["variants"]), baseline)
+    found = {name: figures["variants"][name]["by_noise_level"] for name in names}
+    parts = []
+    for modality, base in found[baseline].items():
+        count = base[0]["parts"]
+        lines = {
+            name: (
+                [(line["part"] + 0.5) / count for line in of[modality]],
+                [line["final_loss"] for line in of[modality]],
+            )
+            for name, of in found.items()
+        }
         svg = series(modality, lines, "noise level (0 clean, 1 noise)", "squared error")
-        drawings.append(figure(svg, f"{modality}: validation loss by noise level"))
-    if not drawings:
-        return ""
+        drawing = figure(svg, f"{modality}: validation loss by noise level")
+        rows: list[tuple[str, ...]] = [
+            ("noise", *names, *(f"{n}: {x}" for n in names[1:] for x in ("gain", "to match")))
+        ]
+        for i, line in enumerate(base):
+            ends = (f"{100 * (line['part'] + k) / count:.0f}" for k in (0, 1))
+            cells = [f"{of[modality][i]['final_loss']:.4f}" for of in found.values()]
+            for name in names[1:]:
+                other = found[name][modality][i]
+                key = "relative_flops_to_match"
+                cells.append(_gains(other))
+                cells.append(interval_text(other[key], other["intervals"][key]))
+            rows.append((f"{'–'.join(ends)} %", *cells))
+        parts += [f'<div class="charts">{drawing}</div>', table(rows, caption=modality)]
     return section(
         "Loss by noise level",
-        f'<div class="charts">{"".join(drawings)}</div>',
-        intro="Of the vectors of continuous modalities, in tenths of all levels; the same noise "
-        "for all variants; mean over seeds.",
+        *parts,
+        intro="Of the vectors of continuous modalities, at the end of training; the same noise "
+        "for all variants; mean over seeds, gains by seed in brackets. Where little noise is left "
+        "a vector says itself what it shows; towards the end only the context does.",
     )
 
 
-def _final_levels(comparison: Comparison, variant: str) -> dict[str, np.ndarray]:
-    """By continuous modality the (levels,) losses of the last evaluation, mean over seeds; NaN
-    where a level had no position."""
-    by_seed: dict[str, list[list[float]]] = {}
-    for seed in comparison.seeds:
-        last = read_metrics(comparison.run_folder(variant, seed) / "metrics.jsonl")[-1]
-        for modality, losses in last.get("noise_levels", {}).items():
-            numbers = [np.nan if loss is None else loss for loss in losses]
-            by_seed.setdefault(modality, []).append(numbers)
-    return {modality: np.mean(rows, axis=0) for modality, rows in by_seed.items()}
+def _gains(line: Mapping[str, Any]) -> str:
+    """The mean gain, and that of each seed."""
+    seeds = line["by_seed"]["gain_percent"]
+    each = ", ".join(percent_text(v, 0).removesuffix(" %") for v in seeds)
+    return percent_text(line["gain_percent"]) + (f" ({each})" if len(seeds) > 1 else "")
 
 
 def _judged_runs(comparison: Comparison) -> dict[str, dict[int, Any]]:

@@ -57,7 +57,7 @@ def _page(comparison: Comparison, figures: Mapping[str, Any]) -> str:
         cost(figures),
         gallery(comparison),
         facts(comparison),
-        noise_levels(comparison),
+        noise_levels(figures),
         how_to_read(figures),
         provenance(figures),
     ]
