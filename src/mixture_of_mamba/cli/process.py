@@ -2,9 +2,9 @@
 
 * Memory that was used once stays with the process. glibc's default returns every large tensor to
   the system at once; the page faults of getting it back can cost more than the kernel itself.
-* Threads that wait for the next parallel region sleep instead of spinning, so that processes on the
-  same cores (the runs of a comparison) do not burn each other's time. OpenMP reads this when torch
-  is imported: it holds for the processes that mom starts.
+* Threads that wait for the next parallel region sleep soon instead of spinning, so that processes
+  on the same cores do not burn each other's time (mom_launch.py, because OpenMP reads this when
+  torch is imported).
 * No more threads than the CPUs that a container grants.
 
 A library must not do this to its user's process; docs/performance.md lists the same settings as
@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from mom_launch import wait_briefly
+
 __all__ = ["configure", "granted_cpus", "keep_memory", "settings"]
 
 # glibc's malloc.h. Large blocks come from the heap (no mmap), which is trimmed above 2 GiB only and
@@ -30,7 +32,6 @@ _MALLOC = {
     "M_MMAP_MAX": (-4, 0),
     "M_ARENA_MAX": (-8, 1),
 }
-_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 _done: list[str] = []
 
 
@@ -38,20 +39,25 @@ def configure(command: str = "") -> None:
     """Set this process up, once; `command` is mom's sub-command. Set variables are left alone."""
     if _done:
         return
-    for name, value in _WAITING.items():
-        os.environ.setdefault(name, value)
+    wait_briefly()  # for the processes that mom starts, where this one was not started by mom
     cpus = granted_cpus()
     if cpus is not None and "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(cpus)  # for the processes that mom starts
         torch.set_num_threads(cpus)
         _done.append(f"threads: {cpus}, as this container grants")
-    _done.append("waiting threads of worker processes sleep")
+    _done.append(f"waiting threads: {_waiting()}")
     if any(name.startswith("MALLOC_") for name in os.environ):
         _done.append("allocator: as the MALLOC_ variables say")
     elif keep_memory():
         _done.append("allocator: keeps freed memory")
     else:
         _done.append("allocator: the system's defaults (not glibc)")
+
+
+def _waiting() -> str:
+    if policy := os.environ.get("OMP_WAIT_POLICY"):
+        return f"OMP_WAIT_POLICY={policy}, as the environment says"
+    return f"sleep soon (GOMP_SPINCOUNT={os.environ['GOMP_SPINCOUNT']})"
 
 
 def settings() -> list[str]:
