@@ -12,7 +12,8 @@ __all__ = ["WAITING", "main", "wait_briefly"]
 
 #: Threads that wait for the next parallel region look for it some tens of microseconds long, and
 #: then sleep. gcc's library looks for milliseconds: two processes that share two cores then burn
-#: each other's time, and training is several times slower. Sleeping at once costs a tenth or more when alone.
+#: each other's time, and training is several times slower. Sleeping at once costs a tenth or more
+#: when alone.
 WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 
 
