@@ -7,6 +7,8 @@ reads its settings at that moment and never again.
 from __future__ import annotations
 
 import os
+import sys
+from functools import cache
 
 __all__ = ["WAITING", "main", "wait_briefly"]
 
@@ -17,12 +19,21 @@ __all__ = ["WAITING", "main", "wait_briefly"]
 WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 
 
-def wait_briefly() -> None:
+@cache
+def wait_briefly() -> str:
     """Set WAITING for this process, if torch is not there yet, and those that it starts; whoever
-    chose a policy keeps it."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        for name, value in WAITING.items():
-            os.environ.setdefault(name, value)
+    chose a policy keeps it.
+
+    Returns:
+        What holds in this process, in words.
+    """
+    for name in ("OMP_WAIT_POLICY", *WAITING):
+        if name in os.environ:
+            return f"{name}={os.environ[name]}, as the environment says"
+    os.environ.update(WAITING)
+    if "torch" in sys.modules:
+        return "as OpenMP has it, because torch was there first; those of new processes sleep soon"
+    return "sleep soon"
 
 
 def main() -> int:

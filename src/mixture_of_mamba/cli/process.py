@@ -39,25 +39,18 @@ def configure(command: str = "") -> None:
     """Set this process up, once; `command` is mom's sub-command. Set variables are left alone."""
     if _done:
         return
-    wait_briefly()  # for the processes that mom starts, where this one was not started by mom
+    _done.append(f"waiting threads: {wait_briefly()}")
     cpus = granted_cpus()
     if cpus is not None and "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(cpus)  # for the processes that mom starts
         torch.set_num_threads(cpus)
         _done.append(f"threads: {cpus}, as this container grants")
-    _done.append(f"waiting threads: {_waiting()}")
     if any(name.startswith("MALLOC_") for name in os.environ):
         _done.append("allocator: as the MALLOC_ variables say")
     elif keep_memory():
         _done.append("allocator: keeps freed memory")
     else:
         _done.append("allocator: the system's defaults (not glibc)")
-
-
-def _waiting() -> str:
-    if policy := os.environ.get("OMP_WAIT_POLICY"):
-        return f"OMP_WAIT_POLICY={policy}, as the environment says"
-    return f"sleep soon (GOMP_SPINCOUNT={os.environ['GOMP_SPINCOUNT']})"
 
 
 def settings() -> list[str]:
