@@ -30,14 +30,14 @@ CASES = {
 class Model:
     """Two blocks, a norm and a head, and the same as a native step."""
 
-    def __init__(self, options: dict, form: str = "float32") -> None:
+    def __init__(self, options: dict, form: str = "float32", width: int = 38) -> None:
         torch.manual_seed(0)
-        self.config = MambaConfig(d_model=38, **options)
+        self.config = MambaConfig(d_model=width, **options)
         self.blocks = [MambaBlock(self.config) for _ in range(2)]
         for block in self.blocks:
             for p in block.parameters():
                 p.requires_grad_(False).add_(0.05 * torch.randn_like(p))
-        self.norm, self.head = torch.rand(38) + 0.5, torch.randn(VOCABULARY, 38)
+        self.norm, self.head = torch.rand(width) + 0.5, torch.randn(VOCABULARY, width)
         self.step = DecodeStep(
             [block_weights(b) for b in self.blocks],
             eps=self.config.norm_eps,
@@ -81,6 +81,34 @@ def test_accuracy_of_the_formats(form: str, limit: float) -> None:
     assert float((found - expected).norm() / expected.norm()) < limit
 
 
+@pytest.mark.parametrize("form,limit", [("float32", 2e-6), ("bfloat16", 5e-5), ("int8", 5e-5)])
+@pytest.mark.parametrize("batch", [5, 16, 53])
+@pytest.mark.parametrize("width", [38, 150])
+def test_a_batch_equals_its_sequences_alone(
+    form: str, limit: float, batch: int, width: int
+) -> None:
+    """Few and many sequences of a modality take different ways (csrc/products.h, tiles.h)."""
+    model = Model({"n_modalities": 2}, form, width)
+    x, modality = torch.randn(batch, width), torch.arange(batch) % 7 % 2  # unequal groups
+    found = model.step(x, modality, model.step.new_states(batch))
+    alone = [
+        model.step(x[i, None], modality[i, None], model.step.new_states(1)) for i in range(batch)
+    ]
+    expected = torch.cat(alone)
+    assert float((found - expected).norm() / expected.norm()) < limit
+
+
+def test_torch_products_and_steps_leave_each_other_alone() -> None:
+    """torch's bfloat16 products use the tile unit of some CPUs too."""
+    model = Model(CASES["mixture"][1], "bfloat16")
+    x, modality = torch.randn(40, 38), torch.arange(40) % 3
+    left, right = torch.randn(96, 200).bfloat16(), torch.randn(200, 130).bfloat16()
+    product, logits = left @ right, model.step(x, modality, model.step.new_states(40))
+    for _ in range(3):
+        assert torch.equal(left @ right, product)
+        assert torch.equal(model.step(x, modality, model.step.new_states(40)), logits)
+
+
 def test_int8_reads_a_quarter_of_the_bytes() -> None:
     sizes = [Model(CASES["mixture"][1], form).step.weight_bytes for form in FORMATS]
     assert sizes[0] > 1.8 * sizes[1] > 3 * sizes[2]
@@ -100,13 +128,15 @@ def test_goes_on_from_the_states_of_a_prefill() -> None:
         torch.testing.assert_close(found, expected[:, t], rtol=2e-5, atol=2e-5)
 
 
-def test_threads_do_not_change_the_result() -> None:
-    model = Model(CASES["mixture"][1])
-    x, modality = tokens(6, 3)
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("batch", [6, 70])
+def test_threads_do_not_change_the_result(batch: int, form: str) -> None:
+    model = Model(CASES["mixture"][1], form)
+    x, modality = tokens(batch, 3)
     before, found = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        states = model.step.new_states(6)
+        states = model.step.new_states(batch)
         found.append([model.step(x[:, t], modality[:, t], states) for t in range(STEPS)])
     torch.set_num_threads(before)
     for a, b in zip(*found, strict=True):

@@ -3,7 +3,7 @@
 // With few sequences the time is that of reading the weights once, so they may be kept in bfloat16 or
 // in int8 with one scale a row; activations, sums and states are float32. Every output is computed by
 // one thread in one order: results do not depend on the number of threads.
-#include "scan.h"
+#include "tiles.h"
 
 #if defined(_OPENMP)
 extern "C" int omp_get_thread_num(void);
@@ -11,11 +11,6 @@ extern "C" int omp_get_num_threads(void);
 #endif
 
 // Mirrored in ops/decode_step/call.py; every field is eight bytes.
-struct Matrix {
-  int64_t experts, out, in;  // weight (experts, out, in); experts is 1 or the number of modalities
-  const void* weight;
-  const float *scale, *bias;  // (experts, out), or null
-};
 struct DecodeLayer {
   const float* norm;  // (d_model)
   Matrix in_proj, x_proj, dt_proj, out_proj;
@@ -32,7 +27,8 @@ struct DecodeCall {
   const float* final_norm;  // (d_model), or null: stop after the last block
   Matrix head;              // (1, v, d_model); weight null: no logits
   float *hidden, *logits;   // (batch, d_model) normed, (batch, v)
-  float* scratch;           // batch * (5 d + rank + 2 n) + threads * batch * d_model floats
+  // batch * (5 d + rank + 2 n) + threads * (batch * d_model + batch in 16s * max(d, d_model, rank) in 32s)
+  float* scratch;
 };
 
 namespace mom {
@@ -44,84 +40,6 @@ MOM_INLINE float lane_total(vf x) {
   for (int s = W / 2; s; s /= 2)
     for (int i = 0; i < s; ++i) lanes[i] += lanes[i + s];
   return lanes[0];
-}
-
-constexpr int AHEAD = 16384;  // bytes from what is read to what is fetched
-
-// Dot products of R weight rows with S inputs; R * S sums, row-major.
-template <int R, int S, typename T>
-MOM_INLINE void dots(const T* weight, int64_t in, const float* const* x, float* sums,
-                     bool fetch) {
-  constexpr int COUNT = (R * S + W - 1) / W * W;  // whole vectors of sums
-  vf acc[R * S];
-  MOM_UNROLL
-  for (int k = 0; k < R * S; ++k) acc[k] = vf{};
-  int64_t i = 0;
-  for (; i + W <= in; i += W) {
-    vf w[R];
-    MOM_UNROLL
-    for (int r = 0; r < R; ++r) w[r] = load(weight + r * in + i);
-    // What will be read a microsecond later, once per line of cache.
-    if (fetch && i * sizeof(T) % 64 == 0) {
-      MOM_UNROLL
-      for (int r = 0; r < R; ++r)
-        __builtin_prefetch(reinterpret_cast<const char*>(weight + r * in + i) + AHEAD, 0, 2);
-    }
-    MOM_UNROLL
-    for (int s = 0; s < S; ++s) {
-      const vf v = load(x[s] + i);
-      MOM_UNROLL
-      for (int r = 0; r < R; ++r) acc[r * S + s] += w[r] * v;
-    }
-  }
-  vf parts[COUNT] = {};  // of its own, so that the accumulators above can live in registers
-  MOM_UNROLL
-  for (int k = 0; k < R * S; ++k) parts[k] = acc[k];
-  for (int k = 0; k < COUNT; k += W) {
-    const vf total = lane_sums(parts + k);
-    for (int lane = 0; lane < W && k + lane < R * S; ++lane) sums[k + lane] = total[lane];
-  }
-  for (; i < in; ++i)
-    for (int r = 0; r < R; ++r)
-      for (int s = 0; s < S; ++s) sums[r * S + s] += widen(weight[r * in + i]) * x[s][i];
-}
-
-// A slice [first, last) of the outputs of one expert, for the sequences listed.
-template <typename T>
-void rows_times(const Matrix& m, int64_t expert, const float* x, int64_t x_stride, float* y,
-                int64_t y_stride, const int32_t* who, int count, int64_t first, int64_t last,
-                bool add) {
-  const T* weight = static_cast<const T*>(m.weight) + expert * m.out * m.in;
-  const float* scale = m.scale ? m.scale + expert * m.out : nullptr;
-  const float* bias = m.bias ? m.bias + expert * m.out : nullptr;
-  const auto put = [&](int sequence, int64_t row, float sum) {
-    const float value = (scale ? sum * scale[row] : sum) + (bias ? bias[row] : 0.0f);
-    float& to = y[sequence * y_stride + row];
-    to = add ? to + value : value;
-  };
-  const auto tile = [&](auto R, auto S, int64_t row, int at) {
-    constexpr int r_count = decltype(R)::value, s_count = decltype(S)::value;
-    const float* from[s_count];
-    for (int s = 0; s < s_count; ++s) from[s] = x + who[at + s] * x_stride;
-    float sums[r_count * s_count];
-    dots<r_count, s_count>(weight + row * m.in, m.in, from, sums, at == 0);
-    for (int r = 0; r < r_count; ++r)
-      for (int s = 0; s < s_count; ++s) put(who[at + s], row + r, sums[r * s_count + s]);
-  };
-  using one = std::integral_constant<int, 1>;
-  using four = std::integral_constant<int, 4>;
-  using eight = std::integral_constant<int, 8>;
-  int64_t row = first;
-  for (; row + 8 <= last; row += 8) {
-    int at = 0;
-    for (; at + 4 <= count; at += 4) {
-      tile(four{}, four{}, row, at);
-      tile(four{}, four{}, row + 4, at);
-    }
-    for (; at < count; ++at) tile(eight{}, one{}, row, at);
-  }
-  for (; row < last; ++row)
-    for (int at = 0; at < count; ++at) tile(one{}, one{}, row, at);
 }
 
 // The sequences of each modality, in their order; made once per call.
@@ -143,22 +61,39 @@ struct Worker {
   const DecodeCall& c;
   const Groups& groups;
   int64_t id, count;  // of threads
+  float* panels;      // this thread's, for inputs in another order
+  const bool tiled = tiles_granted();
   int64_t blocks = ceil_div(c.d, W);
   int64_t first_channel = blocks * id / count * W;
   int64_t end_channel = blocks * (id + 1) / count * W < c.d ? blocks * (id + 1) / count * W : c.d;
 
-  // Rows [first, last) of a product.
+  // Rows of a product, as ranges [first, last).
+  template <typename T>
   void project(const Matrix& m, const float* x, int64_t x_stride, float* y, int64_t y_stride,
-               int64_t first, int64_t last, bool add = false) const {
+               std::initializer_list<std::pair<int64_t, int64_t>> ranges, bool add) const {
     for (int64_t e = 0; e < m.experts; ++e) {
       const bool all = m.experts == 1;
       const int32_t* who = all ? groups.everyone.data() : groups.sorted.data() + groups.start[e];
       const int n = all ? int(c.batch) : groups.start[e + 1] - groups.start[e];
       if (!n) continue;
-      if (c.format == 0) rows_times<float>(m, e, x, x_stride, y, y_stride, who, n, first, last, add);
-      if (c.format == 1) rows_times<bf16>(m, e, x, x_stride, y, y_stride, who, n, first, last, add);
-      if (c.format == 2) rows_times<int8_t>(m, e, x, x_stride, y, y_stride, who, n, first, last, add);
+      const Product p{m, e, x, x_stride, y, y_stride, who, n, add};
+      if (!std::is_same_v<T, float> && tiled && n >= TILED) {
+        [[maybe_unused]] const Tiles here;
+        to_tiles(p, panels);
+        for (const auto& [first, last] : ranges) tile_times<T>(p, panels, first, last);
+      } else if (n >= MANY) {
+        to_panels(p, panels);
+        for (const auto& [first, last] : ranges) many_times<T>(p, panels, first, last);
+      } else {
+        for (const auto& [first, last] : ranges) few_times<T>(p, first, last);
+      }
     }
+  }
+  void project(const Matrix& m, const float* x, int64_t x_stride, float* y, int64_t y_stride,
+               std::initializer_list<std::pair<int64_t, int64_t>> ranges, bool add = false) const {
+    if (c.format == 0) project<float>(m, x, x_stride, y, y_stride, ranges, add);
+    if (c.format == 1) project<bf16>(m, x, x_stride, y, y_stride, ranges, add);
+    if (c.format == 2) project<int8_t>(m, x, x_stride, y, y_stride, ranges, add);
   }
 
   // This thread's share of all rows of a product.
@@ -166,7 +101,7 @@ struct Worker {
                bool add = false) const {
     const int64_t eights = ceil_div(m.out, 8);
     const int64_t first = eights * id / count * 8, end = eights * (id + 1) / count * 8;
-    project(m, x, x_stride, y, y_stride, first, end < m.out ? end : m.out, add);
+    project(m, x, x_stride, y, y_stride, {{first, end < m.out ? end : m.out}}, add);
   }
 
   // Every thread norms all rows for itself: cheaper than meeting.
@@ -257,22 +192,25 @@ extern "C" int mom_decode_step(const DecodeCall* call) {
   {
     const FlushDenormals guard;
 #if defined(_OPENMP)
-    const Worker w{c, groups, omp_get_thread_num(), omp_get_num_threads()};
+    const int64_t id = omp_get_thread_num(), count = omp_get_num_threads();
 #else
-    const Worker w{c, groups, 0, 1};
+    const int64_t id = 0, count = 1;
 #endif
-    float* h = normed + w.id * c.batch * c.d_model;
+    float* h = normed + id * c.batch * c.d_model;
+    const int64_t rank = c.layer[0].dt_proj.in, width = c.d > c.d_model ? c.d : c.d_model;
+    const int64_t widest = ceil_div(width > rank ? width : rank, 32) * 32;
+    float* panels = normed + c.threads * c.batch * c.d_model + id * ceil_div(c.batch, 16) * 16 * widest;
+    const Worker w{c, groups, id, count, panels};
     for (int64_t i = 0; i < c.layers; ++i) {
       const DecodeLayer& l = c.layer[i];
       const int64_t from = w.first_channel, to = w.end_channel;
       w.norm(c.x, l.norm, h);
-      w.project(l.in_proj, h, c.d_model, xz, 2 * c.d, from, to);
-      w.project(l.in_proj, h, c.d_model, xz, 2 * c.d, c.d + from, c.d + to);
+      w.project(l.in_proj, h, c.d_model, xz, 2 * c.d, {{from, to}, {c.d + from, c.d + to}});
       w.convolve(l, xz, u);
 #pragma omp barrier
       w.project(l.x_proj, u, c.d, maps, l.x_proj.out);
 #pragma omp barrier
-      w.project(l.dt_proj, maps, l.x_proj.out, delta, c.d, from, to);
+      w.project(l.dt_proj, maps, l.x_proj.out, delta, c.d, {{from, to}});
       w.scan(l, xz, u, maps, delta, y);
 #pragma omp barrier
       w.project(l.out_proj, y, c.d, c.x, c.d_model, true);

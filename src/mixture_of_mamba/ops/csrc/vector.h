@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX512F__) || defined(__SSE2__)
@@ -44,7 +45,7 @@ typedef uint16_t vh_unaligned __attribute__((vector_size(W * 2), aligned(2), may
 // Loops over the states of a pass must unroll, or the states live in memory instead of registers.
 #define MOM_UNROLL _Pragma("GCC unroll 16")
 
-MOM_INLINE vf splat(float x) { return vf{} + x; }
+MOM_INLINE vf splat(float x) { return x - vf{}; }  // x + 0 would not be x for -0
 MOM_INLINE vf select(vi mask, vf yes, vf no) {
   return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
 }
@@ -154,10 +155,14 @@ MOM_INLINE void store(bf16* p, vf x) {
 #endif
 }
 
-// The first `count` lanes; the others read as zero and are not written.
+// The first `count` lanes, 0..W; the others read as zero and are not written.
 template <typename T>
 MOM_INLINE vf load(const T* p, int count) {
   if (__builtin_expect(count == W, 1)) return load(p);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>)
+    return (vf)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+#endif
   T lanes[W] = {};
   std::memcpy(lanes, p, count * sizeof(T));
   return load(lanes);
@@ -165,9 +170,28 @@ MOM_INLINE vf load(const T* p, int count) {
 template <typename T>
 MOM_INLINE void store(T* p, vf x, int count) {
   if (__builtin_expect(count == W, 1)) return store(p, x);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float>)
+    return _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)x);
+#endif
   T lanes[W];
   store(lanes, x);
   std::memcpy(p, lanes, count * sizeof(T));
+}
+
+// v[i][j] becomes v[j][i].
+template <int S, int... I>
+MOM_INLINE void swap_blocks(vf& a, vf& b, std::integer_sequence<int, I...>) {
+  const vf low = __builtin_shufflevector(a, b, (I & S ? W + I - S : I)...);
+  b = __builtin_shufflevector(a, b, (I & S ? W + I : I + S)...);
+  a = low;
+}
+template <int S = W / 2>
+MOM_INLINE void transpose(vf* v) {
+  MOM_UNROLL
+  for (int i = 0; i < W; ++i)
+    if (!(i & S)) swap_blocks<S>(v[i], v[i + S], std::make_integer_sequence<int, W>{});
+  if constexpr (S > 1) transpose<S / 2>(v);
 }
 
 // Sums of W vectors as one vector: lane i is the sum of v[i]. A tree of W - 1 additions whose shape
