@@ -12,7 +12,7 @@ from mixture_of_mamba import MambaBlock, MambaConfig, Routing
 from mixture_of_mamba.ops import selective_scan
 
 from .scan import both, inputs
-from .timing import Settings, compare
+from .timing import Settings, compare, ratio
 
 __all__ = ["blocks", "growth", "peak_gflops", "products", "training_step"]
 
@@ -120,11 +120,12 @@ def blocks(settings: Settings, peak: float) -> list[dict[str, Any]]:
                 "size": size,
                 "ms": {k: v.to_dict() for k, v in times.items()},
                 "over dense": {
-                    k: times[k].median / dense
+                    k: ratio(calls[k], calls["dense"], settings).to_dict()
                     for k in ("2 modalities", "3 modalities", "2 modalities, one of 3 %")
                 },
-                "bfloat16 over float32": times["bfloat16 2 modalities"].median
-                / times["2 modalities"].median,
+                "bfloat16 over float32": ratio(
+                    calls["bfloat16 2 modalities"], calls["2 modalities"], settings
+                ).to_dict(),
                 "times faster than mamba.py": times["mamba.py dense"].median
                 / times["2 modalities"].median,
                 "limit ms": limit,
@@ -143,7 +144,7 @@ def growth(settings: Settings) -> dict[str, Any]:
     return {
         "tokens": total,
         "ms": {k: v.to_dict() for k, v in times.items()},
-        "longest over 1,024": times[str(lengths[-1])].median / times["1024"].median,
+        "longest over 1,024": ratio(calls[str(lengths[-1])], calls["1024"], settings).to_dict(),
     }
 
 
@@ -176,5 +177,5 @@ def training_step(settings: Settings) -> dict[str, Any]:
     times = compare(calls, settings)
     return {
         "ms": {k: v.to_dict() for k, v in times.items()},
-        "mixture over dense": times["3 modalities"].median / times["dense"].median,
+        "mixture over dense": ratio(calls["3 modalities"], calls["dense"], settings).to_dict(),
     }
