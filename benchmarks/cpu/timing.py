@@ -1,11 +1,11 @@
 """Interleaved timing: in every round each candidate takes a turn, so a noisy minute hits them all.
 
-A turn begins with calls that are not counted, until SETTLE has passed: what the candidate before it
-left in the caches is not what is measured, and a last-level cache forgets it over several calls.
+A turn begins with calls that are not counted, until `settle` has passed: what the candidate before
+it left in the caches is not what is measured, and a last-level cache forgets it over several calls.
 Candidates that take longer than LONG wipe the caches themselves anyway.
 
-Where two candidates differ by little, `ratio` times them as a b b a, and looks at the ratio within such
-a group: a machine that gets slower for some seconds does so for both.
+Where two candidates differ by little, `ratio` times them as a b b a, and looks at the ratio within
+such a group: a machine that gets slower for some seconds does so for both.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from dataclasses import asdict, dataclass
 __all__ = ["Settings", "Timing", "compare", "ratio"]
 
 
-SETTLE, LONG = 0.02, 0.15  # seconds
+LONG = 0.15  # seconds
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Seconds and rounds that one candidate may take."""
+    """Seconds and rounds that one candidate may take, and seconds not counted in each."""
 
     seconds: float = 2.0
     rounds: int = 25
+    settle: float = 0.02
     quick: bool = False
 
 
@@ -79,7 +80,7 @@ def compare(candidates: dict[str, Callable[[], object]], settings: Settings) -> 
             if name in slow or (len(mine) >= 2 and sum(mine) > budget):
                 continue
             if not mine or mine[-1] < LONG:
-                _settle(call)
+                _settle(call, settings.settle)
             mine.append(_seconds(call))
     return {name: _summary(values) for name, values in times.items()}
 
@@ -105,9 +106,9 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _settle(call: Callable[[], object]) -> None:
+def _settle(call: Callable[[], object], seconds: float) -> None:
     start = time.perf_counter()
-    while time.perf_counter() - start < SETTLE:
+    while time.perf_counter() - start < seconds:
         call()
 
 
