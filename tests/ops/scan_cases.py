@@ -29,7 +29,7 @@ class Case:
     skip: bool = True
     softplus: bool = True
     bias: bool = True
-    strided: bool = False  # rows are slices of wider rows
+    strided: bool = False  # rows are slices of wider rows; nothing else is contiguous either
     taps: int = 4
     silu: bool = True
 
@@ -37,6 +37,8 @@ class Case:
         generator = torch.Generator().manual_seed(seed)
         shape = (self.batch, self.length)
         ids = torch.randint(self.modalities, shape, generator=generator)
+        if self.strided:
+            ids = ids.int().t().contiguous().t()
         documents = None
         if self.documents:
             documents = (torch.rand(shape, generator=generator) < 0.15).cumsum(1)
@@ -96,7 +98,7 @@ def gradients(
 
     Args:
         inputs: float64 tensors; each is cast to `dtypes[name]`, or to `dtypes["default"]`.
-        strided: pass rows as slices of wider rows.
+        strided: pass rows as slices of wider rows, and of the others every second value.
         final: differentiate the final state too.
     """
     leaves = {
@@ -106,8 +108,10 @@ def gradients(
     rows = inputs["u" if "u" in inputs else "x"].shape[0]  # type: ignore[union-attr]
 
     def widen(x: Tensor) -> Tensor:
-        if not strided or x.ndim != 2 or x.shape[0] != rows:
+        if not strided:
             return x
+        if x.ndim != 2 or x.shape[0] != rows:
+            return torch.stack([x, torch.full_like(x, 7.0)], -1)[..., 0]
         return F.pad(x, (3, 5), value=7.0)[:, 3 : 3 + x.shape[1]]
 
     passed = {name: widen(x) for name, x in leaves.items()}

@@ -14,6 +14,7 @@ __all__ = [
     "MAX_GRID",
     "capability",
     "capturing",
+    "contiguous",
     "device_why_not",
     "interpreting",
     "multiprocessors",
@@ -44,6 +45,11 @@ def device_why_not(x: Tensor) -> str | None:
 def on_device(x: Tensor) -> AbstractContextManager[object]:
     """Launch inside this: Triton launches on the current device, wherever the tensors are."""
     return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    """What a kernel may read as flat memory."""
+    return None if x is None else x.contiguous()
 
 
 def capturing() -> bool:

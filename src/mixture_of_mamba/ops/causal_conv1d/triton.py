@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..triton_support import MAX_GRID, device_why_not, on_device
+from ..triton_support import MAX_GRID, contiguous, device_why_not, on_device
 from .inputs import ConvGrads, ConvInputs
 
 __all__ = ["BACKWARD", "CHUNK", "FORWARD", "Tiles", "backward", "forward", "why_not"]
@@ -56,10 +56,10 @@ def forward(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
         conv_forward_kernel[_grid(x, FORWARD)](
             rows,
             x.weight.contiguous(),
-            x.bias,
-            x.rows,
+            contiguous(x.bias),
+            contiguous(x.rows),
             None if x.resets is None else x.resets.contiguous().view(torch.uint8),
-            None if x.state is None else x.state.contiguous(),
+            contiguous(x.state),
             y,
             final,
             x.length,
@@ -86,13 +86,13 @@ def backward(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None) -> ConvGrads
     with on_device(rows):
         conv_backward_kernel[grid](
             dy,
-            None if dfinal is None else dfinal.contiguous(),
+            contiguous(dfinal),
             rows,
             x.weight.contiguous(),
-            x.bias,
-            x.rows,
+            contiguous(x.bias),
+            contiguous(x.rows),
             None if x.resets is None else x.resets.contiguous().view(torch.uint8),
-            None if x.state is None else x.state.contiguous(),
+            contiguous(x.state),
             dx,
             dstate,
             dweight,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..triton_support import on_device
+from ..triton_support import contiguous, on_device
 from .inputs import ScanInputs
 
 __all__ = ["Call", "Tiles", "channels_last", "contiguous_rows", "padded"]
@@ -38,7 +38,7 @@ class Call:
         self.blocks = -(-x.d // tiles.block)
         self.grid = (self.blocks, x.batch, self.segments)
         self.A = x.A.t().contiguous()
-        self.bias = None if x.delta_bias is None else x.delta_bias.contiguous()
+        self.bias, self.D = contiguous(x.delta_bias), contiguous(x.D)
         self.rows = {
             name: None if value is None else contiguous_rows(value)
             for name, value in (("u", x.u), ("delta", x.delta), ("z", x.z))
@@ -63,6 +63,7 @@ class Call:
             "step_info": self.step_info,
             "A": self.A,
             "bias": self.bias,
+            "D": self.D,
             "length": x.length,
             "segment": self.segment,
             "d": x.d,
@@ -95,8 +96,8 @@ class Call:
             pack_kernel[(-(-positions // block),)](
                 B,
                 C,
-                x.rows,
-                x.modality if self.bias is not None else None,
+                contiguous(x.rows),
+                contiguous(x.modality) if self.bias is not None else None,
                 None if x.resets is None else x.resets.contiguous().view(torch.uint8),
                 packed,
                 step_info,
