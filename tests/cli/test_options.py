@@ -71,9 +71,9 @@ def test_later_files_override_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_entries_of_mappings_can_be_set() -> None:
-    config = parse("--model.loss_weights.image", "2", "--model.diffusion", "{levels: 10}")
+    config = parse("--model.loss_weights.image", "2", "--model.diffusion", "{timesteps: 10}")
     assert config.model.loss_weights == {"image": 2.0}
-    assert config.model.diffusion == {"levels": 10}
+    assert config.model.diffusion == {"timesteps": 10}
 
 
 def test_resume_without_a_config_takes_the_runs_own(tmp_path: Path) -> None:

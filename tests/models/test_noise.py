@@ -121,6 +121,10 @@ def test_a_power_below_one_draws_more_noise() -> None:
         ({"caption_dropout": 1.0}, "diffusion.caption_dropout is 1.0"),
         ({"level_power": 0.0}, "diffusion.level_power is 0.0"),
         ({"opening_tokens": -1}, "diffusion.opening_tokens is -1"),
+        ({"timesteps": "abc"}, "diffusion.timesteps is 'abc'; it must be a whole number"),
+        ({"timesteps": True}, "diffusion.timesteps is True; it must be a whole number"),
+        ({"level_power": "1"}, "diffusion.level_power is '1'; it must be a number"),
+        ({"schedule": 3}, "diffusion.schedule is 3; it must be a name"),
         ({"guidance": 2}, "unknown fields ['guidance']; choose from prediction"),
     ],
 )

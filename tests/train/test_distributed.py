@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.train.checkpoint import checkpoints
+from mixture_of_mamba.train.distributed import to_device
 from mixture_of_mamba.train.loop import train
 
 from .tiny import build_uneven, logged, tiny_config
@@ -88,3 +92,15 @@ def test_error_on_the_first_process_ends_all(tmp_path: Path, alone: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "already holds a run" in done.stderr
+
+
+def test_batches_are_checked_before_they_leave_the_host() -> None:
+    """Models elsewhere than on the CPU cannot: they would wait for the answer."""
+    model = MultimodalModel(
+        ModelConfig(d_model=8, n_layers=1, modalities=[Modality("text", "discrete", 5)])
+    )
+    elsewhere: Any = SimpleNamespace(device=torch.device("meta"))
+    fine = Batch(tokens=torch.tensor([[1, 4]]), modality_ids=torch.zeros(1, 2).long())
+    assert to_device(elsewhere, fine, model).tokens.device.type == "meta"
+    with pytest.raises(ValueError, match="tokens of modality 'text' contain 5"):
+        to_device(elsewhere, replace(fine, tokens=torch.tensor([[1, 5]])), model)

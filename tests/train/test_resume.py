@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.train import checkpoint
 from mixture_of_mamba.train.checkpoint import CheckpointError, checkpoints
 from mixture_of_mamba.train.loop import Evaluation, train
@@ -199,6 +200,21 @@ def test_nothing_to_resume_and_foreign_folders(tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
     with pytest.raises(FileExistsError, match="is not empty and holds no run"):
         train(tiny_config(), tmp_path / "photos", build=build)
+
+
+@pytest.mark.parametrize("error", [ValueError("a bad document"), KeyboardInterrupt()])
+def test_a_run_that_could_not_begin_is_not_in_the_way(tmp_path: Path, error: BaseException) -> None:
+    def fails(config: DataConfig) -> Any:
+        raise error
+
+    run = tmp_path / "run"
+    with pytest.raises(type(error)):
+        train(tiny_config(), run, build=fails)
+    assert not run.exists()
+    assert train(tiny_config(learning_rate=1e-3), run, build=build).finished
+    with pytest.raises(type(error)):
+        train(tiny_config(learning_rate=1e-3), run, build=fails, resume=True)
+    assert (run / "model").is_dir() and (run / "config.yaml").is_file()
 
 
 def test_lines_after_the_checkpoint_and_torn_lines_are_cut(stopped: Path, whole: Path) -> None:

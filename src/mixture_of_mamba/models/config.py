@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from ..data.batch import Batch
 from ..layers import PROJECTIONS, MambaConfig, parse_split
+from .noise import DiffusionConfig
 
 __all__ = ["Modality", "ModelConfig"]
 
@@ -65,7 +67,7 @@ class ModelConfig:
             each target's softmax runs over the vocabulary of its own modality.
         tie_embeddings: the output map is the embedding.
         norm_eps: of all RMS norms.
-        diffusion: settings of the continuous head (models/diffusion.py); defaults where empty.
+        diffusion: fields of DiffusionConfig (models/noise.py); defaults where left out.
     """
 
     d_model: int
@@ -105,6 +107,7 @@ class ModelConfig:
         if self.mixer == "attention" and self.d_model % self.head_dim:
             raise ValueError(f"head_dim {self.head_dim} does not divide d_model {self.d_model}")
         self.block  # noqa: B018  (raises where the block's own fields are wrong)
+        DiffusionConfig.parse(self.diffusion)
 
     @property
     def block(self) -> MambaConfig:
@@ -121,6 +124,15 @@ class ModelConfig:
             bias=self.bias,
             norm_eps=self.norm_eps,
         )
+
+    def check(self, batch: Batch) -> None:
+        """Hold a batch against these modalities.
+
+        Raises:
+            ValueError: a modality id, token id or value array that the model cannot take.
+        """
+        sizes, discrete = zip(*((m.size, m.discrete) for m in self.modalities), strict=True)
+        batch.check(self.names, sizes, discrete)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -77,9 +77,8 @@ def advance(
         )
     if not batch.shape[1] and not all_positions:
         raise ValueError("there are no tokens to advance by; give at least one per sequence")
-    sizes, discrete = zip(*((m.size, m.discrete) for m in config.modalities), strict=True)
     if batch.modality_ids.device.type == "cpu":  # elsewhere a check would synchronise
-        batch.check(config.names, sizes, discrete)
+        config.check(batch)
     hidden, routing, after = run_blocks(model, batch, state)
     assert after is not None
     if all_positions:

@@ -125,10 +125,9 @@ class MultimodalModel(nn.Module):
         Raises:
             ValueError: a modality or token id that this model does not have.
         """
-        c = self.config
         # Elsewhere a check would synchronise, and it cannot be part of a graph.
         if batch.modality_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            batch.check(c.names, [m.size for m in c.modalities], [m.discrete for m in c.modalities])
+            self.config.check(batch)
         noised: dict[str, Noised] = {}
         documents = batch
         if self.diffusion is not None and self.training and not clean:

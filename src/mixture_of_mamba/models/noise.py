@@ -77,13 +77,24 @@ class DiffusionConfig:
         """From ModelConfig.diffusion.
 
         Raises:
-            ValueError: an unknown field, or a value outside its range.
+            ValueError: an unknown field, or a value of another type or outside its range.
         """
-        known = [f.name for f in fields(cls)]
+        known = {f.name: f.default for f in fields(cls)}
         if unknown := set(plain) - set(known):
             raise ValueError(
                 f"diffusion has unknown fields {sorted(unknown)}; choose from {', '.join(known)}"
             )
+        for name, value in plain.items():
+            number = not isinstance(value, bool) and isinstance(value, (int, float))
+            default = known[name]
+            if isinstance(default, str):
+                fits, kind = isinstance(value, str), "a name"
+            elif isinstance(default, int):
+                fits, kind = number and isinstance(value, int), "a whole number"
+            else:
+                fits, kind = number, "a number"
+            if not fits:
+                raise ValueError(f"diffusion.{name} is {value!r}; it must be {kind}")
         return cls(**plain)
 
 

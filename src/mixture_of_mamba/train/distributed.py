@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.batch import Batch
+from ..models import MultimodalModel
 from .config import TrainConfig
 from .objective import Objective
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["leave", "make_fabric", "sum_over_ranks"]
+__all__ = ["leave", "make_fabric", "sum_over_ranks", "to_device"]
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -90,3 +92,11 @@ def sum_over_ranks(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
     total = fabric.all_reduce(values, reduce_op="sum")
     assert isinstance(total, torch.Tensor)
     return total
+
+
+def to_device(fabric: Fabric, batch: Batch, model: MultimodalModel) -> Batch:
+    """The batch where the model is, checked on the way: a model elsewhere than on the CPU does not
+    check, because it would have to wait for the answer."""
+    if fabric.device.type != "cpu":
+        model.config.check(batch)
+    return batch.to(fabric.device, non_blocking=True)

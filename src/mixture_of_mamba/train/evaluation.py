@@ -9,7 +9,7 @@ import torch
 
 from ..models.diffusion import LEVELS
 from .config import TrainConfig
-from .distributed import sum_over_ranks
+from .distributed import sum_over_ranks, to_device
 from .metrics import Means
 from .objective import Part
 from .random_state import aside
@@ -58,7 +58,7 @@ def validation_losses(
         for first in range(0, count, size * world):
             own = [i for i in range(first + rank * size, first + (rank + 1) * size) if i < count]
             batch = replace(windows.batch(own or [count - 1]), seed=_NOISE_SEED + first + rank)
-            _, part = objective(Part(batch.to(fabric.device)))
+            _, part = objective(Part(to_device(fabric, batch, objective.model)))
             sums += part.double().cpu() if own else 0.0
             for name, level_sums in levels.items() if own else ():
                 level_sums += objective.noise_levels[name].float().cpu()

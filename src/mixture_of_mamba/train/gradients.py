@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..data.order import Schedule
+from ..models import MultimodalModel
 from .config import TrainConfig
-from .distributed import sum_over_ranks
+from .distributed import sum_over_ranks, to_device
 from .evaluation import Windows
 from .objective import Part
 from .optimizer import limit_gradients
@@ -42,7 +43,7 @@ def step_gradients(
         before the limit. Neither has been read: nothing waits for the device.
     """
     world = fabric.world_size
-    batches = _parts(fabric, windows, order, config, step)
+    batches = _parts(fabric, module.model, windows, order, config, step)
     targets = None
     if len(batches) * world > 1:
         # Parts and ranks have different numbers of targets; each needs those of the whole step.
@@ -59,7 +60,12 @@ def step_gradients(
 
 
 def _parts(
-    fabric: Fabric, windows: Windows, order: Schedule, config: TrainConfig, step: int
+    fabric: Fabric,
+    model: MultimodalModel,
+    windows: Windows,
+    order: Schedule,
+    config: TrainConfig,
+    step: int,
 ) -> list[Batch]:
     """This rank's parts of a step, on its device; each with a seed of its own for its noise."""
     size = config.batch_size // (config.accumulate * fabric.world_size)
@@ -68,7 +74,7 @@ def _parts(
         place = (step - 1) * config.accumulate + part
         batch = windows.batch(order.indices(place, size, fabric.global_rank, fabric.world_size))
         batch = replace(batch, seed=step_seed(config.seed, place, fabric.global_rank))
-        batches.append(batch.to(fabric.device, non_blocking=True))
+        batches.append(to_device(fabric, batch, model))
     return batches
 
 

@@ -27,7 +27,7 @@ from .objective import Objective
 from .optimizer import make_optimizer
 from .progress import Progress
 from .random_state import aside
-from .runs import prepare_folder, publish_model
+from .runs import beginning, prepare_folder, publish_model
 from .schedule import learning_rate
 from .tensorboard import Board
 
@@ -97,14 +97,17 @@ def train(
     folder = Path(folder)
     try:
         on_first(fabric, lambda: prepare_folder(folder, config, resume=resume))
-        with fabric.rank_zero_first():
-            data = build(config.data)
-        if fabric.global_rank == 0 and not (folder / "tokenizers").is_dir():
-            data.tokenizers.save(folder / "tokenizers")
-        if fabric.device.type == "cpu":
-            native.why_not()  # compiles the kernels where needed, before the clock runs
-        with Interrupt() as interrupt:
-            result = _Training(fabric, config, folder, data, on_evaluation, interrupt).run()
+        interrupt = Interrupt()
+        with beginning(folder, ours=fabric.global_rank == 0 and not resume):
+            with fabric.rank_zero_first():
+                data = build(config.data)
+            if fabric.global_rank == 0 and not (folder / "tokenizers").is_dir():
+                data.tokenizers.save(folder / "tokenizers")
+            if fabric.device.type == "cpu":
+                native.why_not()  # compiles the kernels where needed, before the clock runs
+            training = _Training(fabric, config, folder, data, on_evaluation, interrupt)
+        with interrupt:
+            result = training.run()
         fabric.barrier()
         return result
     finally:

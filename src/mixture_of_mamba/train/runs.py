@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from .config import RunConfig
 if TYPE_CHECKING:
     from ..data.tokenizers import TokenizerSet
 
-__all__ = ["Run", "load_run", "prepare_folder", "publish_model", "read_config"]
+__all__ = ["Run", "beginning", "load_run", "prepare_folder", "publish_model", "read_config"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,26 @@ def prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     for left in (folder / "checkpoints").glob(".*.part"):
         shutil.rmtree(left, ignore_errors=True)
     write_config(folder, config)
+
+
+@contextmanager
+def beginning(folder: Path, *, ours: bool) -> Iterator[None]:
+    """Inside, a run gets ready in a folder that `prepare_folder` has claimed. Where that fails,
+    nothing stays in its way: the command can be given again, corrected.
+
+    Args:
+        ours: whether this process is to clear the folder (the first one, of a new run).
+    """
+    try:
+        yield
+    except BaseException:
+        if ours:
+            (folder / "config.yaml").unlink(missing_ok=True)
+            shutil.rmtree(folder / "tokenizers", ignore_errors=True)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        raise
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
