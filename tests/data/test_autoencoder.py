@@ -122,6 +122,15 @@ def test_wrong_shapes_are_named(folder: Path) -> None:
         codec.decode(np.zeros((2, 64, 4), np.float32))
 
 
+def test_bad_weights_are_named(folder: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    net: Any = AutoencoderKL.from_pretrained(folder)
+    torch.nn.init.constant_(net.encoder.conv_in.weight, float("nan"))
+    with pytest.raises(ValueError, match="gives NaN or infinite latents; its weights are bad"):
+        Autoencoder.measured(net, pictures(4), 4)
+
+
 def test_bad_folders_are_named(folder: Path, tmp_path: Path) -> None:
     def codec_of(path: Path) -> None:
         make_codec(pictures(), tiny_config("transfusion", latents=str(path), patch=4))

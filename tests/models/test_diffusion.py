@@ -9,6 +9,8 @@ import torch
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.data.batch import Batch
+from mixture_of_mamba.data.scenes.voices import VOICES, Speaking, Voice
+from mixture_of_mamba.data.sound import MELS
 from mixture_of_mamba.models.diffusion import LEVELS
 from mixture_of_mamba.models.segments import unbroken_runs
 from mixture_of_mamba.ops import Routing
@@ -185,10 +187,18 @@ def test_segments_are_found_without_segment_ids() -> None:
     assert torch.equal(runs[1:] != runs[:-1], given[1:] != given[:-1])
 
 
+def spoken(words: list[str], frames: int) -> torch.Tensor:
+    """(len(words) * frames, MELS): the middle of each spoken word, scaled to unit spread."""
+    speech = Speaking(words, [Voice(VOICES[0], 220, 50)] * len(words)).result().frames
+    rows = [torch.tensor(x.astype("float32"))[len(x) // 2 :][:frames] for x in speech]
+    mel = torch.cat(rows)
+    return (mel - mel.mean()) / mel.std()
+
+
 @pytest.mark.parametrize("speech", ["units", "frames"])
 def test_text_image_and_speech_train_in_one_model(speech: str) -> None:
     """Text discrete, images continuous, speech once as units and once as log-mel frames."""
-    kinds = {"units": ("discrete", 12), "frames": ("continuous", 10)}
+    kinds = {"units": ("discrete", 12), "frames": ("continuous", MELS)}
     modalities = [
         Modality("text", "discrete", 20),
         Modality("image", "continuous", DIM, 5.0),
@@ -199,12 +209,10 @@ def test_text_image_and_speech_train_in_one_model(speech: str) -> None:
     ids = torch.tensor([0] * 4 + [1] * 4 + [0] * 2 + [2] * 5 + [0]).repeat(4, 1)
     tokens = torch.randint(12, ids.shape)
     discrete = ids == 0 if speech == "frames" else ids != 1
-    batch = Batch(
-        modality_ids=ids,
-        tokens=torch.where(discrete, tokens, 0),
-        values={"image": torch.randn(16, DIM)}
-        | ({"speech": torch.randn(20, 10)} if speech == "frames" else {}),
-    )
+    values = {"image": torch.randn(16, DIM)}
+    if speech == "frames":
+        values["speech"] = spoken(["seven", "three", "nine", "zero"], 5)
+    batch = Batch(modality_ids=ids, tokens=torch.where(discrete, tokens, 0), values=values)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     history = []
     for _ in range(40):

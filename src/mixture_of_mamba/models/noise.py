@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["DiffusionConfig", "NoiseSchedule"]
+__all__ = ["DiffusionConfig", "NoiseSchedule", "make_scheduler"]
 
 PREDICTIONS = ("epsilon", "v", "sample", "flow")
 SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear")
