@@ -102,6 +102,51 @@ def test_without_a_target_the_document_goes_on(
     assert all(Path(file).is_file() for file in written)
 
 
+def test_an_image_is_as_long_as_images_are(
+    learnt,  # type: ignore[no-untyped-def]
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    generator, (example, _) = learnt
+    base = ["generate", str(run_folder), "--text", example.caption, "--to", "image"]
+    out = tmp_path / "a.png"
+    assert main([*base, "--temperature", "0", "--max_tokens", "5", "--out", str(out)]) == 0
+    assert np.array_equal(read_image(out), *generator.to_image([example.caption], temperature=0))
+    said = capsys.readouterr().err
+    assert "without effect: --max_tokens (every image has 64 tokens)" in said
+
+
+def test_documents_that_break_off_or_hold_nothing_are_named(
+    learnt,  # type: ignore[no-untyped-def]
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, (example, _) = learnt
+    base = ["generate", str(run_folder), "--out", str(tmp_path / "all"), "--temperature", "0"]
+    # behind a caption both an image and an utterance were learnt
+    many = ["--count", "8", "--temperature", "1", "--text", example.caption]
+    assert main([*base, *many, "--max_tokens", "1"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    start = r"sample \d: the document was cut after 1 new tokens; its last "
+    ends = {re.sub(start, "", line) for line in lines}
+    assert ends == {
+        "image holds 0 of its 64 tokens and is left out; give more --max_tokens",
+        "speech holds nothing yet and is left out; give more --max_tokens",
+    }
+    assert main([*base, *many, "--max_tokens", "6"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert 0 < len(lines) < 8  # five units of speech can be heard
+    assert all("image holds 5 of its 64 tokens and is left out" in line for line in lines)
+    # behind the picture and its caption, the documents that were learnt end
+    picture = ["--image", str(run_folder / "scene.png"), "--speech", str(run_folder / "scene.wav")]
+    assert main([*base, "--text", example.caption, *picture]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "sample 0: the model ended the document at once, with nothing in it" in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -116,6 +161,7 @@ def test_without_a_target_the_document_goes_on(
         (["--text", "x", "--to", "speech", "--out", "a.png"], "names no sound format"),
         (["--text", "x", "--to", "image", "--temperature", "-1"], "temperature is -1"),
         (["--text", "x", "--to", "image", "--count", "0"], "--count is 0"),
+        (["--text", "x", "--to", "image", "--max_tokens", "0"], "--max_tokens is 0"),
         (["--text", "x", "--to", "image", "--guidance", "-1"], "guidance is -1"),
         (["--text", "x", "--to", "image", "--stream"], "--stream prints one sample of --to text"),
         (["--text", "x", "--to", "image", "--temprature", "1"], "no option --temprature"),

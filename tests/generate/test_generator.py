@@ -81,6 +81,16 @@ def test_batch_size_changes_nothing(learnt: tuple[Generator, list[Example]]) -> 
     assert not np.array_equal(together[0], together[2])  # the same caption, another seed
 
 
+def test_images_of_many_codes_are_whole(
+    learnt: tuple[Generator, list[Example]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, (example, _) = learnt
+    # the length of an image decides, also where it is above the limit for documents
+    monkeypatch.setattr("mixture_of_mamba.generate.generator.MOST_TOKENS", 10)
+    ((image,),) = generator.complete([[("text", example.caption)]], to="image", temperature=0)
+    assert np.array_equal(image.content, seen(generator, "image", example.image))
+
+
 def test_cut_images_are_left_out(learnt: tuple[Generator, list[Example]]) -> None:
     generator, (example, _) = learnt
     (rest,) = generator.complete([[("text", example.caption)]], to="image", max_tokens=63)

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from ..generate import Generator
+    from ..generate import Event, Generator
+    from ..generate.grammar import Layout
 
-__all__ = ["HELP", "configure", "run"]
+__all__ = ["HELP", "configure", "run", "without_effect"]
 
 HELP = (
     "Generate from a trained run: text to a picture or to speech, pictures and speech to text, "
     "or, without --to, whatever the model goes on with."
 )
+
+_FOR_TOKENS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_FOR_VECTORS = ("steps", "sampler")
+OPTIONS = (*_FOR_TOKENS, *_FOR_VECTORS, "guidance", "max_tokens")
+"""Options that decide how is sampled."""
 
 _SUFFIX = {"image": ".png", "speech": ".wav", "text": ".txt"}
 
@@ -43,16 +49,31 @@ def configure(parser: Any) -> None:
     parser.add_argument(
         "--seed", default=0, type=int, help="of the first sample; sample i has seed + i"
     )
-    parser.add_argument("--max_tokens", default=None, type=int | None, help="most new tokens")
+    parser.add_argument(
+        "--max_tokens",
+        default=None,
+        type=int | None,
+        help="most new tokens; default 400, for --to text 100. Images have a length of their own",
+    )
     for name, kind, text in (
-        ("temperature", float, "0 takes the most likely token; default 1, for text 0"),
+        ("temperature", float, "0 takes the most likely token; default 1, for --to text 0"),
         ("top_k", int, "sample from the k most likely tokens"),
         ("top_p", float, "sample from the most likely tokens that make up this probability"),
         ("min_p", float, "leave out tokens below this fraction of the most likely one's"),
         ("repetition_penalty", float, "above 1: tokens that are there already become less likely"),
-        ("guidance", float, "above 1: lean on the prompt more than the model does by itself"),
-        ("steps", int, "denoising steps of continuous modalities"),
-        ("sampler", str, "of continuous modalities: ddim, ddpm or flow"),
+        (
+            "guidance",
+            float,
+            "1 follows the prompt as the model does by itself, more leans on it, 0 forgets it; "
+            "default 2 for continuous images, 1 for everything else",
+        ),
+        ("steps", int, "denoising steps of continuous images; default 50"),
+        (
+            "sampler",
+            str,
+            "of continuous images: auto (the default: flow where the model learnt flow matching, "
+            "else ddim), ddim, ddpm or flow",
+        ),
     ):
         parser.add_argument(f"--{name}", default=None, type=kind | None, help=text)
     parser.add_argument(
@@ -75,12 +96,15 @@ def run(args: Any) -> int:
     generator = Generator.from_run(args.run, weights=args.weights)
     if args.to is not None:
         generator.layout.index(args.to)
-    options = _options(args)
+    options = _options(args, generator.layout)
+    given = [name for name in OPTIONS if getattr(args, name) is not None]
+    if line := without_effect(generator.layout, args.to, given):
+        print(f"mom generate: without effect: {line}", file=sys.stderr)
     if args.stream:
         return _stream(generator, prompt, args, options)
-    made = generator.complete([prompt] * args.count, to=args.to, seed=args.seed, **options)
     if args.to is None:
-        return _write_documents(made, Path(args.out or "generated"))
+        return _go_on(generator, prompt, args, options)
+    made = generator.complete([prompt] * args.count, to=args.to, seed=args.seed, **options)
     return _write(args.to, [document[0].content for document in made], args.out)
 
 
@@ -100,12 +124,37 @@ def _prompt(args: Any) -> list[tuple[str, Any]]:
     return prompt
 
 
-def _options(args: Any) -> dict[str, Any]:
-    names = (
-        *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
-        *("guidance", "steps", "sampler", "max_tokens"),
-    )
-    options = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+def without_effect(layout: Layout, to: str | None, given: Sequence[str]) -> str:
+    """Which of the given options change nothing, and why; "" where all of them do something.
+
+    Args:
+        to: the modality that is generated; None: any.
+    """
+    kinds = set(layout.kinds) if to is None else {layout.kind(to)}
+    reasons = []
+
+    def useless(names: Sequence[str], why: str) -> None:
+        if idle := [f"--{name}" for name in names if name in given]:
+            reasons.append(f"{', '.join(idle)} ({why})")
+
+    if "continuous" not in kinds:
+        what = "this run has only tokens" if to is None else f"{to} is made of tokens here"
+        useless(_FOR_VECTORS, f"{what}; for continuous images only")
+        if to is None:
+            useless(["guidance"], "it needs --to")
+    if "discrete" not in kinds:
+        useless(_FOR_TOKENS, f"{to} is denoised as a whole; for tokens only")
+    if to is not None and (length := layout.fixed_length.get(to)) is not None:
+        useless(["max_tokens"], f"every {to} has {length} tokens")
+    return "; ".join(reasons)
+
+
+def _options(args: Any, layout: Layout) -> dict[str, Any]:
+    options = {n: getattr(args, n) for n in OPTIONS if getattr(args, n) is not None}
+    if args.max_tokens is not None and args.max_tokens < 1:
+        raise ValueError(f"--max_tokens is {args.max_tokens}; give at least 1")
+    if args.to in layout.fixed_length:
+        options.pop("max_tokens", None)
     if args.to == "text":
         options.setdefault("temperature", 0.0)
         options.setdefault("max_tokens", 100)
@@ -152,12 +201,40 @@ def _write(name: str, samples: Sequence[Any], out: str | None) -> int:
     return _wrote([path])
 
 
-def _write_documents(documents: Sequence[Any], out: Path) -> int:
+def _go_on(generator: Generator, prompt: Any, args: Any, options: dict[str, Any]) -> int:
+    """Documents that the model goes on with; says which of them hold nothing, or end too soon."""
+    from ..generate.segments import cut_off
+
+    out = Path(args.out or "generated")
+    if out.suffix or out.is_file():
+        raise ValueError(f"--out {out} is a file; without --to, give a folder")
+    events: list[list[Event]] = [[] for _ in range(args.count)]
+    for event in generator.events([prompt] * args.count, seed=args.seed, **options):
+        events[event.row].append(event)
+    documents = generator.decoded(events)
+    _write_documents(documents, out)
+    for i, (document, made) in enumerate(zip(documents, events, strict=True)):
+        if broken := cut_off(generator.layout, made):
+            name, held, needed = broken
+            parts = f"{held} of its {needed} tokens" if needed else "nothing yet"
+            print(
+                f"sample {i}: the document was cut after {len(made)} new tokens; its last {name} "
+                f"holds {parts} and is left out; give more --max_tokens",
+                file=sys.stderr,
+            )
+        elif not document:
+            print(
+                f"sample {i}: the model ended the document at once, with nothing in it; say with "
+                "--to what to generate, or give another --seed",
+                file=sys.stderr,
+            )
+    return 0
+
+
+def _write_documents(documents: Sequence[Any], out: Path) -> None:
     """Interleaved documents: text to standard output, pictures and sound into a folder."""
     from ..generate.media import write_image, write_sound
 
-    if out.suffix or out.is_file():
-        raise ValueError(f"--out {out} is a file; without --to, give a folder")
     for i, document in enumerate(documents):
         if len(documents) > 1:
             print(f"--- {i}")
@@ -171,7 +248,6 @@ def _write_documents(documents: Sequence[Any], out: Path) -> int:
             else:
                 write_image(path, content)
                 print(f"[{path}]")
-    return 0
 
 
 def _wrote(paths: Sequence[Path]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..models import MultimodalModel
 from .decoders import Decoder, decoder_maker
-from .diffusion import DiffusionOptions, DiffusionSampler
+from .diffusion import DiffusionOptions, DiffusionSampler, ItemBar
 from .grammar import Grammar, Layout, Place
 from .guidance import GuidedDecoder
 from .loop import Event, decode
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from ..data.documents import Segment
     from ..data.tokenizers import TokenizerSet
 
-__all__ = ["Generator"]
+__all__ = ["MOST_TOKENS", "Generator"]
+
+MOST_TOKENS = 400
+"""New tokens of a document at most, unless told otherwise."""
 
 _SAMPLING = {f.name for f in fields(Sampling)}
 _DIFFUSION = {f.name for f in fields(DiffusionOptions)}
@@ -130,7 +133,7 @@ class Generator:
         *,
         to: str | None = None,
         seed: int | Sequence[int] = 0,
-        max_tokens: int = 400,
+        max_tokens: int | None = None,
         **options: Any,
     ) -> list[list[Segment]]:
         """Continue documents.
@@ -141,7 +144,8 @@ class Generator:
                 it ends the document.
             seed: of the first prompt; prompt i has seed + i, and its result depends on nothing
                 else, whatever is generated beside it. Or one seed per prompt.
-            max_tokens: most new tokens of a document.
+            max_tokens: most new tokens of a document. None: the length of `to` where all its
+                segments have one length, else MOST_TOKENS.
             options: see the class.
 
         Returns:
@@ -154,7 +158,12 @@ class Generator:
         made: list[list[Event]] = [[] for _ in prompts]
         for event in self.events(prompts, to=to, seed=seed, max_tokens=max_tokens, **options):
             made[event.row].append(event)
-        return decoded(self.tokenizers, self.layout, [split(self.layout, m) for m in made])
+        return self.decoded(made)
+
+    def decoded(self, events: Sequence[Sequence[Event]]) -> list[list[Segment]]:
+        """The new segments of each document from its events; see `complete`."""
+        pieces = [split(self.layout, of_document) for of_document in events]
+        return decoded(self.tokenizers, self.layout, pieces)
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[tuple[str, Any]]:
         """(modality, token) of one document as they are made; for continuous modalities the token
@@ -168,7 +177,7 @@ class Generator:
         *,
         to: str | None = None,
         seed: int | Sequence[int] = 0,
-        max_tokens: int = 400,
+        max_tokens: int | None = None,
         **options: Any,
     ) -> Iterator[Event]:
         """The tokens of `complete` as they are made."""
@@ -179,23 +188,26 @@ class Generator:
         sampling, diffusion, guidance = _sorted(options)
         place = Place(self.layout.text if to is None else self.layout.index(to))
         grammar = self._grammar(to)
-        sampler = DiffusionSampler(self.layout.begin, diffusion, progress=None)
+        if max_tokens is None:
+            max_tokens = self.layout.fixed_length.get(to or "", MOST_TOKENS)
         make = decoder_maker(self.model, self.weights)
-        for start in range(0, len(sequences), self.batch_size):
-            here = slice(start, start + self.batch_size)
-            part = sequences[here]
-            events = decode(
-                self._decoder(make, to, guidance),
-                part,
-                [place] * len(part),
-                grammar,
-                sampling,
-                seeds=seeds[here],
-                max_tokens=max_tokens,
-                sampler=sampler,
-            )
-            for event in events:
-                yield event._replace(row=start + event.row)
+        with ItemBar(None if to is None else len(sequences)) as bar:
+            sampler = DiffusionSampler(self.layout.begin, diffusion, progress=bar.advance)
+            for start in range(0, len(sequences), self.batch_size):
+                here = slice(start, start + self.batch_size)
+                part = sequences[here]
+                events = decode(
+                    self._decoder(make, to, guidance),
+                    part,
+                    [place] * len(part),
+                    grammar,
+                    sampling,
+                    seeds=seeds[here],
+                    max_tokens=max_tokens,
+                    sampler=sampler,
+                )
+                for event in events:
+                    yield event._replace(row=start + event.row)
 
     def _one_each(
         self, prompts: Sequence[Prompt], to: str, seed: int, max_tokens: int, options: Any

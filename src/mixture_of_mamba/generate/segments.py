@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..data.documents import Segment
     from ..data.tokenizers import TokenizerSet
 
-__all__ = ["decoded", "split"]
+__all__ = ["cut_off", "decoded", "split"]
 
 Piece = tuple[str, np.ndarray]
 
@@ -48,6 +48,25 @@ def split(layout: Layout, events: Sequence[Event]) -> list[Piece]:
         if len(ids) == layout.fixed_length.get(name, len(ids)):
             whole.append((name, np.asarray(ids)))
     return whole
+
+
+def cut_off(layout: Layout, events: Sequence[Event]) -> tuple[str, int, int | None] | None:
+    """The segment that a document broke off in and that is left out: (name, tokens it has, tokens
+    it needs, where those are fixed); None where it did not."""
+    if not events:
+        return None
+    last = events[-1]
+    opened = {token: name for name, token in layout.begin.items()}
+    if last.modality == "text" and last.token in opened:
+        name = opened[last.token]
+        return name, 0, layout.fixed_length.get(name)
+    needed = layout.fixed_length.get(last.modality, 0)
+    if last.values is not None:  # vectors come all at once
+        return None
+    held = 0
+    while held < len(events) and events[-1 - held].modality == last.modality:
+        held += 1
+    return (last.modality, held, needed) if held < needed else None
 
 
 def decoded(

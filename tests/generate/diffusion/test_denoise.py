@@ -11,6 +11,7 @@ from mixture_of_mamba.data.batch import Batch
 from mixture_of_mamba.generate.diffusion import (
     DiffusionOptions,
     DiffusionSampler,
+    ItemBar,
     denoise,
     empty_context,
 )
@@ -164,11 +165,27 @@ def test_guidance_of_zero_forgets_the_prompt() -> None:
 def test_bars_are_drawn_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     model = awake(prediction="sample")
     state = read(model, prompts([4])[0])
-    denoise(model, "image", state, PATCHES, DiffusionOptions(steps=3, guidance=1), [0])
+    draw = DiffusionSampler({}, DiffusionOptions(steps=3, guidance=1))
+    draw(model, state, "image", PATCHES, [0])
     assert not capsys.readouterr().err
-    options = DiffusionOptions(steps=3, guidance=1)
-    denoise(model, "image", state, PATCHES, options, [0], progress=True)
-    assert "denoising" in capsys.readouterr().err
+    for total, form in ((1, "denoised: 1/1|"), (None, "denoised: 1 [")):
+        with ItemBar(total, show=True) as bar:
+            draw.progress = bar.advance
+            draw(model, state, "image", PATCHES, [0])
+            assert form in str(bar._bar)
+        assert "denoised" in capsys.readouterr().err
+
+
+def test_progress_counts_images_whatever_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = awake(prediction="sample")
+    state = read(model, prompts([4])[0]).expand(5)
+    monkeypatch.setattr("mixture_of_mamba.generate.diffusion.sampler.ROWS_AT_ONCE", 2 * PATCHES)
+    done: list[float] = []
+    draw = DiffusionSampler(
+        {}, DiffusionOptions(steps=4, guidance=1), progress=lambda images: done.append(images)
+    )
+    draw(model, state, "image", PATCHES, range(5))
+    assert done == [0.5] * 4 + [0.5] * 4 + [0.25] * 4  # two images at once, two, one
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,14 @@
 
 from .denoise import Denoised, denoise, empty_context
 from .options import DiffusionOptions
+from .progress import ItemBar
 from .sampler import DiffusionSampler
 
-__all__ = ["Denoised", "DiffusionOptions", "DiffusionSampler", "denoise", "empty_context"]
+__all__ = [
+    "Denoised",
+    "DiffusionOptions",
+    "DiffusionSampler",
+    "ItemBar",
+    "denoise",
+    "empty_context",
+]

@@ -7,9 +7,8 @@ text stands before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,7 +56,7 @@ def denoise(
     seeds: Sequence[int],
     *,
     unconditional: Cache | None = None,
-    progress: bool = False,
+    on_step: Callable[[], None] | None = None,
     go_on: bool = True,
 ) -> Denoised:
     """Sample one segment of a continuous modality in each of `b` sequences.
@@ -71,7 +70,7 @@ def denoise(
         seeds: one per sequence; equal seeds and states give equal segments, whatever else is in
             the batch.
         unconditional: from `empty_context`; needed unless guidance is 1.
-        progress: show a bar over the steps.
+        on_step: called after each step.
         go_on: let the clean vectors advance the state; otherwise `state` is returned as it was.
 
     Raises:
@@ -98,11 +97,11 @@ def denoise(
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
     sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     extra = {} if type(scheduler).__name__ == "DDIMScheduler" else {"generator": generators}
-    with _bar(len(scheduler.timesteps), progress) as tick:
-        for t in scheduler.timesteps:
-            prediction = rows.predict(sample, float(t) - lowest)
-            sample = scheduler.step(prediction, t, sample, **extra).prev_sample
-            tick()
+    for t in scheduler.timesteps:
+        prediction = rows.predict(sample, float(t) - lowest)
+        sample = scheduler.step(prediction, t, sample, **extra).prev_sample
+        if on_step is not None:
+            on_step()
     return Denoised(sample, rows.advance(sample) if go_on else state)
 
 
@@ -170,14 +169,3 @@ class _Rows:
         level = torch.full((count,), t, device=values.device)
         weight = self.maps.inward.weight
         return self.maps.rows(values.reshape(count, -1).to(weight.dtype), level, place)
-
-
-@contextmanager
-def _bar(steps: int, show: bool) -> Iterator[Any]:
-    if not show:
-        yield lambda: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=steps, desc="denoising", unit="step", leave=False) as bar:
-        yield bar.update

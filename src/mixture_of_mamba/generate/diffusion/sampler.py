@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +23,8 @@ class DiffusionSampler:
     Args:
         begin: text id of each continuous modality's begin token.
         options: sampler, steps and guidance.
-        progress: show a bar over the denoising steps; None: on a terminal.
+        progress: called after each denoising step with the images that it was worth: all that are
+            denoised together, over the number of steps.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class DiffusionSampler:
         begin: Mapping[str, int],
         options: DiffusionOptions | None = None,
         *,
-        progress: bool | None = False,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
         self.begin = dict(begin)
         self.options = options or DiffusionOptions()
-        self.progress = sys.stderr.isatty() if progress is None else progress
+        self.progress = progress
 
     def __call__(
         self, model: MultimodalModel, cache: Cache, modality: str, count: int, seeds: Sequence[int]
@@ -66,8 +66,15 @@ class DiffusionSampler:
                 self.options,
                 [seeds[i] for i in here],
                 unconditional=empty,
-                progress=self.progress,
+                on_step=self._counts(len(here)),
                 go_on=False,
             )
             parts.append(part.values)
         return torch.cat(parts)
+
+    def _counts(self, images: int) -> Callable[[], None] | None:
+        """What a step of so many images reports."""
+        if self.progress is None:
+            return None
+        report, worth = self.progress, images / self.options.steps
+        return lambda: report(worth)
