@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from common import Report, time_calls
+from common import time_calls
+from reporting import Report
 
 __all__ = ["run"]
 

@@ -1,26 +1,23 @@
-"""Timing, and the report that survives a failing section or a spent time budget."""
+"""Times, memory, errors, and what the machine is."""
 
 from __future__ import annotations
 
-import gc
-import json
 import platform
 import statistics
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
+from reporting import Report
 
-__all__ = ["Report", "Timing", "machine", "peak_memory", "relative_error", "time_calls"]
+__all__ = ["Timing", "machine", "peak_memory", "relative_error", "time_calls"]
 
-PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "numpy")
+PACKAGES = ("torch", "triton", "numpy", "safetensors", "mamba-ssm", "causal-conv1d")
 
 
 @dataclass
@@ -31,75 +28,6 @@ class Timing:
     low: float
     high: float
     calls: int
-
-
-@dataclass
-class Report:
-    """Everything that was found, written after every section.
-
-    Args:
-        path: the JSON file.
-        budget: seconds for everything; what does not fit is named as left out.
-        dry: tiny sizes on the CPU, each call once: numbers mean nothing.
-    """
-
-    path: Path
-    budget: float
-    dry: bool
-    device: torch.device
-    found: dict[str, Any] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-
-    def left(self) -> float:
-        return self.budget - (time.monotonic() - self.started)
-
-    def line(self, text: str) -> None:
-        """A line of the table that is printed last; also printed now."""
-        self.lines.append(text)
-        print(f"[{time.monotonic() - self.started:5.0f} s] {text}", flush=True)
-
-    def part(
-        self, name: str, body: Callable[[dict[str, Any]], None], *, needs: float = 10.0
-    ) -> None:
-        """Run one part of a section; `body` puts its numbers into the dict that it gets. A failure
-        is recorded and does not spread; with less than `needs` seconds left, the part is left out.
-        """
-        numbers: dict[str, Any] = {}
-        if self.left() < needs:
-            self.failed[name] = "left out, no time"
-            return
-        try:
-            body(numbers)
-        except Exception as error:
-            if self.dry:
-                raise
-            self.failed[name] = "".join(traceback.format_exception(error))[-2000:]
-            first = (str(error).splitlines() or [""])[0]
-            self.line(f"{name}: FAILED, {type(error).__name__}: {first[:150]}")
-        self.found[name] = numbers
-        release()
-        self.write()
-
-    def write(self) -> None:
-        plain = {**self.found, "failed": self.failed, "dry": self.dry}
-        plain["seconds"] = time.monotonic() - self.started
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(plain, indent=1, default=_plain))
-
-    def close(self) -> None:
-        """The table, and what is missing from it."""
-        self.write()
-        print("\n" + "=" * 100)
-        for text in self.lines:
-            print(text)
-        for name, why in self.failed.items():
-            print(f"missing: {name}: {why.strip().splitlines()[-1]}")
-
-
-def _plain(value: Any) -> Any:
-    return vars(value) if isinstance(value, Timing) else str(value)
 
 
 def time_calls(call: Callable[[], object], report: Report, *, seconds: float = 0.3) -> Timing:
@@ -134,12 +62,6 @@ def time_calls(call: Callable[[], object], report: Report, *, seconds: float = 0
 
 def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)
-
-
-def release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 
 import peers
 import torch
-from common import Report, peak_memory, relative_error, time_calls
+from common import peak_memory, relative_error, time_calls
+from reporting import Report
 from torch import Tensor
 
 from mixture_of_mamba.ops import Routing
@@ -21,6 +22,7 @@ __all__ = ["conv_inputs", "run", "scan_inputs"]
 
 
 def run(report: Report) -> None:
+    report.part("peers", lambda found: who_is_there(report, found))
     for dtype in (torch.float32,) if report.dry else (torch.float32, torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix("torch.")
         report.part(f"scan error {name}", lambda f, d=dtype: scan_error(report, f, d))
@@ -33,6 +35,11 @@ def run(report: Report) -> None:
     for name, (b, t, d) in shapes.items():
         report.part(f"scan {name}", lambda f, s=(b, t, d): scan_times(report, f, *s))
         report.part(f"conv {name}", lambda f, s=(b, t, d): conv_times(report, f, *s))
+
+
+def who_is_there(report: Report, found: dict[str, Any]) -> None:
+    found |= peers.available()
+    report.line("peers: " + "; ".join(f"{name} {text}" for name, text in found.items()))
 
 
 def scan_inputs(

@@ -17,21 +17,36 @@ from mixture_of_mamba.ops import causal_conv1d, selective_scan
 from mixture_of_mamba.ops.causal_conv1d import ConvInputs
 from mixture_of_mamba.ops.selective_scan import ScanInputs
 
-__all__ = ["available", "conv", "mamba_block", "masked_block", "scan"]
+__all__ = [
+    "available",
+    "conv",
+    "kernels",
+    "mamba_block",
+    "masked_block",
+    "scan",
+    "why_no_mamba",
+]
 
 
 @cache
-def _module(name: str) -> ModuleType | None:
-    """The module, or None where it is not installed (or was built for another torch)."""
+def _load(name: str) -> ModuleType | str:
+    """The module, or why it cannot be imported: absent, or built for another torch."""
     try:
         return import_module(name)
-    except (ImportError, OSError, RuntimeError):
-        return None
+    except Exception as error:  # what a foreign package raises on import is its own affair
+        first = (str(error).splitlines() or [""])[0]
+        return f"{name} cannot be imported: {type(error).__name__}: {first[:150]}"
 
 
-def available() -> dict[str, bool]:
-    names = ("mamba_ssm", "selective_scan_cuda", "causal_conv1d")
-    return {name: _module(name) is not None for name in names}
+def _module(name: str) -> ModuleType | None:
+    found = _load(name)
+    return None if isinstance(found, str) else found
+
+
+def available() -> dict[str, str]:
+    """By name: "imported", or why not."""
+    names = ("mamba_ssm.modules.mamba_simple", "selective_scan_cuda", "causal_conv1d")
+    return {name: v if isinstance(v := _load(name), str) else "imported" for name in names}
 
 
 def _scan_function() -> Callable[..., Tensor] | None:
@@ -80,10 +95,25 @@ def conv(way: str, x: ConvInputs, dy: Tensor) -> Callable[[], object] | None:
     return lambda: torch.autograd.grad(y, [u, weight, bias], out, retain_graph=True)
 
 
-def mamba_block(d_model: int) -> nn.Module | None:
-    """mamba-ssm's own dense mixer with its fused path, or None."""
-    module = _module("mamba_ssm.modules.mamba_simple")
-    return None if module is None else module.Mamba(d_model)
+def why_no_mamba() -> str | None:
+    """Why mamba-ssm's dense mixer cannot run here; None where it can."""
+    if not torch.cuda.is_available():
+        return "mamba-ssm needs a CUDA device"
+    found = _load("mamba_ssm.modules.mamba_simple")
+    return found if isinstance(found, str) else None
+
+
+def mamba_block(d_model: int) -> nn.Module:
+    """mamba-ssm's own dense mixer with its fused path."""
+    block: nn.Module = import_module("mamba_ssm.modules.mamba_simple").Mamba(d_model)
+    return block
+
+
+def kernels() -> str:
+    """Whose convolution and scan `masked_block` takes."""
+    names = {"mamba-ssm": _scan_function(), "causal-conv1d": _module("causal_conv1d")}
+    found = [name for name, there in names.items() if there is not None]
+    return " and ".join(found) if found and torch.cuda.is_available() else "ours"
 
 
 def masked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, masks: list[Tensor]) -> Tensor:

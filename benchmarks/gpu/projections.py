@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import Report, Timing, relative_error, time_calls
+from common import Timing, relative_error, time_calls
+from reporting import Report
 
 from mixture_of_mamba.ops.modality_linear import LinearInputs, grouped, loop
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import kernels
 import torch
-from common import Report, Timing, time_calls
+from common import Timing, time_calls
+from reporting import Report
 
 from mixture_of_mamba.ops.causal_conv1d import triton as conv
 from mixture_of_mamba.ops.selective_scan import triton as scan
@@ -34,7 +35,9 @@ CONV_CHUNK = (32, 64, 128, 256)
 
 def run(report: Report) -> None:
     if report.device.type == "cuda":
-        report.part("tuning: compile", lambda found: compile_all(report, found), needs=120)
+        report.part(
+            "tuning: compile", lambda found: compile_all(report, found), needs=120, limit=400
+        )
     report.part("tuning: scan forward", lambda f: scan_forward(report, f), needs=30)
     report.part("tuning: scan backward", lambda f: scan_backward(report, f), needs=30)
     report.part("tuning: scan checkpoints", lambda f: scan_every(report, f), needs=30)
@@ -111,6 +114,7 @@ def sweep(
         except Exception as error:
             if report.dry:
                 raise
+            torch.cuda.synchronize()  # raises where no other shape can run either
             found[str(shape)] = f"{type(error).__name__}: {error}"[:300]
             continue
         found[str(shape)] = timing

@@ -1,0 +1,142 @@
+"""benchmarks/gpu/run.py without a GPU: a dry run, and sections that crash, hang or cannot load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from .conftest import GPU
+
+SECTIONS = ("ceilings", "kernels", "projections", "head", "training", "tuning")
+PARTS = {
+    *("copy", "gemm", "peers", "head 65k"),
+    *(f"gemm 32 {name}" for name in ("in_proj", "x_proj", "dt_proj", "out_proj")),
+    *(f"projection 32 {name}" for name in ("in_proj", "x_proj", "dt_proj", "out_proj")),
+    *(f"{op} {part}" for op in ("scan", "conv") for part in ("error float32", "small")),
+    *(
+        f"step tiny {name} L 16, 32 tokens"
+        for name in ("masks", "dense", "mixture", "dense again", "transformer")
+    ),
+    *(f"tuning: {name}" for name in ("scan forward", "scan backward", "scan checkpoints", "conv")),
+}
+
+
+def test_a_dry_run_measures_every_part_and_names_every_target(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    out = tmp_path / "bench.json"
+    command = [sys.executable, str(GPU / "run.py"), "--dry-run", "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--sections", *SECTIONS], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert set(found["parts"]) == PARTS
+    assert not found["failed"]
+    assert list(found["left_out"]) == ["step tiny mamba-ssm L 16, 32 tokens"]
+    table = done.stdout.partition("=" * 100)[2]
+    for name, part in found["parts"].items():
+        assert part["lines"], f"{name} has no row"
+        assert all(line in table for line in part["lines"])
+    for title in (
+        "mixture / our dense step, L 4096",
+        "boolean masks / mixture, L 4096",
+        "mamba-ssm dense / our dense, L 4096",
+        "transformer / mixture, L 4096",
+        "transformer / mixture, L 8192",
+        "transformer / mixture, L 16384",
+        "scan forward, ms",
+        "scan backward, ms",
+        "mamba-ssm's scan / ours, forward",
+        "mamba-ssm's scan / ours, backward",
+    ):
+        (line,) = [line for line in table.splitlines() if line.startswith(f"  {title}")]
+        assert "target" in line
+
+
+FAILING = {
+    "unloadable": "import a_package_that_is_not_there",
+    "crashing": """
+        import os
+        def run(report):
+            report.part("before", lambda found: report.line("row before"))
+            report.part("crash", lambda found: os._exit(11))
+            report.part("after", lambda found: report.line("row after"))
+        """,
+    "hanging": """
+        import time
+        def run(report):
+            report.part("hang", lambda found: time.sleep(60), limit=0.2)
+            report.part("raise", lambda found: 1 / 0)
+            report.part("too long for what is left", lambda found: None, needs=1e6)
+            report.part("last", lambda found: report.line("row last"))
+        """,
+}
+
+
+def test_what_fails_costs_nothing_but_itself(
+    script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, source in FAILING.items():
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run, out = script("run"), tmp_path / "bench.json"
+    monkeypatch.setattr(run, "SECTIONS", tuple(FAILING))
+    options = ["--dry-run", "--out", str(out), "--sections", *FAILING]
+    monkeypatch.setattr(sys, "argv", ["run.py", *options])
+    assert run.main() == 1
+    found = json.loads(out.read_text())
+    assert set(found["parts"]) == {"before", "after", "last"}
+    assert set(found["failed"]) == {"section unloadable", "crash", "hang", "raise"}
+    assert "No module named 'a_package" in found["failed"]["section unloadable"]
+    assert "status 11: it hung, or crashed" in found["failed"]["crash"]
+    assert "ZeroDivisionError" in found["failed"]["raise"]
+    assert found["left_out"] == {"too long for what is left": "not measured: budget"}
+    table = capsys.readouterr().out.partition("=" * 100)[2]
+    assert "missing: too long for what is left: not measured: budget" in table
+
+
+def _report(script: Callable[[str], ModuleType], path: Path, device: str) -> Any:
+    state = {"parts": {}, "failed": {}, "left_out": {}, "done": [], "running": None}
+    return script("reporting").Report(path, float("inf"), True, torch.device(device), state)
+
+
+def test_a_device_that_no_longer_answers_ends_the_process_and_keeps_the_numbers(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def illegal() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", illegal)
+    report = _report(script, tmp_path / "bench.json", "cuda")
+    report.found["earlier"] = {"time": 1.0}
+    with pytest.raises(script("reporting").Poisoned, match="scan large"):
+        report.part("scan large", lambda found: illegal())
+    kept = json.loads((tmp_path / "bench.json").read_text())
+    assert kept["parts"] == {"earlier": {"time": 1.0}}
+    assert "illegal memory access" in kept["failed"]["scan large"]
+    assert kept["running"] is None
+
+
+def test_what_an_earlier_file_has_is_kept_and_not_measured_again(
+    script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier.json"
+    content = {"machine": {"device": "x"}, "parts": {"copy": {"lines": ["row"]}}, "failed": {}}
+    earlier.write_text(json.dumps(content))
+    state = script("run").first_state(earlier)
+    assert state["parts"] == content["parts"]
+    report = _report(script, tmp_path / "bench.json", "cpu")
+    report.state = state
+    assert report.part("copy", lambda found: pytest.fail("measured")) == {"lines": ["row"]}
