@@ -17,12 +17,15 @@ FLOPS_PER_STEP, TOKENS_PER_STEP = 1000, 64
 
 
 def make_plan(
-    variants: Sequence[str] = ("dense", "mom"), seeds: Sequence[int] = (0, 1), steps: int = 60
+    variants: Sequence[str] = ("dense", "mom"),
+    seeds: Sequence[int] = (0, 1),
+    steps: int = 60,
+    d_model: int = 16,
 ) -> Plan:
     config = RunConfig.from_dict(
         {
             "data": {"setting": "chameleon", "window": 16},
-            "model": {"d_model": 16, "n_layers": 2},
+            "model": {"d_model": d_model, "n_layers": 2},
             "train": {"steps": steps, "batch_size": 4, "warmup": 2, "evaluate_every": 2},
         }
     )

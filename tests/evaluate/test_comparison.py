@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.evaluate.comparison import load_comparison, write_comparison
 from mixture_of_mamba.evaluate.facts import QUESTIONS
+from mixture_of_mamba.evaluate.judgements import why_not_sampled
 from mixture_of_mamba.evaluate.plan import Job, Plan, read_plan, write_plan
 from mixture_of_mamba.evaluate.report import write_report
 from mixture_of_mamba.evaluate.shares import wilson
 from mixture_of_mamba.evaluate.tables import headline_rows, markdown_table, text_table
+from mixture_of_mamba.evaluate.variants import variant_config
 
 from .runs import FLOPS_PER_STEP, TOKENS_PER_STEP, make_plan, write_run, write_runs
 
@@ -215,3 +218,65 @@ def test_every_seed_s_answers_are_in_the_report(folder: Path) -> None:
               for i, job in enumerate(read_plan(folder).jobs(folder))}  # fmt: skip
     assert found == 2 * [(variant, seed, shares[variant, seed])
                          for variant in ("dense", "mom") for seed in "01"]  # fmt: skip
+
+
+def judged(folder: Path, *names: str) -> None:
+    for i, name in enumerate(names):
+        (folder / name / "facts.json").write_text(json.dumps(answers(2 + i)))
+
+
+def test_facts_stand_in_the_file_and_are_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged(folder, "dense-seed0", "mom-seed0", "dense-seed1", "mom-seed1")
+    write_comparison(load_comparison(folder))
+    facts = json.loads((folder / "comparison.json").read_text())["facts"]
+    assert facts["examples"] == 5 and facts["not_judged"] == {}
+    assert facts["ceiling"]["digit"]["correct"] == 10
+    assert list(facts["runs"]) == ["dense", "mom"] and list(facts["runs"]["mom"]) == ["0", "1"]
+    assert facts["runs"]["mom"]["1"]["text_to_image"]["colour"] == wilson(5, 10)._asdict()
+    assert main(["report", str(folder)]) == 0
+    said = capsys.readouterr().out
+    for title in ("picture from caption", "caption from picture"):
+        assert f"{title}: right of all, 95 % interval\n" in said
+    assert "caption from voice" not in said and "not judged" not in said
+    low, high = (100 * x for x in wilson(5, 10)[3:])
+    cell = rf"5/10 \({low:.0f}\N{{EN DASH}}{high:.0f} %\)"
+    assert len(re.findall(rf"^mom +1(?: +{cell}){{5}}$", said, re.MULTILINE)) == 2
+    assert len(re.findall(r"^the real pictures +10/10 ", said, re.MULTILINE)) == 1
+
+
+def test_who_was_not_judged_is_named_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(["dense", "mom", "transformer", "mot"], d_model=32)
+    write_runs(tmp_path, plan, lambda job, name, steps: 2.0 - 0.01 * steps)
+    judged(tmp_path, "dense-seed0", "dense-seed1", "mom-seed0")
+    assert main(["report", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "not judged: transformer, mot: attention keeps no state of fixed size" in said
+    assert "not judged: mom: seed 1: there is no facts.json" in said
+    facts = json.loads((tmp_path / "comparison.json").read_text())["facts"]
+    assert list(facts["not_judged"]) == ["mom", "transformer", "mot"]
+    assert "Not judged: mom: seed 1" in (tmp_path / "report.html").read_text()
+
+
+def test_reasons_follow_from_what_the_runs_are() -> None:
+    plan = make_plan(["dense", "mot"], d_model=32)
+    dense, mot = (variant_config(plan.config, v, 0) for v in plan.variants)
+    assert why_not_sampled(dense) is None
+    assert "each token would read all" in str(why_not_sampled(mot))
+    images = replace(mot, data=replace(mot.data, setting="transfusion", window=256))
+    assert "from which a continuous image is denoised" in str(why_not_sampled(images))
+
+
+def test_a_folder_judged_before_a_question_was_asked_is_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = answers(4)
+    tasks = ("ceiling", "text_to_image", "image_to_text")
+    before |= {t: {q: x for q, x in before[t].items() if q != "fact"} for t in tasks}  # type: ignore[attr-defined]
+    for job in read_plan(folder).jobs(folder):
+        (job.folder / "facts.json").write_text(json.dumps(before))
+    assert main(["report", str(folder)]) == 0
+    assert re.search(r"^mom +1(?: +4/10 \(\S+ %\)){3} +4/10", capsys.readouterr().out, re.MULTILINE)

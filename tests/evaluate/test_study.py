@@ -101,6 +101,10 @@ def test_it_prints_a_table_and_the_path_of_the_page(study: tuple[Path, list[str]
     for modality in ("text", "image", "speech"):
         assert re.search(rf"^{modality} .* %$", printed, re.MULTILINE)
     assert f"report: {out / 'report.html'}" in printed
+    for title in ("picture from caption", "caption from picture", "caption from voice"):
+        assert f"{title}: right of all, 95 % interval" in printed
+    assert re.search(r"^mom +0(?: +\d+/\d+ \(\d+\N{EN DASH}\d+ %\)){5}$", printed, re.MULTILINE)
+    assert "not judged" not in printed
 
 
 def test_the_page_holds_everything_itself(study: tuple[Path, list[str], str]) -> None:

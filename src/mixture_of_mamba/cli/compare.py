@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,26 @@ def typed_command() -> str:
 
 
 def print_figures(figures: dict[str, Any], page: Path) -> None:
-    """The table of each variant, how losses were smoothed, and where the report lies."""
-    from ..evaluate.tables import headline_rows, text_table
+    """The table of each variant, what is right in what was generated, how losses were smoothed, and
+    where the report lies."""
+    from ..evaluate.tables import facts_tables, headline_rows, not_judged, text_table
 
     print()
     for variant in figures["variants"]:
         if variant != figures["baseline"]:
             print(text_table(headline_rows(figures, variant)), end="\n\n")
+    for title, rows in facts_tables(figures, _counted):
+        print(f"{title}: right of all, 95 % interval\n{text_table(rows)}", end="\n\n")
+    for line in not_judged(figures):
+        print(f"not judged: {line}")
     seeds = len(figures["seeds"])
     print(f"{seeds} seed{'s' if seeds > 1 else ''}; {figures['smoothing']['statement']}")
     print(f"report: {page}")
     if (pictures := page.with_name("gallery.png")).is_file():
         print(f"pictures: {pictures}")
+
+
+def _counted(share: Mapping[str, float]) -> str:
+    """118 of 127 with their interval -> "118/127 (87–96 %)"."""
+    low, high = (100 * share[end] for end in ("low", "high"))
+    return f"{share['correct']:.0f}/{share['total']:.0f} ({low:.0f}–{high:.0f} %)"

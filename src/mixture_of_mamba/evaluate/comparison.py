@@ -15,6 +15,7 @@ from ..models.flops import flops_breakdown
 from ..train.metrics import read_metrics
 from .curves import Curve, read_curves, read_level_curves, smoothing_points
 from .intervals import estimate
+from .judgements import judgements
 from .loss_matching import Match, match_loss
 from .machine import machine, versions
 from .plan import Plan, read_plan
@@ -140,6 +141,7 @@ def summary(comparison: Comparison) -> dict[str, Any]:
         "seeds": list(c.seeds),
         "modalities": c.modalities,
         "variants": {variant: _variant(c, variant) for variant in c.plan.variants},
+        "facts": judgements(c.plan, c.folder, c.seeds),
         "smoothing": {
             "phase": "validation",
             "points": c.smoothing,

@@ -15,11 +15,13 @@ from ..ops import native
 from ..train.runs import load_run
 from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
+from .judgements import why_not_sampled
 from .plan import Plan, write_plan
 from .progress import Board
 from .report import write_gallery, write_report
 from .runner import default_jobs, run_jobs
 from .samples import save_examples, save_samples
+from .variants import variant_config
 
 __all__ = ["report_study", "run_study"]
 
@@ -82,11 +84,14 @@ def _after_training(
     samples = min(samples, len(examples))
     judged = min(judged, sum(bool(example.facts) for example in examples))
     reader = None
+    for variant in plan.variants if samples or judged else ():
+        if reason := why_not_sampled(variant_config(plan.config, variant, plan.seeds[0])):
+            board.say(f"{variant}: neither sampled nor judged; {reason}")
     for job in plan.jobs(out):
         place = job.folder / "samples"
         save = job.seed == plan.seeds[0] and samples > _done(place / "samples.json")
         judges = judged > _done(job.folder / "facts.json")
-        if job.config.model.mixer != "mamba" or not (save or judges):
+        if why_not_sampled(job.config) or not (save or judges):
             continue
         run = load_run(job.folder)
         generator = Generator(run.model, run.tokenizers)

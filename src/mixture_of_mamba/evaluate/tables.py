@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["headline_rows", "interval_text", "markdown_table", "percent_text", "text_table"]
+from .facts import QUESTIONS
+from .judgements import TASKS
+
+__all__ = [
+    "facts_tables",
+    "headline_rows",
+    "interval_text",
+    "markdown_table",
+    "not_judged",
+    "percent_text",
+    "text_table",
+]
 
 HEADER = ("", "FLOPs to match", "time to match", "{baseline}", "{variant}", "gain")
 """The first two are shares of what the baseline spent."""
@@ -41,6 +52,42 @@ def headline_rows(comparison: Mapping[str, Any], variant: str) -> list[tuple[str
         losses = (f"{v['final_loss'][name]:.4f}" for v in (base, other))
         rows.append((name, *spent, *losses, percent_text(other["gain_percent"][name])))
     return rows
+
+
+def facts_tables(
+    comparison: Mapping[str, Any], cell: Callable[[Mapping[str, float]], str]
+) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """What is right in what was generated: (task, header and a row per run) of every task that was
+    judged; where pictures are judged, the real ones stand last.
+
+    Args:
+        cell: the text of a share; see facts.json.
+    """
+
+    def cells(answers: Mapping[str, Any]) -> list[str]:
+        return [cell(answers[q]) if q in answers else "" for q in QUESTIONS]
+
+    facts, tables = comparison["facts"], []
+    for task, title in TASKS.items():
+        rows: list[tuple[str, ...]] = [("", "seed", *QUESTIONS)]
+        for variant, seeds in facts["runs"].items():
+            for seed, judged in seeds.items():
+                if task in judged:
+                    rows.append((variant, seed, *cells(judged[task])))
+        if len(rows) == 1:
+            continue
+        if task == "text_to_image" and facts["ceiling"] is not None:
+            rows.append(("the real pictures", "", *cells(facts["ceiling"])))
+        tables.append((title, rows))
+    return tables
+
+
+def not_judged(comparison: Mapping[str, Any]) -> list[str]:
+    """One line for each reason why variants were not judged: "transformer, mot: reason"."""
+    by_reason: dict[str, list[str]] = {}
+    for variant, reason in comparison["facts"]["not_judged"].items():
+        by_reason.setdefault(reason, []).append(variant)
+    return [f"{', '.join(variants)}: {reason}" for reason, variants in by_reason.items()]
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

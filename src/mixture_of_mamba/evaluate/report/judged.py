@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..comparison import Comparison
-from ..facts import QUESTIONS
-from ..tables import interval_text, percent_text
+from ..tables import facts_tables, interval_text, not_judged, percent_text
 from .charts import series, shown_variants
 from .html import figure, section, table
 
 __all__ = ["facts", "noise_levels"]
 
-TASKS = {
-    "text_to_image": "picture from caption",
-    "image_to_text": "caption from picture",
-    "speech_to_text": "caption from voice",
-}
 
-
-def facts(comparison: Comparison) -> str:
+def facts(figures: Mapping[str, Any]) -> str:
     """Share of digits, colours and places that are right, by task and variant, with intervals."""
-    found = _judged_runs(comparison)
+    found = facts_tables(figures, _share)
     if not found:
         return ""
-    tables = []
-    for task, title in TASKS.items():
-        judged = {
-            name: {seed: by_task[task] for seed, by_task in seeds.items() if task in by_task}
-            for name, seeds in found.items()
-        }
-        if not any(judged.values()):
-            continue
-        rows: list[tuple[str, ...]] = [("", "seed", *QUESTIONS)]
-        for name, seeds in judged.items():
-            for seed, answers in seeds.items():
-                rows.append((name, str(seed), *(_share(answers[q]) for q in QUESTIONS)))
-        if task == "text_to_image":
-            ceiling = _first(_first(found))["ceiling"]
-            rows.append(("the real pictures", "", *(_share(ceiling[q]) for q in QUESTIONS)))
-        tables.append(table(rows, caption=title))
-    count = _first(_first(found))["examples"]
+    tables = [table(rows, caption=title) for title, rows in found]
+    left_out = "".join(f" Not judged: {line}." for line in not_judged(figures))
     return section(
         "Is it right?",
         *tables,
-        intro=f"{count} held-out captions, the same for every run. A classifier trained on "
-        "real handwriting reads the generated pictures; generated captions are parsed. Asked of "
-        "every digit that should be there: is the digit, its colour, anything at its place, and "
-        "all three (fact) right; of every scene: is all of it right and nothing else there. In "
-        "brackets: 95 % Wilson intervals over the captions; how far runs differ, the seeds show.",
+        intro=f"{figures['facts']['examples']} held-out captions, the same for every run. A "
+        "classifier trained on real handwriting reads the generated pictures; generated captions "
+        "are parsed. Asked of every digit that should be there: is the digit, its colour, anything "
+        "at its place, and all three (fact) right; of every scene: is all of it right and nothing "
+        "else there. In brackets: 95 % Wilson intervals over the captions; how far runs differ, "
+        f"the seeds show.{left_out}",
     )
 
 
@@ -101,21 +78,6 @@ def _gains(line: Mapping[str, Any]) -> str:
     return percent_text(line["gain_percent"]) + (f" ({each})" if len(seeds) > 1 else "")
 
 
-def _judged_runs(comparison: Comparison) -> dict[str, dict[int, Any]]:
-    """The content of facts.json by variant and seed, of the runs that have one."""
-    found: dict[str, dict[int, Any]] = {}
-    for variant in comparison.plan.variants:
-        for seed in comparison.seeds:
-            path = comparison.run_folder(variant, seed) / "facts.json"
-            if path.is_file():
-                found.setdefault(variant, {})[seed] = json.loads(path.read_text())
-    return found
-
-
-def _first(by_key: dict[Any, Any]) -> Any:
-    return next(iter(by_key.values()))
-
-
-def _share(found: dict[str, float]) -> str:
+def _share(found: Mapping[str, float]) -> str:
     share, low, high = (100 * found[key] for key in ("share", "low", "high"))
     return f"{share:.0f} % ({low:.0f}–{high:.0f})"

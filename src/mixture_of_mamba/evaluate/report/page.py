@@ -56,7 +56,7 @@ def _page(comparison: Comparison, figures: Mapping[str, Any]) -> str:
         splits(figures),
         cost(figures),
         gallery(comparison),
-        facts(comparison),
+        facts(figures),
         noise_levels(figures),
         how_to_read(figures),
         provenance(figures),
