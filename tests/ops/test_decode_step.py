@@ -83,7 +83,7 @@ def test_accuracy_of_the_formats(form: str, limit: float) -> None:
 
 @pytest.mark.parametrize("form,limit", [("float32", 2e-6), ("bfloat16", 5e-5), ("int8", 5e-5)])
 @pytest.mark.parametrize("batch", [5, 16, 53])
-@pytest.mark.parametrize("width", [38, 150])
+@pytest.mark.parametrize("width", [38, 64, 150])
 def test_a_batch_equals_its_sequences_alone(
     form: str, limit: float, batch: int, width: int
 ) -> None:
@@ -96,6 +96,26 @@ def test_a_batch_equals_its_sequences_alone(
     ]
     expected = torch.cat(alone)
     assert float((found - expected).norm() / expected.norm()) < limit
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("batch", [3, 40])
+def test_nan_stays_in_its_sequence(batch: int, form: str) -> None:
+    model = Model({"n_modalities": 2}, form)
+    x, modality = torch.randn(batch, 38), torch.arange(batch) % 2
+    expected = model.step(x, modality, model.step.new_states(batch))
+    x[1, 5] = float("nan")
+    states = model.step.new_states(batch)
+    found = model.step(x, modality, states)
+    assert found[1].isnan().all()
+    others = torch.arange(batch) != 1
+    assert torch.equal(found[others], expected[others])
+    assert not any(part[others].isnan().any() for state in states for part in state)
+
+
+def test_an_empty_batch_is_empty() -> None:
+    step = Model({"n_modalities": 2}).step
+    assert step(torch.empty(0, 38), torch.empty(0).long(), step.new_states(0)).shape == (0, 37)
 
 
 def test_torch_products_and_steps_leave_each_other_alone() -> None:

@@ -27,7 +27,7 @@ struct DecodeCall {
   const float* final_norm;  // (d_model), or null: stop after the last block
   Matrix head;              // (1, v, d_model); weight null: no logits
   float *hidden, *logits;   // (batch, d_model) normed, (batch, v)
-  // batch * (5 d + rank + 2 n) + threads * (batch * d_model + batch in 16s * max(d, d_model, rank) in 32s)
+  // batch * (5 d + rank + 2 n) + threads * (batch * d_model + batch in 16s * max(d, d_model, rank) in 32s) + 16
   float* scratch;
 };
 
@@ -199,7 +199,9 @@ extern "C" int mom_decode_step(const DecodeCall* call) {
     float* h = normed + id * c.batch * c.d_model;
     const int64_t rank = c.layer[0].dt_proj.in, width = c.d > c.d_model ? c.d : c.d_model;
     const int64_t widest = ceil_div(width > rank ? width : rank, 32) * 32;
-    float* panels = normed + c.threads * c.batch * c.d_model + id * ceil_div(c.batch, 16) * 16 * widest;
+    const uintptr_t free = uintptr_t(normed + c.threads * c.batch * c.d_model);
+    float* panels = reinterpret_cast<float*>((free + 63) / 64 * 64);  // whole lines of cache
+    panels += id * ceil_div(c.batch, 16) * 16 * widest;
     const Worker w{c, groups, id, count, panels};
     for (int64_t i = 0; i < c.layers; ++i) {
       const DecodeLayer& l = c.layer[i];

@@ -95,7 +95,6 @@ struct Product {
 using one = std::integral_constant<int, 1>;
 using four = std::integral_constant<int, 4>;
 using eight = std::integral_constant<int, 8>;
-using twelve = std::integral_constant<int, 12>;
 
 // Rows [first, last) for few sequences.
 template <typename T>
@@ -159,6 +158,7 @@ MOM_INLINE void outer(const float* weight, int64_t stride, const float* x, int64
 
 constexpr int MANY = 16;    // sequences of a product from which lanes are sequences
 constexpr int TILED = 5;    // from which it goes to tiles, where there are any
+constexpr int TALL = PASS == 8 ? 12 : 6;  // rows whose sums with two vectors stay in registers
 constexpr int CHUNK = 64;   // inputs summed before they join the total; their weights stay in L1
 
 // Asks for the memory of a part of a weight in small helpings, while sums of another part are formed.
@@ -179,9 +179,9 @@ struct Fetch {
 template <typename T>
 void many_times(const Product& p, const float* panels, int64_t first, int64_t last) {
   const int64_t in = p.m.in, panel = in * W, vectors = ceil_div(p.count, W);
-  std::vector<vf> totals(vectors * 12);
-  float wide[12 * CHUNK];
-  Fetch(p.row<T>(first), p.row<T>(first + 12 < last ? first + 12 : last), 1).help();
+  std::vector<vf> totals(vectors * TALL);
+  float wide[TALL * CHUNK];
+  Fetch(p.row<T>(first), p.row<T>(first + TALL < last ? first + TALL : last), 1).help();
   const auto rows = [&](auto R, int64_t row) {
     constexpr int count = decltype(R)::value;
     const int64_t next = row + count, after = next + count < last ? next + count : last;
@@ -212,7 +212,7 @@ void many_times(const Product& p, const float* panels, int64_t first, int64_t la
     }
   };
   int64_t row = first;
-  for (; row + 12 <= last; row += 12) rows(twelve{}, row);
+  for (; row + TALL <= last; row += TALL) rows(std::integral_constant<int, TALL>{}, row);
   for (; row + 4 <= last; row += 4) rows(four{}, row);
   for (; row < last; ++row) rows(one{}, row);
 }

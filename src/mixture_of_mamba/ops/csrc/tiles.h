@@ -5,7 +5,7 @@
 
 #include "products.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#if (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -24,6 +24,9 @@ inline bool tiles_granted() {
   return granted;
 }
 
+// Compilers do not know that tile instructions read memory (GCC's say so of 8 bytes, or of none).
+MOM_INLINE void reads(const void* p) { asm volatile("" : : "r"(p) : "memory"); }
+
 // While it lives, all tiles of this thread are 16 rows of 64 bytes.
 class Tiles {
  public:
@@ -33,6 +36,7 @@ class Tiles {
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
+    reads(&config);
     _tile_loadconfig(&config);
   }
   ~Tiles() { _tile_release(); }
@@ -68,6 +72,7 @@ template <int V>
 void tile_products(const bf16* weight, const uint32_t* x, int64_t panel, int64_t tiles, float* totals,
                    int64_t next_rows, Fetch& fetch) {
   constexpr int64_t SUMS = SIDE * SIDE, LINE = 64, STRIDE = 2 * TILE_CHUNK;
+  reads(weight);
   _tile_loadd(0, totals, LINE);
   _tile_loadd(1, totals + next_rows, LINE);
   if constexpr (V == 2) {

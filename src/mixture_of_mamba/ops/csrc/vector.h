@@ -179,11 +179,21 @@ MOM_INLINE void store(T* p, vf x, int count) {
   std::memcpy(p, lanes, count * sizeof(T));
 }
 
+// Lanes I of a (0..W-1) and b (W..2W-1).
+template <int... I>
+MOM_INLINE vf shuffled(vf a, vf b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, vi{I...});
+#endif
+}
+
 // v[i][j] becomes v[j][i].
 template <int S, int... I>
 MOM_INLINE void swap_blocks(vf& a, vf& b, std::integer_sequence<int, I...>) {
-  const vf low = __builtin_shufflevector(a, b, (I & S ? W + I - S : I)...);
-  b = __builtin_shufflevector(a, b, (I & S ? W + I : I + S)...);
+  const vf low = shuffled<(I & S ? W + I - S : I)...>(a, b);
+  b = shuffled<(I & S ? W + I : I + S)...>(a, b);
   a = low;
 }
 template <int S = W / 2>
@@ -198,8 +208,7 @@ MOM_INLINE void transpose(vf* v) {
 // does not depend on anything, so the result is reproducible.
 template <int S, bool HIGH, int... I>
 MOM_INLINE vf halves(vf a, vf b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(
-      a, b, ((I / S % 2 ? W : 0) + I / (2 * S) * (2 * S) + (HIGH ? S : 0) + I % S)...);
+  return shuffled<((I / S % 2 ? W : 0) + I / (2 * S) * (2 * S) + (HIGH ? S : 0) + I % S)...>(a, b);
 }
 template <int S>
 MOM_INLINE void fold(vf* v) {
