@@ -23,6 +23,7 @@ class Case:
     d: int = 24
     n: int = 16
     modalities: int = 1  # > 1: rows in a shuffled order and one delta bias per modality
+    absent: int | None = None  # a modality without tokens
     documents: bool = False
     state: bool = False
     gate: bool = True
@@ -36,7 +37,11 @@ class Case:
     def routing(self, seed: int = 0) -> Routing:
         generator = torch.Generator().manual_seed(seed)
         shape = (self.batch, self.length)
-        ids = torch.randint(self.modalities, shape, generator=generator)
+        if self.absent is None:
+            ids = torch.randint(self.modalities, shape, generator=generator)
+        else:
+            ids = torch.randint(self.modalities - 1, shape, generator=generator)
+            ids += ids >= self.absent
         if self.strided:
             ids = ids.int().t().contiguous().t()
         documents = None
