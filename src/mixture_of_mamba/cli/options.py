@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,12 @@ class Parser(ArgumentParser):
     """Raises instead of exiting; finds presets by name; names the nearest valid flag.
 
     `-c` counts first wherever it stands, so that a flag always overrides the file.
+
+    Attributes:
+        ignored: parts of a config file that the command has no use for, such as "train".
     """
+
+    ignored: tuple[str, ...] = ()
 
     def parse_args(self, args: list[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
         given = list(args or [])
@@ -40,7 +46,7 @@ class Parser(ArgumentParser):
                 given = _config_of_run(given) + given
             for i, value in enumerate(given):
                 if value == "-c" and i + 1 < len(given):
-                    given[i + 1] = str(self._checked(given[i + 1], flags))
+                    given[i + 1] = self._checked(given[i + 1], flags)
         for value in given:
             name = value.partition("=")[0]
             if name.startswith("--") and not _known(name, flags):
@@ -53,7 +59,8 @@ class Parser(ArgumentParser):
         except ArgumentError as error:
             raise ArgumentError(None, _plain(error.message)) from error
 
-    def _checked(self, name: str, flags: list[str]) -> Path:
+    def _checked(self, name: str, flags: list[str]) -> str:
+        """The config's path; its text where parts of it are ignored."""
         path = preset_path(name)
         try:
             plain = yaml.safe_load(path.read_text()) or {}
@@ -64,9 +71,10 @@ class Parser(ArgumentParser):
                 f"{path} holds no mapping; it needs fields such as train: {{steps: 500}}"
             )
         valid = [f[2:] for f in flags if f.startswith("--")]
-        if problem := unknown_fields(plain, valid, str(path)):
+        used = {part: value for part, value in plain.items() if part not in self.ignored}
+        if problem := unknown_fields(used, valid, str(path)):
             raise ValueError(problem)
-        return path
+        return json.dumps(used) if len(used) < len(plain) else str(path)
 
 
 def _plain(message: str) -> str:
@@ -126,15 +134,20 @@ def add_run_options(parser: ArgumentParser) -> None:
 
 
 def run_config(args: Namespace) -> RunConfig:
-    """The run that the parsed options describe.
+    """The run that the parsed options describe, with what its reused tokenizers decide.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value out of range, or one that reused tokenizers contradict.
     """
     plain = args.as_dict()
-    return RunConfig.from_dict(
+    config = RunConfig.from_dict(
         {part: {f.name: plain[part][f.name] for f in fields(kind)} for part, kind in PARTS.items()}
     )
+    if config.data.tokenizers is None:
+        return config
+    from ..data.build import settled
+
+    return replace(config, data=settled(config.data))
 
 
 def preset_names() -> list[str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, Namespace
 
 from ..data.config import DataConfig
+from .options import Parser
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -21,13 +22,17 @@ HELP = (
 )
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """Add the action, the folder and the fields of the data."""
     parser.add_argument("action", choices=["train", "inspect"], help="what to do")
     parser.add_argument("folder", nargs="?", default=None, help="of the tokenizers to inspect")
     parser.add_argument("--out", type=str, default=None, help="folder that the tokenizers go to")
+    parser.ignored = ("model", "train")
     parser.add_argument(
-        "-c", "--config", action=ActionConfigFile, help="a YAML file with data: fields"
+        "-c",
+        "--config",
+        action=ActionConfigFile,
+        help="a YAML file, or a preset by name, of which the data: fields count; flags override it",
     )
     parser.add_class_arguments(DataConfig, "data")
     parser.set_defaults({"data.setting": "transfusion", "data.latents": "autoencoder"})

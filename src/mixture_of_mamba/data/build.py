@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.cache import cache_folder, materialise
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.data.encoding import encode_corpus
+from mixture_of_mamba.data.latents import SOURCES
 from mixture_of_mamba.data.packing import pack
 from mixture_of_mamba.data.progress import Progress
 from mixture_of_mamba.data.sources.corpus import Corpus, Source
@@ -20,7 +22,7 @@ from mixture_of_mamba.data.tokenizers import TokenizerSet
 from mixture_of_mamba.data.tokenizers.train import train_tokenizers
 from mixture_of_mamba.data.windows import PackedWindows
 
-__all__ = ["build"]
+__all__ = ["build", "settled"]
 
 VERSION = 2
 """Part of the cache key: raise it when equal configs give other data than before."""
@@ -42,7 +44,9 @@ def build(config: DataConfig, progress: bool = True) -> DataBundle:
     Raises:
         DataError: a document of the user's own data cannot be read (file and line are named).
         ImportError: a package is missing; the message names the extra that brings it.
+        ValueError: reused tokenizers that contradict the config; see settled.
     """
+    config = settled(config)
     say = Progress(progress)
     cache = cache_folder(config.cache)
 
@@ -57,6 +61,34 @@ def build(config: DataConfig, progress: bool = True) -> DataBundle:
         f"{len(bundle.train):,} training windows ({counts}), {len(bundle.validation):,} held out"
     )
     return bundle
+
+
+def settled(config: DataConfig) -> DataConfig:
+    """The config with what its reused tokenizers decide: where latents come from, patch, order.
+
+    A field that was left at its default takes the tokenizers' value, so that what is recorded is
+    what is used.
+
+    Raises:
+        ValueError: a field that was set says otherwise, or tokenizers of another setting.
+    """
+    if config.tokenizers is None:
+        return config
+    codec = getattr(_reuse(config).others.get("image"), "codec", None)
+    defaults = {field.name: field.default for field in fields(DataConfig)}
+    changes: dict[str, Any] = {}
+    for name, there in (("latents", "source"), ("patch", "patch"), ("patch_order", "order")):
+        ours, theirs = getattr(config, name), getattr(codec, there, None)
+        # the folder of an autoencoder is one by another name
+        if theirs is None or ours == theirs or (name == "latents" and ours not in SOURCES):
+            continue
+        if ours != defaults[name]:
+            raise ValueError(
+                f"data.{name} is {ours!r}, but the tokenizers in {config.tokenizers} were made "
+                f"with {theirs!r}; give data.{name} {theirs}, or other tokenizers"
+            )
+        changes[name] = theirs
+    return replace(config, **changes)
 
 
 def _build(config: DataConfig, cache: Path, say: Progress) -> DataBundle:

@@ -69,12 +69,7 @@ class Autoencoder:
         self._net = net.eval().requires_grad_(False)
         self._fold = _folded(net)
         cell = self._fold * 2 ** (len(net.config.block_out_channels) - 1)
-        if patch % cell or pixels % patch:
-            raise ValueError(
-                f"one latent of this autoencoder covers {cell} pixels, which must divide the patch "
-                f"({patch} pixels), and the patch must divide the picture ({pixels} pixels); "
-                "choose data.patch and data.image_size to fit"
-            )
+        _check_sizes(cell, patch, pixels)
         self.pixels, self.patch = pixels, patch
         self._cells = patch // cell
         self._channels = int(net.config.latent_channels)
@@ -98,6 +93,7 @@ class Autoencoder:
             FileNotFoundError, ValueError: the folder holds no AutoencoderKL that fits.
         """
         if config.latents == cls.source:
+            _check_sizes(FOLD, config.patch, images.shape[1])  # before minutes of training
             net = train(images, steps=config.image_steps, seed=config.seed)
         else:
             net = read(Path(config.latents))
@@ -252,6 +248,16 @@ def train(
             if report is not None and (step % 50 == 0 or step == steps - 1):
                 report(step, float(error.detach()))
     return net.eval()
+
+
+def _check_sizes(cell: int, patch: int, pixels: int) -> None:
+    """Sides in pixels: of what one latent covers, of a token's square, of the picture."""
+    if patch % cell or pixels % patch:
+        raise ValueError(
+            f"one latent of this autoencoder covers {cell} pixels, which must divide the patch "
+            f"({patch} pixels), and the patch must divide the picture ({pixels} pixels); "
+            "choose data.patch and data.image_size to fit"
+        )
 
 
 def _folded(net: Any) -> int:
