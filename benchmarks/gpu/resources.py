@@ -1,6 +1,6 @@
 """What the Triton kernels cost, compiled for a GPU that need not be there.
 
-    python benchmarks/gpu/resources.py [--arch 90 80] [--json]
+    python benchmarks/gpu/resources.py [--arch 90 80] [--dtype bfloat16] [--json]
 
 Every kernel is compiled through the backends' own launch code, with the arguments (and so the
 specialisation) of a real call; only the launch itself is left out. From the binary: registers and
@@ -186,18 +186,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     help_ = "compute capability times ten; several may be given"
     parser.add_argument("--arch", type=int, nargs="+", default=[90], help=help_)
+    names = ("bfloat16", "float16", "float32")
+    parser.add_argument("--dtype", choices=names, default=names[0], help="of the rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    tables = {}
-    for arch in arguments.arch:
-        # The second call is small enough to be cut into segments of time.
-        tables[arch] = measure(arch, scan_call, lambda: scan_call(length=1024, d=64), conv_call)
+    dtype = getattr(torch, arguments.dtype)
+    calls = (
+        lambda: scan_call(dtype),
+        lambda: scan_call(dtype, length=1024, d=64),  # so small that time is cut into segments
+        lambda: conv_call(dtype),
+    )
+    tables = {arch: measure(arch, *calls) for arch in arguments.arch}
     if arguments.json:
         plain = {arch: [asdict(r) for r in found] for arch, found in tables.items()}
         print(json.dumps({"triton": triton.__version__, "kernels": plain}))
         return
     for arch, found in tables.items():
-        print(f"Triton {triton.__version__}, sm_{arch}")
+        print(f"Triton {triton.__version__}, sm_{arch}, {arguments.dtype}")
         for r in found:
             print(line(r))
 

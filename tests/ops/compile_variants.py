@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,18 @@ def conv(dtype: torch.dtype, b: int, t: int, d: int, k: int, *, full: bool) -> N
     conv_backend.backward(inputs, x, state)
 
 
+def large_scan() -> None:
+    """Element offsets that need 64 bits; on a device without memory."""
+    with torch.device("meta"):
+        scan(torch.bfloat16, 16, 1 << 20, 128, 16, full=True, biases=2)
+
+
+def is_wide(kernel: Any) -> bool:
+    """Whether a compiled kernel computes the offsets of rows in 64 bits."""
+    names = kernel.src.fn.arg_names
+    return any(names[at[0]] == "WIDE" and value for at, value in kernel.src.constants.items())
+
+
 VARIANTS: dict[str, Callable[[], None]] = {
     "scan, nothing optional": partial(scan, torch.bfloat16, 2, 64, 128, 16, full=False),
     "scan, odd sizes": partial(scan, torch.float16, 2, 131, 77, 5, full=True, biases=1),
@@ -66,6 +79,7 @@ VARIANTS: dict[str, Callable[[], None]] = {
     "scan, all ones": partial(scan, torch.float32, 1, 1, 1, 1, full=False),
     "scan, segments, odd sizes": partial(scan, torch.bfloat16, 2, 1031, 40, 16, full=True),
     "scan, many states": partial(scan, torch.bfloat16, 2, 64, 64, 64, full=True, biases=2),
+    "scan, 2^31 elements": large_scan,
     "conv, nothing optional": partial(conv, torch.bfloat16, 2, 128, 256, 4, full=False),
     "conv, one tap, odd sizes": partial(conv, torch.float32, 2, 5, 37, 1, full=False),
     "conv, eight taps": partial(conv, torch.float16, 2, 128, 64, 8, full=True),
@@ -78,4 +92,5 @@ if __name__ == "__main__":
     for name, variant in VARIANTS.items():
         with compiling_only(int(sys.argv[1])) as kernels:
             variant()
-        print(f"{name}: {len(kernels)} kernels", flush=True)
+        offsets = ", 64-bit row offsets" if any(map(is_wide, kernels)) else ""
+        print(f"{name}: {len(kernels)} kernels{offsets}", flush=True)
