@@ -39,9 +39,12 @@ def modality_linear(
 
     Raises:
         ValueError: shapes that do not fit together, or m experts without a routing of m modalities.
+        TypeError: x, weight and bias of different dtypes, where autocast does not make them equal.
         BackendError: the named backend cannot serve this call.
     """
     m = _check(x, weight, bias)
+    cast = _autocast_dtype(x.device.type)
+    _check_dtypes(x, weight, bias, cast)
     if m == 1 and not preferred("modality_linear", backend):
         return F.linear(x, weight[0], None if bias is None else bias[0])
     if m == 1:
@@ -59,11 +62,10 @@ def modality_linear(
         )
     else:
         offsets, host = routing.offsets, routing.host_offsets
-    if torch.is_autocast_enabled(x.device.type):
+    if cast is not None and x.dtype != torch.float64:
         # The op is opaque to autocast; cast as F.linear would.
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        x, weight = x.to(cast), weight.to(cast)
+        bias = None if bias is None else bias.to(cast)
     inputs = LinearInputs(x, weight, bias, offsets, host)
     backend = preferred("modality_linear", backend)
     if backend == "reference":
@@ -85,6 +87,28 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> int:
         if other is not None and other.device != x.device:
             raise ValueError(f"{name} is on {other.device}, but x is on {x.device}; use one device")
     return m
+
+
+def _autocast_dtype(device_type: str) -> torch.dtype | None:
+    """What autocast makes of its operands on this device; None where it is off."""
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
+def _check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None, cast: torch.dtype | None) -> None:
+    def seen(v: Tensor) -> torch.dtype:
+        return v.dtype if cast is None or v.dtype == torch.float64 else cast
+
+    for name, other in (("weight", weight), ("bias", bias)):
+        if other is None or seen(other) == seen(x):
+            continue
+        double = torch.float64 in (x.dtype, other.dtype)
+        advice = " (autocast leaves float64 alone)" if double else ", or run under torch.autocast"
+        raise TypeError(
+            f"{name} is {other.dtype}, but x is {x.dtype}; modality_linear takes one dtype for x, "
+            f"weight and bias: cast one of them{advice}"
+        )
 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.modality_linear)
