@@ -35,6 +35,7 @@ def run(args: Namespace) -> int:
     config, out = run_config(args), Path(args.out)
 
     from ..data.build import build
+    from ..interop import start_from
     from ..train.loop import train
     from .samples import show_samples
 
@@ -42,6 +43,7 @@ def run(args: Namespace) -> int:
         config,
         out,
         build=lambda data: build(data, progress=_first()),
+        start=lambda network: start_from(str(config.model.start), network, seed=config.train.seed),
         resume=args.resume,
         on_evaluation=show_samples(config.train.samples) if config.train.samples else None,
     )

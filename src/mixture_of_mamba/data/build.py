@@ -19,6 +19,7 @@ from mixture_of_mamba.data.progress import Progress
 from mixture_of_mamba.data.sources.corpus import Corpus, Source
 from mixture_of_mamba.data.sources.listing import list_documents, stamps
 from mixture_of_mamba.data.tokenizers import TokenizerSet
+from mixture_of_mamba.data.tokenizers.text import text_file
 from mixture_of_mamba.data.tokenizers.train import train_tokenizers
 from mixture_of_mamba.data.windows import PackedWindows
 
@@ -168,6 +169,10 @@ def _key(config: DataConfig) -> dict[str, Any]:
             key[package] = None
     if config.source != "digits":
         key["documents"] = stamps(list(list_documents(Path(config.source))))
+    if config.text_tokenizer is not None:
+        key["text_tokenizer"] = hashlib.sha256(
+            text_file(Path(config.text_tokenizer)).read_bytes()
+        ).hexdigest()
     for name in ("tokenizers", "latents"):
         path = getattr(config, name)
         if path is not None and Path(path).is_dir():

@@ -55,7 +55,12 @@ class DataConfig:
     """Tokens in one packed window."""
 
     text_vocabulary: int = 1024
-    """Entries of the text vocabulary: byte-level BPE tokens and the special tokens together."""
+    """Entries of the text vocabulary: byte-level BPE tokens and the special tokens together; at
+    least as many where text_tokenizer brings its own."""
+
+    text_tokenizer: str | None = None
+    """A tokenizer.json, or the folder of a pretrained model that has one, for text. None: train a
+    tokenizer on this data."""
 
     image_size: int = 32
     """Side of an image in pixels; your own images are cropped to a square and resized to it."""
@@ -124,6 +129,11 @@ class DataConfig:
             raise ValueError(
                 f"window is {self.window}, but an image with its begin and end takes {tokens} "
                 "positions and is never cut; choose a larger window or a larger patch"
+            )
+        if self.text_tokenizer is not None and self.tokenizers is not None:
+            raise ValueError(
+                f"text_tokenizer is {self.text_tokenizer!r}, but tokenizers {self.tokenizers!r} "
+                "bring a text tokenizer too; give one of them"
             )
         if self.image_size % 8:
             raise ValueError(

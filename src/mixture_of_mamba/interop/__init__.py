@@ -7,6 +7,7 @@
 from .loading import load_model
 from .merge import merge
 from .pretrained import load_dense, save_state_spaces, save_transformers
+from .start import start_from
 from .upcycle import Upcycled, upcycle
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "merge",
     "save_state_spaces",
     "save_transformers",
+    "start_from",
     "upcycle",
 ]

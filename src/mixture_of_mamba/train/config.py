@@ -51,6 +51,11 @@ class ModelSettings:
     diffusion: dict[str, Any] = field(default_factory=dict)
     """Settings of the continuous head; its defaults where nothing is given."""
 
+    start: str | None = None
+    """Folder of a pretrained model whose weights the run starts from: a dense Mamba of
+    state-spaces or transformers, or a model of this package. Its text tokenizer goes in
+    data.text_tokenizer. None: new weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

@@ -13,7 +13,7 @@ import torch
 
 from ..data.config import DataConfig
 from ..data.order import Schedule
-from ..models import MultimodalModel
+from ..models import ModelConfig, MultimodalModel
 from ..models.flops import flops_per_token
 from ..ops import native
 from .checkpoint import checkpoints, load_checkpoint, on_first, save_checkpoint
@@ -72,6 +72,7 @@ def train(
     folder: str | Path,
     *,
     build: Callable[[DataConfig], Any],
+    start: Callable[[ModelConfig], MultimodalModel] | None = None,
     resume: bool = False,
     on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> TrainResult:
@@ -82,6 +83,7 @@ def train(
         folder: gets config.yaml, metrics.jsonl, checkpoints/, tokenizers/ and at the end model/.
         build: makes `tokenizers`, `train` and `validation` of a DataConfig; called on the first
             process first, so that the others find the cache filled.
+        start: makes the first weights where config.model.start names some (interop.start_from).
         resume: continue what is in `folder`.
         on_evaluation: called after each evaluation, e.g. to show decoded samples.
 
@@ -90,6 +92,11 @@ def train(
         NonFiniteLoss: the training diverged; the last good checkpoint stays.
         CheckpointError: a checkpoint could not be written.
     """
+    if config.model.start is not None and start is None:
+        raise ValueError(
+            f"model.start is {config.model.start!r}, but train was given no `start` to read it "
+            "with; pass start=lambda c: start_from(config.model.start, c) of interop"
+        )
     fabric = make_fabric(config.train)
     fabric.launch()
     if config.train.threads:
@@ -105,7 +112,7 @@ def train(
                 data.tokenizers.save(folder / "tokenizers")
             if fabric.device.type == "cpu":
                 native.why_not()  # compiles the kernels where needed, before the clock runs
-            training = _Training(fabric, config, folder, data, on_evaluation, interrupt)
+            training = _Training(fabric, config, folder, data, start, on_evaluation, interrupt)
         with interrupt:
             result = training.run()
         fabric.barrier()
@@ -123,6 +130,7 @@ class _Training:
         config: RunConfig,
         folder: Path,
         data: Any,
+        start: Callable[[ModelConfig], MultimodalModel] | None,
         on_evaluation: Callable[[Evaluation], None] | None,
         interrupt: Interrupt,
     ) -> None:
@@ -132,7 +140,10 @@ class _Training:
         self.first = fabric.global_rank == 0
         network = model_config(config.model, data.tokenizers.modalities)
         torch.manual_seed(c.seed + fabric.global_rank)  # initial values have seeds of their own
-        self.model = MultimodalModel(network, seed=c.seed)
+        if config.model.start is None or start is None or checkpoints(folder):
+            self.model = MultimodalModel(network, seed=c.seed)
+        else:
+            self.model = start(network)
         self.model.backbone.checkpoint_activations = c.recompute
         self.objective = Objective(self.model)
         self.module = fabric.setup_module(self.objective)

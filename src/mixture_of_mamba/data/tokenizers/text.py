@@ -10,7 +10,7 @@ import numpy as np
 
 from mixture_of_mamba.extras import needs
 
-__all__ = ["Text"]
+__all__ = ["Text", "text_file"]
 
 _FILE = "text.json"
 
@@ -41,6 +41,34 @@ class Text:
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
 
+    @classmethod
+    def pretrained(cls, path: Path, least: int = 0) -> Text:
+        """The tokenizer of a pretrained model.
+
+        Args:
+            path: a tokenizer.json of the `tokenizers` library, or the folder that holds it.
+            least: tokens at least; a model's vocabulary is often padded, and what stands behind it
+                must not take the padding's ids. The missing ones are called `<unused-ID>`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no tokenizer, or its ids have gaps.
+        """
+        with needs("the text tokenizer", "train"):
+            from tokenizers import AddedToken, Tokenizer
+        file = text_file(path)
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{file} is no tokenizer: {error}") from error
+        count = tokenizer.get_vocab_size(with_added_tokens=True)
+        last = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if last + 1 != count:
+            raise ValueError(f"{file} has {count} tokens, but ids up to {last}; leave no gaps")
+        unused = [AddedToken(f"<unused-{i}>", normalized=False) for i in range(count, least)]
+        tokenizer.add_tokens(unused)
+        return cls(tokenizer)
+
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each string, int64."""
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -61,3 +89,18 @@ class Text:
         with needs("the text tokenizer", "train"):
             from tokenizers import Tokenizer
         return cls(Tokenizer.from_file(str(folder / _FILE)))
+
+
+def text_file(path: Path) -> Path:
+    """The tokenizer.json that a path or a folder names.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist; data.text_tokenizer names a tokenizer.json of the "
+            "`tokenizers` library (AutoTokenizer's save_pretrained writes one), or its folder"
+        )
+    return file

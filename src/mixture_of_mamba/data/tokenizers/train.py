@@ -31,8 +31,13 @@ def train_tokenizers(
     corpus = source.training
     others: dict[str, Tokenizer] = {}
     specials = 2 + sum(1 if kind == "discrete" else 2 for _, kind in config.modalities[1:])
-    text = Text.train(corpus.texts(), config.text_vocabulary - specials)
-    progress.say(f"text tokenizer: {text.bpe} byte-level BPE tokens")
+    size = config.text_vocabulary - specials
+    if config.text_tokenizer is not None:
+        text = Text.pretrained(Path(config.text_tokenizer), size)
+        progress.say(f"text tokenizer: {text.bpe} tokens of {config.text_tokenizer}")
+    else:
+        text = Text.train(corpus.texts(), size)
+        progress.say(f"text tokenizer: {text.bpe} byte-level BPE tokens")
     for name, kind in config.modalities[1:]:
         if name == "image":
             _need(len(corpus.images), "image", config)

@@ -1,0 +1,68 @@
+"""The first weights of a run, from a pretrained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..models import ModelConfig, MultimodalModel
+from .loading import load_model
+from .upcycle import marker_tokens, upcycle
+
+__all__ = ["start_from"]
+
+_SETTINGS = ("d_model", "n_layers", "d_state", "expand", "mixer", "tie_embeddings")
+_FIXED = ("d_conv", "conv_bias", "bias", "norm_eps")
+
+
+def start_from(folder: str | Path, config: ModelConfig, *, seed: int = 0) -> MultimodalModel:
+    """A model of `config` whose weights continue those of a checkpoint.
+
+    Every expert starts as the weight that the checkpoint has in its place; tokens keep their ids
+    and rows. What the checkpoint does not have (further modalities, special tokens) is drawn.
+
+    Args:
+        folder: a dense checkpoint of state-spaces/mamba or transformers, or a model of this
+            package: a run's model/, or what `mom upcycle` wrote.
+        config: of the model that is wanted; its first modalities are those of the checkpoint.
+        seed: of what is drawn.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: one of another shape (the fields are named), of other modalities, or of more
+            text tokens than the config leaves room for.
+    """
+    source = load_model(folder)
+    _same_shape(folder, source.config, config)
+    _room_for_text(folder, source.config, config)
+    grown = upcycle(source, config.modalities, split=config.split, seed=seed).model
+    model = MultimodalModel(config, seed=seed)
+    model.load_state_dict(grown.state_dict())
+    return model
+
+
+def _same_shape(folder: str | Path, old: ModelConfig, new: ModelConfig) -> None:
+    wrong = [name for name in _SETTINGS if getattr(old, name) != getattr(new, name)]
+    if wrong:
+        flags = " ".join(f"--model.{name} {str(getattr(old, name)).lower()}" for name in wrong)
+        raise ValueError(f"{folder} has another shape than this run; give {flags}")
+    fixed = [name for name in _FIXED if getattr(old, name) != getattr(new, name)]
+    if old.block.rank != new.block.rank:
+        fixed.append("dt_rank")
+    if fixed:
+        raise ValueError(
+            f"{folder} has {', '.join(fixed)} that a run's settings do not offer; train it in a "
+            "loop of your own, see docs/interop.md"
+        )
+
+
+def _room_for_text(folder: str | Path, old: ModelConfig, new: ModelConfig) -> None:
+    """Special tokens come behind the checkpoint's text tokens, which its vocabulary may pad."""
+    before, after = old.modalities[0], new.modalities[0]
+    if not before.discrete or old.names == new.names:
+        return
+    if after.size <= before.size:
+        special = 2 + sum(len(marker_tokens(m)) for m in new.modalities[1:])
+        raise ValueError(
+            f"{folder} has {before.size} text tokens, but the data's text has {after.size} with "
+            f"its {special} special tokens; give --data.text_vocabulary {before.size + special}"
+        )
