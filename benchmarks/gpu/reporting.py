@@ -106,8 +106,9 @@ class Report:
     ) -> dict[str, Any] | None:
         """Run one part of a section, unless the file has it; `body` fills the dict that it gets.
 
-        A failure is recorded and does not spread. With less than `needs` seconds left the part is
-        named as left out; one that takes longer than `limit` seconds ends the process.
+        A failure is recorded, with the numbers found before it, and does not spread. With less than
+        `needs` seconds left the part is named as left out; one that takes longer than `limit`
+        seconds ends the process.
 
         Returns:
             the part's numbers; None where it failed or was left out.
@@ -116,7 +117,7 @@ class Report:
             Poisoned: the device does not answer any more.
         """
         if name in self.found or name in self.state["failed"]:
-            return self.found.get(name)
+            return self._result(name)
         if self.left() < needs:
             self.leave_out(name, BUDGET)
             return None
@@ -126,11 +127,15 @@ class Report:
         with _watchdog(min(limit, self.deadline - time.time() + GRACE)):
             try:
                 body(self._numbers)
-                self.found[name] = json.loads(json.dumps(self._numbers, default=_plain))
             except Exception as error:
                 self.fail(name, error)
+            if self._numbers or name not in self.state["failed"]:
+                self.found[name] = json.loads(json.dumps(self._numbers, default=_plain))
             self._settle(name)
-        return self.found.get(name)
+        return self._result(name)
+
+    def _result(self, name: str) -> dict[str, Any] | None:
+        return None if name in self.state["failed"] else self.found[name]
 
     def _settle(self, name: str) -> None:
         """Free what the part held, and see whether the device still answers."""

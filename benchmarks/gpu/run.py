@@ -88,7 +88,8 @@ def first_state(resume: Path | None) -> dict[str, Any]:
         from reporting import read
 
         earlier = read(resume)
-        state |= {"resumed": earlier.get("machine"), "parts": earlier["parts"]}
+        whole = {k: v for k, v in earlier["parts"].items() if k not in earlier["failed"]}
+        state |= {"resumed": earlier.get("machine"), "parts": whole}
     return state
 
 

@@ -129,14 +129,30 @@ def test_a_device_that_no_longer_answers_ends_the_process_and_keeps_the_numbers(
     assert kept["running"] is None
 
 
+def test_numbers_of_a_part_that_fails_later_are_kept(
+    script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    def body(found: dict[str, Any]) -> None:
+        found["ours"] = 1.0
+        raise RuntimeError("their kernel failed")
+
+    report = _report(script, tmp_path / "bench.json", "cpu")
+    assert report.part("scan large", body) is None
+    kept = json.loads((tmp_path / "bench.json").read_text())
+    assert kept["parts"] == {"scan large": {"ours": 1.0}}
+    assert "their kernel failed" in kept["failed"]["scan large"]
+
+
 def test_what_an_earlier_file_has_is_kept_and_not_measured_again(
     script: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     earlier = tmp_path / "earlier.json"
-    content = {"machine": {"device": "x"}, "parts": {"copy": {"lines": ["row"]}}, "failed": {}}
+    parts = {"copy": {"lines": ["row"]}, "gemm": {"shape": [1, 2, 3]}}
+    content = {"machine": {"device": "x"}, "parts": parts, "failed": {"gemm": "why"}}
     earlier.write_text(json.dumps(content))
     state = script("run").first_state(earlier)
-    assert state["parts"] == content["parts"]
+    assert state["parts"] == {"copy": {"lines": ["row"]}}
+    assert not state["failed"]
     report = _report(script, tmp_path / "bench.json", "cpu")
     report.state = state
     assert report.part("copy", lambda found: pytest.fail("measured")) == {"lines": ["row"]}
