@@ -99,7 +99,7 @@ def test_what_reused_tokenizers_contradict_is_refused(
     patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, words: str
 ) -> None:
     out = tmp_path / "run"
-    assert main(["train", "--out", str(out), *options(patches, flag)]) == 1
+    assert main(["train", "--out", str(out), *options(patches, flag, "--train.steps=1")]) == 1
     error = capsys.readouterr().err
     assert words.replace("FOLDER", str(patches)) in error and error.count("\n") == 1
     assert not out.exists()
