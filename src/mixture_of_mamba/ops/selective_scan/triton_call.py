@@ -110,6 +110,7 @@ class Call:
                 HAS_ROWS=x.rows is not None,
                 HAS_MODALITY=self.bias is not None and x.modality is not None,
                 HAS_RESETS=x.resets is not None,
+                enable_fp_fusion=True,  # unset, Triton 3.9 warns
             )
         return packed.view(torch.int64), step_info
 
@@ -124,7 +125,7 @@ class Call:
         with on_device(partial):
             reduce_kernel[(-(-positions // block),)](
                 partial, self.step_info, dB, dC, positions, self.blocks, x.n,
-                N=self.n_padded, BLOCK=block,
+                N=self.n_padded, BLOCK=block, enable_fp_fusion=True,
             )  # fmt: skip
         return dB, dC
 
