@@ -168,4 +168,4 @@ def test_channels_must_be_folded_rgb() -> None:
 
 def test_an_unknown_source_is_named() -> None:
     with pytest.raises(ValueError, match="latents is 'vae'; choose from patches, autoencoder"):
-        tiny_config("transfusion", latents="vae")
+        tiny_config("transfusion", latents="vae").check_paths()

@@ -208,7 +208,6 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ("fields", "message"),
     [
         ({"setting": "cameleon"}, "choose from chameleon"),
-        ({"source": "/nowhere/at.jsonl"}, "does not exist"),
         ({"text_fraction": 1.0}, "text_fraction is 1.0"),
         ({"validation_fraction": 0.0}, "validation_fraction is 0"),
         ({"window": 0}, "at least 16"),
@@ -219,13 +218,25 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"image_size": 30}, "multiple of 8"),
         ({"image_size": 64}, "embedded scenes are 32 pixels"),
         ({"text_vocabulary": 10}, "at least 270"),
-        ({"tokenizers": "/nowhere"}, "is no folder"),
-        ({"latents": "magic"}, "latents is 'magic'"),
     ],
 )
 def test_wrong_values_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"source": "/nowhere/at.jsonl"}, "does not exist"),
+        ({"tokenizers": "/nowhere"}, "is no folder"),
+        ({"latents": "magic"}, "latents is 'magic'"),
+    ],
+)
+def test_what_is_not_there_is_named(fields: dict[str, object], message: str) -> None:
+    config = DataConfig(**fields)  # type: ignore[arg-type]  # as a value it is fine: see load_run
+    with pytest.raises(ValueError, match=message):
+        build(config, progress=False)
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

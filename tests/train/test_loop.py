@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,27 @@ def test_run_folder_and_lines(tmp_path: Path) -> None:
         assert line["flops"] == line["tokens"] * flops_per_token(model.config, window=WINDOW)
         assert set(line["losses"]) == set(SIZES)
     assert [x["seconds"] for x in lines] == sorted(x["seconds"] for x in lines)
+
+
+def test_a_run_is_read_where_its_data_is_not(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("")
+    (tmp_path / "tokenizers").mkdir()
+    config = tiny_config()
+    paths = {"source": str(tmp_path / "mine.jsonl"), "tokenizers": str(tmp_path / "tokenizers")}
+    config = replace(config, data=replace(config.data, **paths))
+    train(config, tmp_path / "run", build=build)
+    (tmp_path / "mine.jsonl").unlink()
+    (tmp_path / "tokenizers").rmdir()
+    assert read_config(tmp_path / "run") == config
+
+
+def test_a_start_must_be_there(tmp_path: Path) -> None:
+    config = tiny_config()
+    start = replace(config, model=replace(config.model, start=str(tmp_path / "none")))
+    with pytest.raises(FileNotFoundError, match="which is no folder"):
+        train(start, tmp_path / "run", build=build, start=MultimodalModel)
+    with pytest.raises(ValueError, match="only Mambas start from a pretrained one"):
+        replace(start, model=replace(start.model, mixer="attention"))
 
 
 def test_logged_means_weigh_every_target_once(tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ def build(config: DataConfig, progress: bool = True) -> DataBundle:
     Raises:
         DataError: a document of the user's own data cannot be read (file and line are named).
         ImportError: a package is missing; the message names the extra that brings it.
-        ValueError: reused tokenizers that contradict the config; see settled.
+        ValueError: a path that does not exist, or reused tokenizers that contradict the config.
     """
+    config.check_paths()
     config = settled(config)
     say = Progress(progress)
     cache = cache_folder(config.cache)

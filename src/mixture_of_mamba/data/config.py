@@ -119,11 +119,6 @@ class DataConfig:
             )
         if self.patch not in (2, 4, 8):
             raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
-        if self.latents not in SOURCES and not Path(self.latents).is_dir():
-            raise ValueError(
-                f"latents is {self.latents!r}; choose from {', '.join(SOURCES)}, or give the "
-                "folder of a diffusers AutoencoderKL"
-            )
         tokens = (self.image_size // self.patch) ** 2 + 4
         if dict(self.modalities).get("image") == "continuous" and self.window < tokens:
             raise ValueError(
@@ -145,6 +140,14 @@ class DataConfig:
                 f"image_size is {self.image_size}, but the embedded scenes are {SCENE_SIZE} pixels "
                 f"wide; leave image_size at {SCENE_SIZE} or give your own source"
             )
+
+    def check_paths(self) -> None:
+        """Hold the paths against the disk; a config is a value without it, and a run is read where
+        its data is not.
+
+        Raises:
+            ValueError: a source, latents or tokenizers that do not exist.
+        """
         if self.source != "digits" and not Path(self.source).exists():
             raise ValueError(
                 f"source {self.source!r} does not exist; give 'digits' for the embedded data, or "
@@ -154,6 +157,11 @@ class DataConfig:
             raise ValueError(
                 f"tokenizers {self.tokenizers!r} is no folder; give the tokenizers folder of a run "
                 "or leave it out to train new ones"
+            )
+        if self.latents not in SOURCES and not Path(self.latents).is_dir():
+            raise ValueError(
+                f"latents is {self.latents!r}; choose from {', '.join(SOURCES)}, or give the "
+                "folder of a diffusers AutoencoderKL"
             )
 
     @property

@@ -215,6 +215,11 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        if self.model.start is not None and self.model.mixer != "mamba":
+            raise ValueError(
+                f"model.start is {self.model.start!r}, but only Mambas start from a pretrained one "
+                f"and model.mixer is {self.model.mixer!r}; leave one of them out"
+            )
         # Before data is prepared for minutes: are widths, split and weights possible at all?
         model_config(self.model, [(name, kind, 1) for name, kind in self.data.modalities])
 

@@ -97,11 +97,17 @@ def train(
             f"model.start is {config.model.start!r}, but train was given no `start` to read it "
             "with; pass start=lambda c: start_from(config.model.start, c) of interop"
         )
+    folder = Path(folder)
+    first = config.model.start
+    if first is not None and not checkpoints(folder) and not Path(first).is_dir():
+        raise FileNotFoundError(
+            f"model.start is {first!r}, which is no folder; give that of a pretrained model, or "
+            "leave it out to start from new weights"
+        )
     fabric = make_fabric(config.train)
     fabric.launch()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    folder = Path(folder)
     try:
         on_first(fabric, lambda: prepare_folder(folder, config, resume=resume))
         interrupt = Interrupt()
