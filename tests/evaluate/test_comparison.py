@@ -135,6 +135,14 @@ def test_a_folder_of_another_comparison_is_refused(folder: Path) -> None:
     assert read_plan(folder).seeds == (0, 1, 2)
 
 
+def test_a_plan_that_never_began_gives_way(tmp_path: Path) -> None:
+    plan = make_plan()
+    write_plan(plan, tmp_path)
+    wider = replace(plan, config=replace(plan.config, train=replace(plan.config.train, steps=77)))
+    write_plan(wider, tmp_path)
+    assert read_plan(tmp_path) == wider
+
+
 def test_a_folder_without_a_comparison_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"plan\.json is missing"):
         load_comparison(tmp_path)

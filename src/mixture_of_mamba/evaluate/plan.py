@@ -101,6 +101,8 @@ class Plan:
 def write_plan(plan: Plan, out: Path) -> None:
     """Write OUT/plan.json, and one YAML file per run under OUT/configs/.
 
+    A plan of which no run has begun gives way: its data could not be built, or it was stopped.
+
     Raises:
         ValueError: OUT holds another comparison, or another run under a name of this one; the
             fields that differ are named.
@@ -108,7 +110,8 @@ def write_plan(plan: Plan, out: Path) -> None:
     if (out / "plan.json").is_file():
         before = read_plan(out)
         changed = before.config.differences(plan.config)
-        if changed or before.baseline != plan.baseline:
+        begun = any(job.folder.is_dir() for job in before.jobs(out))
+        if begun and (changed or before.baseline != plan.baseline):
             what = "; ".join(changed) or f"baseline {before.baseline} -> {plan.baseline}"
             raise ValueError(
                 f"{out} already holds another comparison ({what}); give --out another name, or the "
