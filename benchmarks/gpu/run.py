@@ -1,6 +1,6 @@
 """Everything that is to be known about the GPU kernels, in one call.
 
-    python benchmarks/gpu/run.py --out bench.json            ceilings to training steps, ~9 minutes
+    python benchmarks/gpu/run.py --out bench.json            ceilings to training steps
     python benchmarks/gpu/run.py --out more.json --resume bench.json       what did not fit in there
     python benchmarks/gpu/run.py --out tune.json --sections tuning
     python benchmarks/gpu/run.py --dry-run                   tiny, on the CPU: does the script run?

@@ -47,7 +47,6 @@ def build(config: DataConfig, progress: bool = True) -> DataBundle:
         ImportError: a package is missing; the message names the extra that brings it.
         ValueError: a path that does not exist, or reused tokenizers that contradict the config.
     """
-    config.check_paths()
     config = settled(config)
     say = Progress(progress)
     cache = cache_folder(config.cache)
@@ -66,14 +65,17 @@ def build(config: DataConfig, progress: bool = True) -> DataBundle:
 
 
 def settled(config: DataConfig) -> DataConfig:
-    """The config with what its reused tokenizers decide: where latents come from, patch, order.
+    """The config, its paths held against the disk, with what its reused tokenizers decide: where
+    latents come from, patch, order.
 
     A field that was left at its default takes the tokenizers' value, so that what is recorded is
     what is used.
 
     Raises:
-        ValueError: a field that was set says otherwise, or tokenizers of another setting.
+        ValueError: a path that does not exist, a field that was set and says otherwise, or
+            tokenizers of another setting.
     """
+    config.check_paths()
     if config.tokenizers is None:
         return config
     codec = getattr(_reuse(config).others.get("image"), "codec", None)

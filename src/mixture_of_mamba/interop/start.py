@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..data.tokenizers.tokenizer_set import special_tokens
 from ..models import ModelConfig, MultimodalModel
 from .loading import load_model
-from .upcycle import marker_tokens, upcycle
+from .upcycle import upcycle
 
 __all__ = ["start_from"]
 
@@ -61,7 +62,7 @@ def _room_for_text(folder: str | Path, old: ModelConfig, new: ModelConfig) -> No
     if not before.discrete or old.names == new.names:
         return
     if after.size <= before.size:
-        special = 2 + sum(len(marker_tokens(m)) for m in new.modalities[1:])
+        special = len(special_tokens((m.name, m.kind) for m in new.modalities[1:]))
         raise ValueError(
             f"{folder} has {before.size} text tokens, but the data's text has {after.size} with "
             f"its {special} special tokens; give --data.text_vocabulary {before.size + special}"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.tokenizers.text import fill_up
+
 __all__ = ["add_markers", "copy_tokenizer"]
 
 _FILE = "tokenizer.json"
@@ -62,7 +64,7 @@ def add_markers(tokenizer: Any, *, size: int, markers: Mapping[str, int]) -> Non
         )
     if not markers:
         return
-    tokenizer.add_special_tokens([f"<unused-{i}>" for i in range(count, size)])
+    fill_up(tokenizer, size)
     tokenizer.add_special_tokens(sorted(markers, key=lambda name: markers[name]))
     for name, wanted in markers.items():
         got = tokenizer.token_to_id(name)

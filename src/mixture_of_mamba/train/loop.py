@@ -92,14 +92,15 @@ def train(
         NonFiniteLoss: the training diverged; the last good checkpoint stays.
         CheckpointError: a checkpoint could not be written.
     """
-    if config.model.start is not None and start is None:
+    folder, first = Path(folder), config.model.start
+    if first is not None and start is None:
         raise ValueError(
-            f"model.start is {config.model.start!r}, but train was given no `start` to read it "
-            "with; pass start=lambda c: start_from(config.model.start, c) of interop"
+            f"model.start is {first!r}, but train was given no `start` to read it with; pass "
+            "start=lambda c: start_from(config.model.start, c) of interop"
         )
-    folder = Path(folder)
-    first = config.model.start
-    if first is not None and not checkpoints(folder) and not Path(first).is_dir():
+    if first is None or checkpoints(folder):
+        start = None  # the weights are new, or those of a checkpoint
+    elif not Path(first).is_dir():
         raise FileNotFoundError(
             f"model.start is {first!r}, which is no folder; give that of a pretrained model, or "
             "leave it out to start from new weights"
@@ -146,10 +147,7 @@ class _Training:
         self.first = fabric.global_rank == 0
         network = model_config(config.model, data.tokenizers.modalities)
         torch.manual_seed(c.seed + fabric.global_rank)  # initial values have seeds of their own
-        if config.model.start is None or start is None or checkpoints(folder):
-            self.model = MultimodalModel(network, seed=c.seed)
-        else:
-            self.model = start(network)
+        self.model = MultimodalModel(network, seed=c.seed) if start is None else start(network)
         self.model.backbone.checkpoint_activations = c.recompute
         self.objective = Objective(self.model)
         self.module = fabric.setup_module(self.objective)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mixture_of_mamba.extras import needs
 
-__all__ = ["Text", "text_file"]
+__all__ = ["Text", "fill_up", "text_file"]
 
 _FILE = "text.json"
 
@@ -55,18 +55,18 @@ class Text:
             ValueError: it is no tokenizer, or its ids have gaps.
         """
         with needs("the text tokenizer", "train"):
-            from tokenizers import AddedToken, Tokenizer
+            from tokenizers import Tokenizer
         file = text_file(path)
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{file} is no tokenizer: {error}") from error
-        count = tokenizer.get_vocab_size(with_added_tokens=True)
-        last = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-        if last + 1 != count:
-            raise ValueError(f"{file} has {count} tokens, but ids up to {last}; leave no gaps")
-        unused = [AddedToken(f"<unused-{i}>", normalized=False) for i in range(count, least)]
-        tokenizer.add_tokens(unused)
+        ids = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
+        if ids != list(range(len(ids))):
+            raise ValueError(
+                f"{file} has {len(ids)} tokens, but ids up to {ids[-1]}; leave no gaps"
+            )
+        fill_up(tokenizer, least)
         return cls(tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -89,6 +89,13 @@ class Text:
         with needs("the text tokenizer", "train"):
             from tokenizers import Tokenizer
         return cls(Tokenizer.from_file(str(folder / _FILE)))
+
+
+def fill_up(tokenizer: Any, size: int) -> None:
+    """Give a `tokenizers.Tokenizer` the ids up to `size` that a padded vocabulary has and it lacks;
+    they are called `<unused-ID>`."""
+    count = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    tokenizer.add_special_tokens([f"<unused-{i}>" for i in range(count, size)])
 
 
 def text_file(path: Path) -> Path:

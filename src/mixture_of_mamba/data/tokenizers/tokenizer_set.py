@@ -10,7 +10,7 @@ between its begin and its end.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +22,21 @@ from mixture_of_mamba.data.tokenizers.pictures import Pictures
 from mixture_of_mamba.data.tokenizers.text import Text
 from mixture_of_mamba.data.tokenizers.units import Units
 
-__all__ = ["Tokenizer", "TokenizerSet"]
+__all__ = ["Tokenizer", "TokenizerSet", "special_tokens"]
 
 TEXT = "text"
 _TYPES: dict[str, Any] = {"pictures": Pictures, "latents": LatentImages, "units": Units}
 _FILE = "tokenizers.json"
+
+
+def special_tokens(others: Iterable[tuple[str, str]]) -> list[str]:
+    """Text tokens behind the BPE's: of documents, then of each (name, kind) other than text."""
+    names = ["<document>", "</document>"]
+    for name, kind in others:
+        names.append(f"<{name}>")
+        if kind == "continuous":
+            names.append(f"</{name}>")
+    return names
 
 
 class Tokenizer(Protocol):
@@ -55,11 +65,7 @@ class TokenizerSet:
     def __init__(self, text: Text, others: Mapping[str, Tokenizer]) -> None:
         self.text = text
         self.others = dict(others)
-        names = ["<document>", "</document>"]
-        for name, tokenizer in self.others.items():
-            names.append(f"<{name}>")
-            if tokenizer.kind == "continuous":
-                names.append(f"</{name}>")
+        names = special_tokens((name, tokenizer.kind) for name, tokenizer in others.items())
         self.specials = {name: text.bpe + i for i, name in enumerate(names)}
         self._ids = {name: i for i, name in enumerate([TEXT, *self.others])}
 

@@ -15,7 +15,11 @@ from mixture_of_mamba.data.sources.corpus import Corpus, Source
 from mixture_of_mamba.data.tokenizers.latent_images import LatentImages
 from mixture_of_mamba.data.tokenizers.pictures import Pictures
 from mixture_of_mamba.data.tokenizers.text import Text
-from mixture_of_mamba.data.tokenizers.tokenizer_set import Tokenizer, TokenizerSet
+from mixture_of_mamba.data.tokenizers.tokenizer_set import (
+    Tokenizer,
+    TokenizerSet,
+    special_tokens,
+)
 from mixture_of_mamba.data.tokenizers.units import Units
 
 __all__ = ["train_tokenizers"]
@@ -30,8 +34,7 @@ def train_tokenizers(
     """Text and images first, while speech may still be under way; then speech units."""
     corpus = source.training
     others: dict[str, Tokenizer] = {}
-    specials = 2 + sum(1 if kind == "discrete" else 2 for _, kind in config.modalities[1:])
-    size = config.text_vocabulary - specials
+    size = config.text_vocabulary - len(special_tokens(config.modalities[1:]))
     if config.text_tokenizer is not None:
         text = Text.pretrained(Path(config.text_tokenizer), size)
         progress.say(f"text tokenizer: {text.bpe} tokens of {config.text_tokenizer}")

@@ -78,6 +78,12 @@ struct Product {
     float& to = y[who[sequence] * y_stride + r];
     to = add ? to + value : value;
   }
+  // v[input][sequence] of at most W inputs from `first` on and W sequences from `at` on; the others 0.
+  void take(int at, int64_t first, int inputs, vf* v) const {
+    for (int s = 0; s < W; ++s)
+      v[s] = at + s < count ? load(x + who[at + s] * x_stride + first, inputs) : vf{};
+    transpose(v);
+  }
   // Sums v[row][sequence] of at most W rows from r on and W sequences from `first` on.
   void put(int first, int64_t r, vf* v, int rows) const {
     const int64_t at = expert * m.out + r;
@@ -127,9 +133,7 @@ inline void to_panels(const Product& p, float* panels) {
     for (int64_t i = 0; i < p.m.in; i += W) {
       const int inputs = int(p.m.in - i < W ? p.m.in - i : W);
       vf v[W];
-      for (int s = 0; s < W; ++s)
-        v[s] = at + s < p.count ? load(p.x + p.who[at + s] * p.x_stride + i, inputs) : vf{};
-      transpose(v);
+      p.take(at, i, inputs, v);
       for (int s = 0; s < inputs; ++s, panels += W) store(panels, v[s]);
     }
 }

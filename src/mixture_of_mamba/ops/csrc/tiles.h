@@ -53,9 +53,7 @@ inline void to_tiles(const Product& p, float* panels) {
         const int64_t from = i + half * SIDE, left = p.m.in - from;
         const int inputs = left < 0 ? 0 : left < SIDE ? int(left) : SIDE;
         vf v[SIDE];
-        for (int s = 0; s < SIDE; ++s)
-          v[s] = at + s < p.count ? load(p.x + p.who[at + s] * p.x_stride + from, inputs) : vf{};
-        transpose(v);
+        p.take(at, from, inputs, v);
         for (int k = 0; k < SIDE; k += 2) {
           uint32_t* row = tile + half * SIDE * SIDE / 2 + k / 2 * SIDE;
           const vu even = (vu)v[k] & 0xffff0000, odd = (vu)v[k + 1] & 0xffff0000;
