@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = ["VERSION", "install"]
 
 VERSION = "3.6.0"
+LOCK = Path(__file__).with_name("triton-3.6.lock")
 FOLDER = Path(__file__).parents[2] / ".cache" / f"triton-{VERSION}"
 
 
@@ -24,7 +25,8 @@ def install() -> Path:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"),
-            *("--disable-pip-version-check", "--target", str(FOLDER), f"triton=={VERSION}"),
+            *("--disable-pip-version-check", "--target", str(FOLDER)),
+            *("--require-hashes", "-r", str(LOCK)),
         ],
         capture_output=True,
         text=True,
