@@ -69,6 +69,8 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
         (["--train.stepz", "3"], "there is no option --train.stepz (did you mean --train.steps?)"),
         (["--steps=3"], "there is no option --steps (did you mean --train.steps?)"),
         (["--train.steps", "x"], "--train.steps is 'x', which is no whole number"),
+        (["--data.patch", "x"], "--data.patch is 'x', which is no whole number"),
+        (["--train.threads=2.5"], "--train.threads is '2.5', which is no whole number"),
         (["--train.steps", "0"], "train.steps is 0; it must be at least 1"),
         (["--data.setting", "speech"], "setting is 'speech'; choose from chameleon"),
         (["--model.split", "in_prj"], "split has unknown projections ['in_prj']"),

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.cli.options import Parser, add_run_options, run_config
-from mixture_of_mamba.data.build import build
-from tests.helpers.tiny_data import tiny_config
+from mixture_of_mamba.data.build import build, settled
+from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.data.latents.autoencoder import Autoencoder, train
+from mixture_of_mamba.data.tokenizers import TokenizerSet
+from mixture_of_mamba.data.tokenizers.latent_images import LatentImages
+from mixture_of_mamba.train.config import ModelSettings, RunConfig, TrainConfig
+from mixture_of_mamba.train.loop import train as train_run
+from mixture_of_mamba.train.runs import read_config
+from tests.helpers.tiny_data import tiny_bundle, tiny_config
 
 TINY = {"scenes": 40, "validation_fraction": 0.2, "text_vocabulary": 384, "image_steps": 3}
 OPTIONS = [f"--data.{name}={value}" for name, value in {**TINY, "patch": 8}.items()]
@@ -65,6 +75,14 @@ def test_a_patch_that_cannot_be_is_refused_before_the_autoencoder_is_trained(
     assert "covers 4 pixels, which must divide the patch (2 pixels)" in error
 
 
+def reused(setting: str, folder: Path, *more: str) -> RunConfig:
+    """The run that such flags describe; files and presets go in `more`."""
+    parser = Parser(prog="mom", exit_on_error=False)
+    add_run_options(parser)
+    flags = [f"--data.setting={setting}", f"--data.tokenizers={folder}", "--data.window=512"]
+    return run_config(parser.parse_args([*flags, *more]))
+
+
 @pytest.fixture(scope="module")
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tokenizers with patches of 8 pixels in Z order."""
@@ -74,39 +92,112 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(folder: Path, *more: str) -> list[str]:
-    data = {"setting": "transfusion", "tokenizers": folder, "window": 512, **TINY}
-    return [*(f"--data.{name}={value}" for name, value in data.items()), *more]
+@pytest.fixture(scope="module")
+def cells(patches: Path) -> Path:
+    """Tokenizers of a small autoencoder, whose vectors stand for 4 pixels."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    codec = Autoencoder.measured(train(images, steps=1, seed=0), images, 4)
+    text = TokenizerSet.load(patches).text
+    folder = patches.with_name("cells")
+    TokenizerSet(text, {"image": LatentImages(codec)}).save(folder)
+    return folder
 
 
-def test_runs_record_the_patches_of_reused_tokenizers(patches: Path) -> None:
-    parser = Parser(prog="mom", exit_on_error=False)
-    add_run_options(parser)
-    data = run_config(parser.parse_args(options(patches))).data
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenizers of discrete images and speech: 384 text tokens, 32 codes, 32 units."""
+    folder = tmp_path_factory.mktemp("codes") / "a"
+    tiny_bundle().tokenizers.save(folder)
+    return folder
+
+
+def test_runs_record_what_reused_tokenizers_decide(patches: Path, cells: Path, codes: Path) -> None:
+    data = reused("transfusion", patches).data
     assert (data.patch, data.patch_order, data.latents) == (8, "z", "patches")
-    again = run_config(parser.parse_args(options(patches, "--data.patch=8"))).data
-    assert again == data
+    text = TokenizerSet.load(patches).modalities[0][2]  # fewer than 384: the texts have no more
+    assert (data.text_vocabulary, data.image_size) == (text, 32)
+    assert reused("transfusion", patches, "--data.patch=8", "--data.latents=patches").data == data
+    data = reused("transfusion", cells).data
+    assert (data.patch, data.patch_order, data.latents) == (4, "rows", "autoencoder")
+    data = reused("chameleon_speech", codes).data
+    assert (data.text_vocabulary, data.image_codes, data.speech_units) == (384, 32, 32)
+    assert (data.image_size, data.latents, data.patch) == (32, "patches", 4), "no latents: defaults"
+
+
+def test_values_of_a_preset_are_not_the_users(patches: Path, cells: Path, tmp_path: Path) -> None:
+    """configs/transfusion.yaml says patches of 8 pixels, for those who say nothing."""
+    assert reused("transfusion", cells, "-c", "transfusion").data.patch == 4
+    assert reused("transfusion", patches, "-c", "configs/transfusion.yaml").data.patch_order == "z"
+    mine = tmp_path / "transfusion.yaml"  # a file of one's own under a preset's name
+    mine.write_text("data: {setting: transfusion, patch: 8}")
+    with pytest.raises(ValueError, match=r"data.patch is 8, but .* made with 4"):
+        reused("transfusion", cells, "-c", str(mine))
+    with pytest.raises(ValueError, match=r"data.patch is 8, but .* made with 4"):
+        reused("transfusion", cells, "-c", "transfusion", "--data.patch=8")
+    nothing = ["--data.tokenizers=null", "--data.image_steps=1"]
+    assert reused("transfusion", cells, "-c", "transfusion", *nothing).data.patch == 8
 
 
 @pytest.mark.parametrize(
-    ("flag", "words"),
+    ("setting", "flag", "words"),
     [
-        ("--data.patch=2", "data.patch is 2, but the tokenizers in FOLDER were made with 8"),
-        ("--data.latents=autoencoder", "data.latents is 'autoencoder', but the tokenizers in"),
+        ("transfusion", "--data.patch=2", "data.patch is 2, but the tokenizers in F were made wi"),
+        ("transfusion", "--data.patch_order=rows", "data.patch_order is 'rows', but the tokeni"),
+        ("transfusion", "--data.latents=autoencoder", "data.latents is 'autoencoder', but the to"),
+        ("autoencoder", "--data.latents=patches", "data.latents is 'patches', but the tokenizers"),
+        ("autoencoder", "--data.latents=.", "data.latents is '.', but the tokenizers in F were ma"),
+        ("transfusion", "--data.latents=.", "data.latents is '.', but the tokenizers in F were ma"),
+        ("transfusion", "--data.text_vocabulary=1024", "data.text_vocabulary is 1024, but the tok"),
+        ("chameleon_speech", "--data.image_codes=512", "made with 32; give data.image_codes 32"),
+        ("chameleon_speech", "--data.speech_units=256", "made with 32; give data.speech_units 32"),
     ],
 )
 def test_what_reused_tokenizers_contradict_is_refused(
-    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, words: str
+    patches: Path,
+    cells: Path,
+    codes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    flag: str,
+    words: str,
 ) -> None:
-    out = tmp_path / "run"
-    assert main(["train", "--out", str(out), *options(patches, flag, "--train.steps=1")]) == 1
+    """Defaults among them: a value that was set is the user's, whatever it is."""
+    folder = {"transfusion": patches, "autoencoder": cells, "chameleon_speech": codes}[setting]
+    setting = setting.replace("autoencoder", "transfusion")
+    reuse = [f"--data.setting={setting}", f"--data.tokenizers={folder}", "--data.window=512"]
+    assert main(["train", "--out", str(tmp_path / "run"), *reuse, flag, "--train.steps=1"]) == 1
     error = capsys.readouterr().err
-    assert words.replace("FOLDER", str(patches)) in error and error.count("\n") == 1
-    assert not out.exists()
+    assert words.replace(" F ", f" {folder} ") in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
     name, _, value = flag.removeprefix("--data.").partition("=")
-    fields = {name: int(value) if value.isdigit() else value}
-    with pytest.raises(ValueError, match="or other tokenizers"):
-        build(tiny_config("transfusion", window=512, tokenizers=str(patches), **fields))
+    fields: dict[str, Any] = {name: int(value) if value.isdigit() else value}
+    with pytest.raises(ValueError, match="or give other tokenizers"):
+        build(DataConfig(setting=setting, tokenizers=str(folder), window=512, **fields))
+
+
+def test_a_run_from_python_records_them_too(patches: Path, tmp_path: Path) -> None:
+    """So that the command line can resume it, which reads the tokenizers before it compares."""
+    data = tiny_config("transfusion", tokenizers=str(patches), text_fraction=0.0)
+    fields = {"image_codes", "speech_units", "text_vocabulary"}
+    data = replace(data, window=512, **dict.fromkeys(fields))
+    assert data.patch is None
+    config = RunConfig(
+        data=data,
+        model=ModelSettings(d_model=16, n_layers=1),
+        train=TrainConfig(steps=1, batch_size=2, samples=0, tensorboard=False, progress=False),
+    )
+    train_run(config, tmp_path / "run", build=lambda data: build(data, progress=False))
+    recorded = read_config(tmp_path / "run").data
+    assert recorded == settled(data) and (recorded.patch, recorded.patch_order) == (8, "z")
+    assert main(["train", "--out", str(tmp_path / "run"), "--resume", "--train.steps=2"]) == 0
+
+
+def test_a_field_left_to_tokenizers_is_not_read_before_they_are(patches: Path) -> None:
+    config = DataConfig(setting="transfusion", tokenizers=str(patches))
+    with pytest.raises(ValueError, match=r"data.patch is left to the tokenizers in .*settled"):
+        config.chosen("patch")
+    assert settled(config).chosen("patch") == 8
 
 
 @pytest.mark.parametrize(

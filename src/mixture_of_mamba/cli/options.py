@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 
-from ..data.config import DataConfig
+from ..data.config import OF_TOKENIZERS, DataConfig
 from ..train.config import ModelSettings, RunConfig, TrainConfig, nearest, unknown_fields
 
 __all__ = ["Parser", "add_run_options", "preset_names", "preset_path", "run_config"]
@@ -40,12 +40,14 @@ class Parser(ArgumentParser):
     def parse_args(self, args: list[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
         given = list(args or [])
         flags = [s for action in self._actions for s in action.option_strings]
+        files: list[str] = []
         if "--config" in flags:
             given = _config_first(given)
             if "--resume" in given and "-c" not in given:
                 given = _config_of_run(given) + given
             for i, value in enumerate(given):
                 if value == "-c" and i + 1 < len(given):
+                    files.append(given[i + 1])
                     given[i + 1] = self._checked(given[i + 1], flags)
         for value in given:
             name = value.partition("=")[0]
@@ -55,9 +57,12 @@ class Parser(ArgumentParser):
                     None, f"there is no option {name}{hint.replace('mean ', 'mean --')}"
                 )
         try:
-            return super().parse_args(given, **kwargs)
+            parsed = super().parse_args(given, **kwargs)
         except ArgumentError as error:
             raise ArgumentError(None, _plain(error.message)) from error
+        if parsed.get("data.tokenizers") is not None:
+            _leave_to_tokenizers(parsed, _set_by_user(given, files))
+        return parsed
 
     def _checked(self, name: str, flags: list[str]) -> str:
         """The config's path; its text where parts of it are ignored."""
@@ -82,6 +87,12 @@ def _plain(message: str) -> str:
     message = " ".join(message.split())
     message = re.sub(
         r'Parser key "(\S+?)": Expected an? (.+?)\. Got value: (.*)',
+        lambda m: f"--{m[1]} is {m[3]!r}, which is no {_TYPES.get(m[2], m[2])}",
+        message,
+    )
+    message = re.sub(  # of fields that may be left out
+        r'Parser key "(\S+?)": Does not validate against any of the Union subtypes '
+        r"Subtypes: \[(<class '\w+'>), <class 'NoneType'>\] .* Given value: (.*)",
         lambda m: f"--{m[1]} is {m[3]!r}, which is no {_TYPES.get(m[2], m[2])}",
         message,
     )
@@ -110,6 +121,27 @@ def _config_first(args: list[str]) -> list[str]:
             rest.append(args[i])
             i += 1
     return files + rest
+
+
+def _set_by_user(args: list[str], files: list[str]) -> set[str]:
+    """Dotted names that flags and the user's own files set; a shipped preset is not the user's."""
+    names = {arg[2:].partition("=")[0] for arg in args if arg.startswith("--")}
+    if "data" in names:  # `--data FILE` or `--data '{patch: 8}'`: what is in it counts as set
+        names |= {f"data.{field}" for field in OF_TOKENIZERS}
+    for name in files:
+        path = preset_path(name)
+        shipped = _shipped(path.stem)
+        if not (shipped.is_file() and shipped.read_bytes() == path.read_bytes()):
+            data = (yaml.safe_load(path.read_text()) or {}).get("data") or {}
+            names |= {f"data.{field}" for field in data}
+    return names
+
+
+def _leave_to_tokenizers(parsed: Namespace, named: set[str]) -> None:
+    """What reused tokenizers decide is theirs, unless the user said something."""
+    for field in OF_TOKENIZERS:
+        if f"data.{field}" not in named:
+            parsed[f"data.{field}"] = None
 
 
 def _config_of_run(args: list[str]) -> list[str]:
@@ -158,6 +190,10 @@ def preset_names() -> list[str]:
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
+def _shipped(name: str) -> Path:
+    return Path(str(resources.files("mixture_of_mamba"))) / "configs" / f"{name}.yaml"
+
+
 def preset_path(name: str) -> Path:
     """The file that -c names: a path, else the preset of that name ("chameleon",
     "configs/chameleon.yaml") that ships with the package.
@@ -169,7 +205,7 @@ def preset_path(name: str) -> Path:
     if path.is_file():
         return path
     if path.parent.name in ("", "configs") and path.suffix in ("", ".yaml", ".yml"):
-        shipped = Path(str(resources.files("mixture_of_mamba"))) / "configs" / f"{path.stem}.yaml"
+        shipped = _shipped(path.stem)
         if shipped.is_file():
             return shipped
     names = preset_names()

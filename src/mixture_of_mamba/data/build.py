@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.cache import cache_folder, materialise
-from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.data.config import OF_TOKENIZERS, DataConfig
 from mixture_of_mamba.data.encoding import encode_corpus
-from mixture_of_mamba.data.latents import SOURCES
 from mixture_of_mamba.data.packing import pack
 from mixture_of_mamba.data.progress import Progress
 from mixture_of_mamba.data.sources.corpus import Corpus, Source
 from mixture_of_mamba.data.sources.listing import list_documents, stamps
 from mixture_of_mamba.data.tokenizers import TokenizerSet
+from mixture_of_mamba.data.tokenizers.latent_images import LatentImages
+from mixture_of_mamba.data.tokenizers.pictures import Pictures
 from mixture_of_mamba.data.tokenizers.text import text_file
 from mixture_of_mamba.data.tokenizers.train import train_tokenizers
+from mixture_of_mamba.data.tokenizers.units import Units
 from mixture_of_mamba.data.windows import PackedWindows
 
 __all__ = ["build", "settled"]
@@ -65,11 +67,10 @@ def build(config: DataConfig, progress: bool = True) -> DataBundle:
 
 
 def settled(config: DataConfig) -> DataConfig:
-    """The config, its paths held against the disk, with what its reused tokenizers decide: where
-    latents come from, patch, order.
+    """The config, its paths held against the disk, with what its reused tokenizers decide: sizes of
+    vocabularies and images, where latents come from, patch, order.
 
-    A field that was left at its default takes the tokenizers' value, so that what is recorded is
-    what is used.
+    A field that was left out takes the tokenizers' value, so that what is recorded is what is used.
 
     Raises:
         ValueError: a path that does not exist, a field that was set and says otherwise, or
@@ -78,21 +79,34 @@ def settled(config: DataConfig) -> DataConfig:
     config.check_paths()
     if config.tokenizers is None:
         return config
-    codec = getattr(_reuse(config).others.get("image"), "codec", None)
-    defaults = {field.name: field.default for field in fields(DataConfig)}
-    changes: dict[str, Any] = {}
-    for name, there in (("latents", "source"), ("patch", "patch"), ("patch_order", "order")):
-        ours, theirs = getattr(config, name), getattr(codec, there, None)
-        # the folder of an autoencoder is one by another name
-        if theirs is None or ours == theirs or (name == "latents" and ours not in SOURCES):
-            continue
-        if ours != defaults[name]:
+    theirs = _described(_reuse(config))
+    for name, value in theirs.items():
+        if getattr(config, name) not in (None, value):
             raise ValueError(
-                f"data.{name} is {ours!r}, but the tokenizers in {config.tokenizers} were made "
-                f"with {theirs!r}; give data.{name} {theirs}, or other tokenizers"
+                f"data.{name} is {getattr(config, name)!r}, but the tokenizers in "
+                f"{config.tokenizers} were made with {value!r}; give data.{name} {value}, leave it "
+                "out, or give other tokenizers"
             )
-        changes[name] = theirs
-    return replace(config, **changes)
+    open_fields = {name for name in OF_TOKENIZERS if getattr(config, name) is None}
+    return replace(config, **{name: {**OF_TOKENIZERS, **theirs}[name] for name in open_fields})
+
+
+def _described(tokenizers: TokenizerSet) -> dict[str, Any]:
+    """The fields of OF_TOKENIZERS that tokenizers decide; those of a modality that they lack, or
+    of another kind of image, are not there."""
+    theirs: dict[str, Any] = {"text_vocabulary": tokenizers.modalities[0][2]}
+    image, speech = (tokenizers.others.get(name) for name in ("image", "speech"))
+    if isinstance(image, Pictures):
+        theirs |= {"image_size": image.pixels, "image_codes": image.codes}
+    if isinstance(image, LatentImages):
+        codec = image.codec
+        theirs |= {"image_size": codec.pixels, "latents": codec.source}
+        for name, there in (("patch", "patch"), ("patch_order", "order")):  # not of every source
+            if hasattr(codec, there):
+                theirs[name] = getattr(codec, there)
+    if isinstance(speech, Units):
+        theirs["speech_units"] = speech.units
+    return theirs
 
 
 def _build(config: DataConfig, cache: Path, say: Progress) -> DataBundle:

@@ -9,7 +9,7 @@ from typing import Any
 from mixture_of_mamba.data.latents import SOURCES
 from mixture_of_mamba.data.latents.order import ORDERS
 
-__all__ = ["MODALITIES", "DataConfig"]
+__all__ = ["MODALITIES", "OF_TOKENIZERS", "DataConfig"]
 
 MODALITIES: dict[str, tuple[tuple[str, str], ...]] = {
     "chameleon": (("text", "discrete"), ("image", "discrete")),
@@ -22,9 +22,25 @@ SCENE_SIZE = 32
 """Side of the embedded scenes, pixels."""
 
 
+OF_TOKENIZERS: dict[str, Any] = {
+    "text_vocabulary": 1024,
+    "image_size": SCENE_SIZE,
+    "image_codes": 512,
+    "speech_units": 256,
+    "latents": "patches",
+    "patch": 4,
+    "patch_order": "rows",
+}
+"""Fields that describe tokenizers, with their defaults; reused tokenizers decide them instead."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Documents, tokenizers and packing; equal values give equal data in every process."""
+    """Documents, tokenizers and packing; equal values give equal data in every process.
+
+    A field of OF_TOKENIZERS that is None takes its default where tokenizers are trained. Where they
+    are reused it stays None, "as they have it", until `data.build.settled` has read them.
+    """
 
     setting: str = "chameleon_speech"
     """"chameleon" (text, image tokens), "chameleon_speech" (and speech units) or "transfusion"
@@ -54,40 +70,46 @@ class DataConfig:
     window: int = 256
     """Tokens in one packed window."""
 
-    text_vocabulary: int = 1024
+    text_vocabulary: int | None = None
     """Entries of the text vocabulary: byte-level BPE tokens and the special tokens together; at
-    least as many where text_tokenizer brings its own."""
+    least as many where text_tokenizer brings its own. None: those of reused tokenizers, else
+    1024."""
 
     text_tokenizer: str | None = None
     """A tokenizer.json, or the folder of a pretrained model that has one, for text. None: train a
     tokenizer on this data."""
 
-    image_size: int = 32
-    """Side of an image in pixels; your own images are cropped to a square and resized to it."""
+    image_size: int | None = None
+    """Side of an image in pixels; your own images are cropped to a square and resized to it. None:
+    as reused tokenizers have it, else 32."""
 
-    image_codes: int = 512
-    """Codes of the image tokenizer (discrete settings); each covers 4x4 pixels."""
+    image_codes: int | None = None
+    """Codes of the image tokenizer (discrete settings); each covers 4x4 pixels. None: those of
+    reused tokenizers, else 512."""
 
     image_steps: int = 1200
     """Training steps of the image tokenizer, 16 images each."""
 
-    speech_units: int = 256
-    """Number of speech units; 25 a second."""
+    speech_units: int | None = None
+    """Number of speech units; 25 a second. None: those of reused tokenizers, else 256."""
 
-    latents: str = "patches"
+    latents: str | None = None
     """Source of the continuous image latents (transfusion): "patches" of raw pixels, "autoencoder"
     for a small KL autoencoder trained on the images (image_steps), or the folder of a diffusers
-    AutoencoderKL."""
+    AutoencoderKL. None: that of reused tokenizers, else "patches"."""
 
-    patch: int = 4
-    """Side of the square of pixels that one latent vector stands for: 2, 4 or 8."""
+    patch: int | None = None
+    """Side of the square of pixels that one latent vector stands for: 2, 4 or 8. None: that of
+    reused tokenizers, else 4."""
 
-    patch_order: str = "rows"
+    patch_order: str | None = None
     """Order of the latent vectors of a picture: "rows", or "z" for a Z-order curve, which keeps
-    neighbours near."""
+    neighbours near. None: that of reused tokenizers, else "rows"."""
 
     tokenizers: str | None = None
-    """Folder of trained tokenizers to reuse, e.g. RUN/tokenizers. None: train them on this data."""
+    """Folder of trained tokenizers to reuse, e.g. RUN/tokenizers; what they decide (vocabularies,
+    latents, patches, size of images) is theirs, or must be equal where it is set. None: train them
+    on this data."""
 
     seed: int = 0
     """Seed of scenes, voices, splits, tokenizers and packing (not of the training)."""
@@ -99,11 +121,15 @@ class DataConfig:
     """Folder for prepared data. None: $MOM_CACHE, else the user's cache folder."""
 
     def __post_init__(self) -> None:
+        if self.tokenizers is None:
+            for name, default in OF_TOKENIZERS.items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, default)
         if self.setting not in MODALITIES:
             raise ValueError(f"setting is {self.setting!r}; choose from {', '.join(MODALITIES)}")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
         for name, low, high in (
             ("text_fraction", 0.0, 0.95),
@@ -113,23 +139,27 @@ class DataConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie in {low:g}..{high:g}")
-        if self.patch_order not in ORDERS:
+        if self.patch_order not in (None, *ORDERS):
             raise ValueError(
                 f"patch_order is {self.patch_order!r}; choose from {', '.join(ORDERS)}"
             )
-        if self.patch not in (2, 4, 8):
+        if self.patch not in (None, 2, 4, 8):
             raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
-        tokens = (self.image_size // self.patch) ** 2 + 4
-        if dict(self.modalities).get("image") == "continuous" and self.window < tokens:
-            raise ValueError(
-                f"window is {self.window}, but an image with its begin and end takes {tokens} "
-                "positions and is never cut; choose a larger window or a larger patch"
-            )
+        continuous = dict(self.modalities).get("image") == "continuous"
+        if continuous and self.patch is not None and self.image_size is not None:
+            tokens = (self.image_size // self.patch) ** 2 + 4
+            if self.window < tokens:
+                raise ValueError(
+                    f"window is {self.window}, but an image with its begin and end takes {tokens} "
+                    "positions and is never cut; choose a larger window or a larger patch"
+                )
         if self.text_tokenizer is not None and self.tokenizers is not None:
             raise ValueError(
                 f"text_tokenizer is {self.text_tokenizer!r}, but tokenizers {self.tokenizers!r} "
                 "bring a text tokenizer too; give one of them"
             )
+        if self.image_size is None:
+            return
         if self.image_size % 8:
             raise ValueError(
                 f"image_size is {self.image_size}; it must be a multiple of 8 pixels, so that "
@@ -158,7 +188,7 @@ class DataConfig:
                 f"tokenizers {self.tokenizers!r} is no folder; give the tokenizers folder of a run "
                 "or leave it out to train new ones"
             )
-        if self.latents not in SOURCES and not Path(self.latents).is_dir():
+        if self.latents not in (None, *SOURCES) and not Path(str(self.latents)).is_dir():
             raise ValueError(
                 f"latents is {self.latents!r}; choose from {', '.join(SOURCES)}, or give the "
                 "folder of a diffusers AutoencoderKL"
@@ -168,6 +198,20 @@ class DataConfig:
     def modalities(self) -> tuple[tuple[str, str], ...]:
         """(name, kind) of the setting's modalities, in the order of their ids."""
         return MODALITIES[self.setting]
+
+    def chosen(self, name: str) -> Any:
+        """A field of OF_TOKENIZERS, where it has to be known.
+
+        Raises:
+            ValueError: it was left to tokenizers that have not been read.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(
+                f"data.{name} is left to the tokenizers in {self.tokenizers}; data.build.settled "
+                "reads it"
+            )
+        return value
 
     def content(self) -> dict[str, Any]:
         """The fields that decide what is built; where it is stored does not."""

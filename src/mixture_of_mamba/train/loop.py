@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,10 @@ def train(
         CheckpointError: a checkpoint could not be written.
     """
     folder, first = Path(folder), config.model.start
+    if config.data.tokenizers is not None:  # they decide some fields, which config.yaml records
+        from ..data.build import settled
+
+        config = replace(config, data=settled(config.data))
     if first is not None and start is None:
         raise ValueError(
             f"model.start is {first!r}, but train was given no `start` to read it with; pass "

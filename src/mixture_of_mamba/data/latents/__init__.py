@@ -70,7 +70,7 @@ class LatentCodec(Protocol):
 def make_codec(images: np.ndarray, config: DataConfig) -> LatentCodec:
     """A codec of the source that `config.latents` names, fitted to training pictures; a folder is
     that of a diffusers AutoencoderKL."""
-    source = config.latents
+    source = config.chosen("latents")
     if source not in SOURCES and Path(source).is_dir():
         source = "autoencoder"
     return _codec_class(source).fit(images, config)

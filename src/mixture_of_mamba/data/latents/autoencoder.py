@@ -92,12 +92,13 @@ class Autoencoder:
         Raises:
             FileNotFoundError, ValueError: the folder holds no AutoencoderKL that fits.
         """
-        if config.latents == cls.source:
-            _check_sizes(FOLD, config.patch, images.shape[1])  # before minutes of training
+        latents, patch = config.chosen("latents"), config.chosen("patch")
+        if latents == cls.source:
+            _check_sizes(FOLD, patch, images.shape[1])  # before minutes of training
             net = train(images, steps=config.image_steps, seed=config.seed)
         else:
-            net = read(Path(config.latents))
-        return cls.measured(net, images, config.patch, config.patch_order)
+            net = read(Path(latents))
+        return cls.measured(net, images, patch, config.chosen("patch_order"))
 
     @classmethod
     def measured(cls, net: Any, images: np.ndarray, patch: int, order: str = "rows") -> Autoencoder:

@@ -48,10 +48,10 @@ class Patches:
         std = np.maximum(x.std((0, 1, 2)), 1e-3).astype(np.float32)
         return cls(
             images.shape[1],
-            config.patch,
+            config.chosen("patch"),
             x.mean((0, 1, 2)).astype(np.float32),
             std,
-            config.patch_order,
+            config.chosen("patch_order"),
         )
 
     def encode(self, images: np.ndarray) -> np.ndarray:

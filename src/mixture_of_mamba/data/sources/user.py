@@ -57,8 +57,8 @@ class UserDocuments:
             for split in ("train", "validation")
         }
         self._held = parts["validation"]
-        self.training = _corpus(parts["train"], config.image_size)
-        self.validation = _corpus(parts["validation"], config.image_size)
+        self.training = _corpus(parts["train"], config.chosen("image_size"))
+        self.validation = _corpus(parts["validation"], config.chosen("image_size"))
 
     def finish(self) -> None:
         """Nothing is under way."""
@@ -98,7 +98,7 @@ class _Document:
             return str(value)
         path = Path(value)
         if kind == "image":
-            return read_image(path, config.image_size, where)
+            return read_image(path, config.chosen("image_size"), where)
         self._audio = self._audio or path
         return log_mel(resample(*read_audio(path, where))).astype(np.float16)
 

@@ -34,7 +34,7 @@ def train_tokenizers(
     """Text and images first, while speech may still be under way; then speech units."""
     corpus = source.training
     others: dict[str, Tokenizer] = {}
-    size = config.text_vocabulary - len(special_tokens(config.modalities[1:]))
+    size = config.chosen("text_vocabulary") - len(special_tokens(config.modalities[1:]))
     if config.text_tokenizer is not None:
         text = Text.pretrained(Path(config.text_tokenizer), size)
         progress.say(f"text tokenizer: {text.bpe} tokens of {config.text_tokenizer}")
@@ -48,7 +48,9 @@ def train_tokenizers(
         else:
             source.finish()
             _need(len(corpus.frames), name, config)
-            others[name] = Units.train(corpus.frames, units=config.speech_units, seed=config.seed)
+            others[name] = Units.train(
+                corpus.frames, units=config.chosen("speech_units"), seed=config.seed
+            )
             progress.say(f"speech units: {config.speech_units} clusters of log-mel frames")
     return TokenizerSet(text, others)
 
@@ -75,7 +77,7 @@ def _images(
     def make(folder: Path) -> None:
         pictures = Pictures.train(
             corpus.images,
-            codes=config.image_codes,
+            codes=config.chosen("image_codes"),
             steps=config.image_steps,
             seed=config.seed,
             report=report,
