@@ -78,11 +78,12 @@ def copy_weights(theirs: Any, ours: MultimodalModel) -> None:
 
 def theirs_step(model: Any, prompt: Tensor) -> Step:
     with torch.no_grad():
-        cache = model(prompt, use_cache=True).cache_params
+        cache = model(prompt, use_cache=True)[1]
 
     @torch.no_grad()
     def step(tokens: Tensor) -> Tensor:
-        return model(tokens[:, None], cache_params=cache, use_cache=True).logits[:, -1]
+        # By position (mask, embeddings, cache): its name differs between transformers' versions.
+        return model(tokens[:, None], None, None, cache, use_cache=True).logits[:, -1]
 
     return step
 

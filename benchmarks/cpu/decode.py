@@ -40,11 +40,12 @@ def decode(settings: Settings) -> dict[str, Any]:
     layers = 4 if settings.quick else LAYERS
     peer = _transformers(layers)
     ids = torch.zeros(1, 4, dtype=torch.long)
-    cache = peer(input_ids=ids, use_cache=True).cache_params
+    cache = peer(input_ids=ids, use_cache=True)[1]
 
     def peer_step() -> object:
         with torch.no_grad():
-            return peer(input_ids=ids[:, :1], cache_params=cache, use_cache=True)
+            # By position (embeddings, cache): its name differs between transformers' versions.
+            return peer(ids[:, :1], None, cache, use_cache=True)
 
     blocks = _blocks(layers)
     weights = [block_weights(block) for block in blocks]

@@ -127,11 +127,11 @@ def test_modality_ids_may_be_given_or_left_out(model, ids) -> None:
 def test_every_chunking_with_the_cache_gives_the_whole(model, ids) -> None:
     with torch.no_grad():
         whole = model(ids, use_cache=False)
-        assert whole.cache_params is None
+        assert whole.cache is None
         cache, parts = None, []
         for start, stop in [(0, 3), (3, 4), (4, 9), (9, 10), (10, 11)]:
-            output = model(ids[:, start:stop], cache_params=cache, use_cache=True)
-            cache = output.cache_params
+            output = model(ids[:, start:stop], cache=cache, use_cache=True)
+            cache = output.cache
             parts.append(output.logits)
     torch.testing.assert_close(torch.cat(parts, 1), whole.logits, **STEP)
 
@@ -192,17 +192,8 @@ def test_padding_ends_where_a_chunk_ends(model, ids) -> None:
     mask[:, :4] = 0
     with torch.no_grad():
         first = model(ids[:, :4], attention_mask=mask[:, :4], use_cache=True)
-        second = model(
-            ids[:, 4:], attention_mask=mask, cache_params=first.cache_params, use_cache=True
-        )
+        second = model(ids[:, 4:], attention_mask=mask, cache=first.cache, use_cache=True)
         torch.testing.assert_close(second.logits, model(ids[:, 4:]).logits, **STEP)
-
-
-def test_prompts_padded_on_the_right_are_refused(model, ids) -> None:
-    mask = torch.ones_like(ids)
-    mask[0, -2:] = 0
-    with pytest.raises(ValueError, match="pad them on the left"):
-        model.generate(ids, attention_mask=mask, max_new_tokens=2)
 
 
 def test_padding_on_either_side_does_not_count_in_the_loss(model, ids) -> None:

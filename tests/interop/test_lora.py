@@ -101,7 +101,7 @@ def test_decoding_and_merging_use_the_adapters(base, ids) -> None:
     tokens = model.generate(input_ids=ids[:, :4], max_new_tokens=8, do_sample=False)
     with torch.no_grad():
         step = model(ids[:, :10], use_cache=True)
-        last = model(ids[:, 10:], cache_params=step.cache_params, use_cache=True).logits
+        last = model(ids[:, 10:], cache=step.cache, use_cache=True).logits
         torch.testing.assert_close(last[:, 0], model(ids).logits[:, -1], atol=1e-5, rtol=1e-5)
         expected = model(ids).logits
     merged = model.merge_and_unload()

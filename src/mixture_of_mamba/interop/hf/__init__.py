@@ -9,6 +9,7 @@ except ImportError as error:
     ) from error
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...layers import PROJECTIONS
 from .configuration import MixtureOfMambaConfig
@@ -30,3 +31,8 @@ LORA_TARGETS = [f"{projection}.weight" for projection in sorted(PROJECTIONS)]
 AutoConfig.register(MixtureOfMambaConfig.model_type, MixtureOfMambaConfig, exist_ok=True)
 AutoModel.register(MixtureOfMambaConfig, MixtureOfMambaModel, exist_ok=True)
 AutoModelForCausalLM.register(MixtureOfMambaConfig, MixtureOfMambaForCausalLM, exist_ok=True)
+# By this table the Trainer's label smoothing knows that labels are to be shifted, and the
+# pipelines which classes write text.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[MixtureOfMambaConfig.model_type] = (
+    MixtureOfMambaForCausalLM.__name__
+)

@@ -53,6 +53,15 @@ class MixtureOfMambaPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         if isinstance(module, RMSNorm):
             init.ones_(module.weight)
 
+    def _set_gradient_checkpointing(
+        self, *args: Any, every_n_layers: int = 1, **kwargs: Any
+    ) -> None:
+        """As PreTrainedModel's; of the blocks, every n-th is recomputed."""
+        super()._set_gradient_checkpointing(*args, **kwargs)
+        for module in self.modules():
+            if hasattr(module, "recompute_every"):
+                module.recompute_every = every_n_layers  # type: ignore[assignment]
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
         """Only asked for by callers that change nothing; the vocabulary belongs to modalities.
 

@@ -34,6 +34,7 @@ class MixtureOfMambaConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "mixture_of_mamba"
+    keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  (the Trainer adds to a list)
 
     modalities: Any = ("text:discrete:50280",)
     split: Any = "all"

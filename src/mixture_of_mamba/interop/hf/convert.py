@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...models import MultimodalModel
 from .configuration import MixtureOfMambaConfig
@@ -35,7 +36,7 @@ def from_multimodal(model: MultimodalModel, **config: Any) -> MixtureOfMambaForC
     )
     theirs.to(model.embedding.weight.device)  # type: ignore[arg-type]
     for name, tensor in model.state_dict().items():
-        theirs.get_parameter(_renamed(name, 1, 0)).data = tensor.clone()
+        theirs.get_parameter(_renamed(name, 1, 0)).data = _wide(name, tensor).clone()
     theirs.tie_weights()
     return theirs.train(model.training)
 
@@ -44,7 +45,7 @@ def to_multimodal(theirs: MixtureOfMambaForCausalLM) -> MultimodalModel:
     """A copy of transformers' model as a MultimodalModel."""
     with torch.device("meta"):
         model = MultimodalModel(theirs.config.to_model_config())
-    state = {_renamed(name, 0, 1): p.clone() for name, p in theirs.state_dict().items()}
+    state = {_renamed(k, 0, 1): _wide(k, p).clone() for k, p in theirs.state_dict().items()}
     if model.config.tie_embeddings:
         state["head.weight"] = state["embedding.weight"]
     model.load_state_dict(state, assign=True)
@@ -52,6 +53,13 @@ def to_multimodal(theirs: MixtureOfMambaForCausalLM) -> MultimodalModel:
         model.head.weight = model.embedding.weight
     model.reset_buffers(theirs.device)
     return model.train(theirs.training)
+
+
+def _wide(name: str, tensor: Tensor) -> Tensor:
+    """A_log and D, which set the decay of the state, in float32 or wider; the rest as it is."""
+    if not name.endswith((".A_log", ".D")):
+        return tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _renamed(name: str, old: int, new: int) -> str:
