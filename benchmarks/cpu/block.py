@@ -34,7 +34,7 @@ def step(
     x = torch.randn(b * t, width, dtype=dtype, requires_grad=True)
     dy = torch.randn_like(x)
     wanted = [x, *block.parameters()]
-    return lambda: torch.autograd.grad(block.forward_rows(x, routing)[0], wanted, dy)
+    return lambda: torch.autograd.grad(block(x, routing=routing), wanted, dy)
 
 
 def mambapy_step(b: int, t: int, width: int) -> Callable[[], object]:
@@ -168,7 +168,7 @@ def training_step(settings: Settings) -> dict[str, Any]:
         ) -> None:
             rows = x
             for block in net:
-                rows, _ = block.forward_rows(rows, routing)
+                rows = block(rows, routing=routing)
             rows.square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -105,7 +105,7 @@ def prefill(settings: Settings, peak: float) -> dict[str, Any]:
         rows = x
         with torch.no_grad():
             for block in blocks:
-                rows, _ = block.forward_rows(rows, routing)
+                rows = block(rows, routing=routing)
         return rows
 
     def theirs() -> object:

@@ -33,7 +33,7 @@ def _problem() -> tuple[Tensor, Routing]:
 
 def _gradients(block: MambaBlock, x: Tensor, routing: Routing, dtype: torch.dtype) -> list[Tensor]:
     with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-        y, _ = block.forward_rows(x, routing)
+        y = block(x, routing=routing)
     return [y.detach(), *torch.autograd.grad(y.float().square().sum(), list(block.parameters()))]
 
 
@@ -86,9 +86,9 @@ def test_a_captured_block_replays_on_new_values() -> None:
 def test_recomputation_changes_no_bit() -> None:
     block, (x, routing) = _block(), _problem()
     x.requires_grad_()
-    plain, _ = block.forward_rows(x, routing)
-    again, _ = checkpoint(
-        block.forward_rows, x, routing, use_reentrant=False, context_fn=checkpoint_contexts
+    plain = block(x, routing=routing)
+    again = checkpoint(
+        block, x, routing=routing, use_reentrant=False, context_fn=checkpoint_contexts
     )
     leaves = [x, *block.parameters()]
     for a, b in zip(

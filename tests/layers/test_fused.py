@@ -41,7 +41,7 @@ def run(
     if state is not None:
         leaves["conv"], leaves["ssm"] = (s.detach().requires_grad_() for s in state)
         state = MambaState(leaves["conv"], leaves["ssm"])
-    y, after = block.forward_rows(leaves["x"], routing, state)
+    y, after = block(leaves["x"], routing=routing, state=state, return_state=True)
     torch.manual_seed(1)
     outputs = [y, *after]
     cotangents = [torch.randn(o.shape).to(o.dtype) for o in outputs]
@@ -87,16 +87,16 @@ def test_bfloat16_is_near_the_float32_block(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_gradient_saves_nothing_and_gives_the_same() -> None:
     block, routing, x = make("mixture")
-    y, _ = block.forward_rows(x, routing)
+    y = block(x, routing=routing)
     with torch.no_grad():
-        again, _ = block.forward_rows(x, routing)
+        again = block(x, routing=routing)
     assert torch.equal(y, again)
 
 
 def test_modality_without_rows_gets_zero_gradients() -> None:
     block, _, x = make("mixture")
     routing = Routing.build(torch.zeros(2, 37, dtype=torch.long), 3)
-    y, _ = block.forward_rows(x, routing)
+    y = block(x, routing=routing)
     y.sum().backward()
     for name in PROJECTIONS:
         grad = getattr(block.mixer, name).weight.grad
@@ -132,7 +132,7 @@ def test_compiles_to_one_graph() -> None:
     block, routing, x = make("mixture")
 
     def loss(x: Tensor) -> Tensor:
-        return block.forward_rows(x, routing)[0].square().sum()
+        return block(x, routing=routing).square().sum()
 
     expected = torch.autograd.grad(loss(x.requires_grad_()), [x, *block.parameters()])
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")

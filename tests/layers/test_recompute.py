@@ -43,11 +43,11 @@ def _gradients(block: MambaBlock, x: Tensor, routing: Routing, recompute: bool) 
     x = x.detach().clone().requires_grad_()
     with use_backend(**COMPOSED):
         if recompute:
-            y, _ = checkpoint(
-                block.forward_rows, x, routing, use_reentrant=False, context_fn=checkpoint_contexts
+            y = checkpoint(
+                block, x, routing=routing, use_reentrant=False, context_fn=checkpoint_contexts
             )
         else:
-            y, _ = block.forward_rows(x, routing)
+            y = block(x, routing=routing)
         return list(torch.autograd.grad(y.square().sum(), [x, *block.parameters()]))
 
 

@@ -51,7 +51,7 @@ class Model:
         routing = Routing.build(modality, self.config.n_modalities)
         rows = routing.to_rows(x)
         for block in self.blocks:
-            rows, _ = block.forward_rows(rows, routing)
+            rows = block(rows, routing=routing)
         return F.rms_norm(routing.to_time(rows), (38,), self.norm, 1e-5) @ self.head.t()
 
 
@@ -140,7 +140,7 @@ def test_goes_on_from_the_states_of_a_prefill() -> None:
     routing = Routing.build(modality[:, :3], 3)
     rows, states = routing.to_rows(x[:, :3]), []
     for block in model.blocks:
-        rows, after = block.forward_rows(rows, routing)
+        rows, after = block(rows, routing=routing, return_state=True)
         states.append((after.conv.clone(), after.ssm.clone()))
     expected = model.logits(x, modality)
     for t in (3, 4):

@@ -53,13 +53,19 @@ def decoder_maker(model: MultimodalModel, weights: str | None = None) -> Callabl
     from .native import NativeDecoder, native_step, why_not_native
     from .steps import SteppingDecoder, why_not_stepping
 
-    if weights is not None or why_not_native(model) is None:
-        step = native_step(model, weights)
-        return lambda: NativeDecoder(model, step)
-    if model.config.mixer != "mamba":
-        return lambda: RecomputingDecoder(model)
-    kind = CachedDecoder if why_not_stepping(model) else SteppingDecoder
-    return lambda: kind(model)
+    step = native_step(model, weights) if weights or why_not_native(model) is None else None
+
+    def make() -> Decoder:
+        reason = why_not_native(model)  # asked each time: what was hung on a module since must run
+        if step is not None and reason is None:
+            return NativeDecoder(model, step)
+        if weights is not None:
+            raise ValueError(f"this model can no longer be decoded natively: {reason}")
+        if model.config.mixer != "mamba":
+            return RecomputingDecoder(model)
+        return CachedDecoder(model) if why_not_stepping(model) else SteppingDecoder(model)
+
+    return make
 
 
 class CachedDecoder:
@@ -114,7 +120,7 @@ class CachedDecoder:
 
     @property
     def _device(self) -> torch.device:
-        return self.model.embedding.weight.device
+        return self.model.device
 
     def _read(self, batch: Batch, before: Cache | None) -> tuple[Tensor, Cache]:
         """Long prompts are read piece by piece: memory does not grow with them either."""
@@ -174,7 +180,7 @@ class RecomputingDecoder:
 
     @torch.no_grad()
     def _run(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        batch = left_pad(sequences).to(self.model.embedding.weight.device)
+        batch = left_pad(sequences).to(self.model.device)
         logits = self.model(batch, return_logits=True, clean=True).logits
         assert logits is not None
         return logits[:, -1]

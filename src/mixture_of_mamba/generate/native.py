@@ -21,8 +21,8 @@ __all__ = ["NativeDecoder", "native_step", "why_not_native"]
 def why_not_native(model: MultimodalModel) -> str | None:
     """None where `native_step` can serve the model, else the reason."""
     weight = model.embedding.weight
-    if weight.device.type != "cpu":
-        return f"the model is on {weight.device}"
+    if model.device.type != "cpu":
+        return f"the model is on {model.device}"
     if weight.dtype not in (torch.float32, torch.bfloat16):
         return f"the model is {weight.dtype}; float32 and bfloat16 are served"
     return why_not_stepping(model) or native.why_not()

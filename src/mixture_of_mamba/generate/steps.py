@@ -12,11 +12,15 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import MambaBlock, MambaState
 from ..layers.fused import is_plain
+from ..layers.norm import RMSNorm
+from ..layers.plain import as_built
 from ..models import Cache, MultimodalModel
+from ..models.backbone import Backbone
+from ..models.heads import DiscreteHead
 from .decoders import CachedDecoder
 
 __all__ = ["SteppingDecoder", "why_not_stepping"]
@@ -24,17 +28,28 @@ __all__ = ["SteppingDecoder", "why_not_stepping"]
 Groups = Sequence[tuple[int, Tensor | None]]
 """(modality, rows that have it); rows None where all have it."""
 
+_as_built = as_built(Backbone, MambaBlock, RMSNorm, DiscreteHead)
+
 
 def why_not_stepping(model: MultimodalModel) -> str | None:
     """None where `SteppingDecoder` can serve the model, else the reason.
 
-    It reads the weights of the blocks directly, so a module that was wrapped (by an adapter, or for
-    sharding) must run by itself.
+    It reads the weights past their modules, so whatever hangs on one of these (an adapter, a hook,
+    a wrapper for sharding or offloading) must run by itself.
     """
     if model.config.mixer != "mamba":
         return "the model has attention blocks"
-    for i, block in enumerate(model.backbone.blocks):
-        if type(block) is not MambaBlock or not is_plain(block):
+    backbone = model.backbone
+    for name, part in (("backbone", backbone), ("norm", backbone.norm), ("head", model.head)):
+        if not _as_built(part):
+            return f"the {name} was wrapped, hooked or replaced"
+    for weight in (backbone.norm.weight, model.head.weight):
+        if type(weight) not in (Tensor, nn.Parameter):
+            return f"the norm or the head has a {type(weight).__name__} for its weight"
+    for i, block in enumerate(backbone.blocks):
+        if not _as_built(block):
+            return f"block {i} was wrapped, hooked or replaced"
+        if not is_plain(cast(MambaBlock, block)):
             return f"a part of block {i} was wrapped, hooked or replaced"
     return None
 

@@ -45,6 +45,7 @@ class MambaBlock(nn.Module):
         x: Tensor,
         modality_ids: Tensor | None = None,
         *,
+        routing: Routing | None = None,
         document_ids: Tensor | None = None,
         state: MambaState | None = None,
         return_state: Literal[False] = False,
@@ -56,6 +57,7 @@ class MambaBlock(nn.Module):
         x: Tensor,
         modality_ids: Tensor | None = None,
         *,
+        routing: Routing | None = None,
         document_ids: Tensor | None = None,
         state: MambaState | None = None,
         return_state: Literal[True],
@@ -66,22 +68,49 @@ class MambaBlock(nn.Module):
         x: Tensor,
         modality_ids: Tensor | None = None,
         *,
+        routing: Routing | None = None,
         document_ids: Tensor | None = None,
         state: MambaState | None = None,
         return_state: bool = False,
     ) -> Any:
-        """One block on ordinary (b, t, d_model).
+        """One block on ordinary (b, t, d_model), or on rows in the order of a routing.
 
         Args:
-            x: (b, t, d_model).
+            x: (b, t, d_model); with `routing`, (r, d_model) in row order, as models call a block.
             modality_ids: (b, t) integers; may be left out where there is one modality.
+            routing: of the batch, made once for all blocks; in place of the ids.
             document_ids: (b, t); convolution and scan start anew where they change along t.
             state: what an earlier call returned for the tokens before these.
             return_state: also return the state after these tokens.
 
+        Returns:
+            like x; with return_state, a pair of that and the state.
+
         Raises:
-            ValueError: shapes, modality ids, or a state that do not fit.
+            ValueError: shapes, modality ids, or a state that do not fit; ids beside a routing.
         """
+        rows = routing
+        if rows is None:
+            rows, x = self._rows(x, modality_ids, document_ids)
+        elif modality_ids is not None or document_ids is not None:
+            raise ValueError("give the ids to Routing.build, or to the block, not to both")
+        y, after = self._on_rows(x, rows, state)
+        if routing is None:
+            y = rows.to_time(y)
+        return (y, after) if return_state else y
+
+    def _on_rows(
+        self, x: Tensor, routing: Routing, state: MambaState | None
+    ) -> tuple[Tensor, MambaState]:
+        if (fused := fused_forward(self, x, routing, state)) is not None:
+            return fused
+        y, after = self.mixer(self.norm(x), routing, state)
+        return x + y, after
+
+    def _rows(
+        self, x: Tensor, modality_ids: Tensor | None, document_ids: Tensor | None
+    ) -> tuple[Routing, Tensor]:
+        """The routing of a batch, and its rows."""
         if x.ndim != 3 or x.shape[-1] != self.config.d_model:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; (batch, time, {self.config.d_model}) is needed"
@@ -99,15 +128,4 @@ class MambaBlock(nn.Module):
                 f"{tuple(x.shape[:2])} tokens; give one modality per token"
             )
         routing = Routing.build(modality_ids, self.config.n_modalities, document_ids)
-        y, after = self.forward_rows(routing.to_rows(x), routing, state)
-        y = routing.to_time(y)
-        return (y, after) if return_state else y
-
-    def forward_rows(
-        self, x: Tensor, routing: Routing, state: MambaState | None = None
-    ) -> tuple[Tensor, MambaState]:
-        """The same on (r, d_model) rows in the routing's order, as models call it."""
-        if (fused := fused_forward(self, x, routing, state)) is not None:
-            return fused
-        y, after = self.mixer(self.norm(x), routing, state)
-        return x + y, after
+        return routing, routing.to_rows(x)

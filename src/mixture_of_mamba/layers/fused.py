@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from ..ops import Routing
 from ..ops.mamba_block import Weights, mamba_block, why_not
 from .linear import ModalityLinear
+from .mixer import DepthwiseConv, MambaMixer
 from .norm import RMSNorm
+from .plain import as_built, no_global_hooks
 from .state import MambaState
 
 if TYPE_CHECKING:
@@ -18,13 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["block_weights", "fused_forward", "is_plain"]
 
 PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
+_as_built = as_built(RMSNorm, MambaMixer, DepthwiseConv, ModalityLinear)
 
 
 def fused_forward(
     block: MambaBlock, x: Tensor, routing: Routing, state: MambaState | None
 ) -> tuple[Tensor, MambaState] | None:
-    """What `MambaBlock.forward_rows` returns, or None where the composed block must run: on other
-    devices, in other dtypes, or where a part was wrapped, hooked or replaced (by an adapter)."""
+    """Rows and state after a block, or None where its parts must be called one by one: on other
+    devices, in other dtypes, or where something hangs on one of them (see `is_plain`)."""
     if x.device.type != "cpu" or not is_plain(block):
         return None
     weights = block_weights(block)
@@ -48,32 +51,36 @@ def fused_forward(
 
 
 def is_plain(block: MambaBlock) -> bool:
-    """Whether every part is the module that it was built as, with plain parameters and no hooks."""
-    mixer = block.mixer
-    if type(block.norm) is not RMSNorm or block.norm.eps is None:
+    """Whether calling the parts would run what they were built with: every part of its own class,
+    unhooked, unwrapped, and its parameters plain tensors. Hooks on the block itself run either way.
+    """
+    norm, mixer = block.norm, block.mixer
+    if not (no_global_hooks() and type(norm) is RMSNorm and type(mixer) is MambaMixer):
         return False
-    parts = [block.norm, mixer, mixer.conv1d, *(getattr(mixer, name) for name in PROJECTIONS)]
-    if any(type(part) is not ModalityLinear for part in parts[3:]):
+    projections = [getattr(mixer, name) for name in PROJECTIONS]
+    if type(mixer.conv1d) is not DepthwiseConv or norm.eps is None:
         return False
-    if any(
-        part._forward_hooks
-        or part._forward_pre_hooks
-        or part._backward_hooks
-        or part._backward_pre_hooks
-        for part in parts
-    ):
+    if any(type(part) is not ModalityLinear for part in projections):
         return False
-    return all(type(p) in (Tensor, nn.Parameter) for part in parts for p in _own(part))
+    if not all(map(_as_built, (norm, mixer, mixer.conv1d, *projections))):
+        return False
+    return all(v is None or type(v) in (Tensor, nn.Parameter) for v in _parameters(block))
 
 
 def block_weights(block: MambaBlock) -> Weights:
     """The parameters of a block by their names in the op."""
+    found = _parameters(block)
+    return found._replace(conv_weight=found.conv_weight[:, 0])
+
+
+def _parameters(block: MambaBlock) -> Weights:
+    """The same as the modules have them: the convolution's weight is (d, 1, k)."""
     mixer = block.mixer
     return Weights(
         norm=block.norm.weight,
         in_weight=mixer.in_proj.weight,
         in_bias=mixer.in_proj.bias,
-        conv_weight=mixer.conv1d.weight[:, 0],
+        conv_weight=mixer.conv1d.weight,
         conv_bias=mixer.conv1d.bias,
         x_weight=mixer.x_proj.weight,
         dt_weight=mixer.dt_proj.weight,
@@ -83,7 +90,3 @@ def block_weights(block: MambaBlock) -> Weights:
         out_weight=mixer.out_proj.weight,
         out_bias=mixer.out_proj.bias,
     )
-
-
-def _own(part: nn.Module) -> list[Tensor]:
-    return [p for p in part._parameters.values() if p is not None]

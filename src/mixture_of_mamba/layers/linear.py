@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor, nn
 
@@ -44,12 +46,29 @@ class ModalityLinear(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
+    @overload
     def forward(
-        self, x: Tensor, routing: Routing | None = None, *, add_bias: bool = True
-    ) -> Tensor:
-        """(r, in) rows in the routing's order -> (r, out); without the bias where the caller adds
-        it elsewhere (the scan, in float32)."""
-        return modality_linear(x, self.weight, self.bias if add_bias else None, routing=routing)
+        self, x: Tensor, routing: Routing | None = None, *, bias_apart: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, x: Tensor, routing: Routing | None = None, *, bias_apart: Literal[True]
+    ) -> tuple[Tensor, Tensor | None]: ...
+
+    def forward(
+        self, x: Tensor, routing: Routing | None = None, *, bias_apart: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
+        """(r, in) rows in the routing's order -> (r, out).
+
+        With `bias_apart`, the product and a copy of the bias, for a caller who adds it elsewhere
+        (the scan, in float32). Parameters leave a module through its call only: before and after
+        it they may be on another device, or divided.
+        """
+        if not bias_apart:
+            return modality_linear(x, self.weight, self.bias, routing=routing)
+        y = modality_linear(x, self.weight, None, routing=routing)
+        return y, None if self.bias is None else self.bias.clone()
 
     def extra_repr(self) -> str:
         m, out, width = self.weight.shape

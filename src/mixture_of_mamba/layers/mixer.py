@@ -40,8 +40,7 @@ class DepthwiseConv(nn.Module):
         self, x: Tensor, routing: Routing, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """SiLU(conv(x)): (r, d) rows -> (r, d), final state (b, k-1, d)."""
-        bias = None if self.bias is None else self.bias
-        return causal_conv1d(x, self.weight[:, 0], bias, state=state, routing=routing)
+        return causal_conv1d(x, self.weight[:, 0], self.bias, state=state, routing=routing)
 
 
 class MambaMixer(nn.Module):
@@ -104,8 +103,7 @@ class MambaMixer(nn.Module):
         x_in, z = self.in_proj(x, routing).split(c.d_inner, dim=-1)
         u, conv_state = self.conv1d(x_in, routing, None if state is None else state.conv)
         low, B, C = self.x_proj(u, routing).split([c.rank, c.d_state, c.d_state], dim=-1)
-        # By calling the module: an adapter on its weight takes part.
-        delta = self.dt_proj(low, routing, add_bias=False)
+        delta, delta_bias = self.dt_proj(low, routing, bias_apart=True)
         y, ssm_state = selective_scan(
             u,
             delta,
@@ -114,7 +112,7 @@ class MambaMixer(nn.Module):
             C,
             self.D,
             z=z,
-            delta_bias=self.dt_proj.bias,  # added in float32 inside the scan
+            delta_bias=delta_bias,  # added in float32 inside the scan
             delta_softplus=True,
             state=None if state is None else state.ssm,
             routing=routing,

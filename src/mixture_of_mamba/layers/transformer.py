@@ -102,8 +102,10 @@ class TransformerBlock(nn.Module):
             seed=seed, name=f"{name}.mixer.out_proj", scale=residual_branches**-0.5
         )
 
-    def forward_rows(self, x: Tensor, routing: Routing, state: None = None) -> tuple[Tensor, None]:
-        """(r, d_model) rows -> the same.
+    def forward(
+        self, x: Tensor, *, routing: Routing, state: None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, None]:
+        """(r, d_model) rows in the routing's order -> the same; with return_state, beside None.
 
         Raises:
             ValueError: a state was given; attention has none of fixed size.
@@ -113,7 +115,8 @@ class TransformerBlock(nn.Module):
                 "the transformer baselines carry no state; run them on whole sequences, "
                 "or generate with mixer='mamba'"
             )
-        return x + self.mixer(self.norm(x), routing), None
+        y = x + self.mixer(self.norm(x), routing)
+        return (y, None) if return_state else y
 
 
 def rotary_angles(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:

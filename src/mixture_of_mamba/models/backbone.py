@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -58,16 +59,11 @@ class Backbone(nn.Module):
         after = []
         for i, block in enumerate(self.blocks):
             before = None if state is None else state[i]
+            given: dict[str, Any] = {"routing": routing, "state": before, "return_state": True}
             if self.checkpoint_activations and self.training:
-                x, s = checkpoint(
-                    block.forward_rows,
-                    x,
-                    routing,
-                    before,
-                    use_reentrant=False,
-                    context_fn=checkpoint_contexts,
-                )
+                given |= {"use_reentrant": False, "context_fn": checkpoint_contexts}
+                x, s = checkpoint(block, x, **given)
             else:
-                x, s = block.forward_rows(x, routing, before)  # type: ignore[operator]
+                x, s = block(x, **given)
             after.append(s)
         return self.norm(x), tuple(after)

@@ -125,8 +125,15 @@ class Diffusion(nn.Module):
         leads = before_captions(batch, discrete, self.config.opening_tokens)
         noised = {}
         for name, modality in self.modalities.items():
-            weight = self[name].inward.weight
-            values = batch.values.get(name, weight.new_zeros(0, weight.shape[1]))
+            if name in batch.values:
+                values = batch.values[name]
+            else:
+                inward = self[name].inward
+                values = torch.zeros(
+                    *(0, inward.in_features),
+                    dtype=inward.weight.dtype,
+                    device=batch.tokens.device,
+                )
             values = values if values.dtype == torch.float64 else values.float()
             where = find_segments(batch, routing, modality, len(values), leads)
             if clean:

@@ -30,19 +30,27 @@ class DiscreteHead(nn.Module):
     def init_weights(self, seed: int | None) -> None:
         init_vocabulary(self.weight, self.config, seed, "head")
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., d_model) -> logits (..., joint vocabulary)."""
-        return F.linear(hidden, self.weight)
-
-    def losses(self, hidden: Tensor, targets: Tensor, modality: Tensor, ranges: Tensor) -> Tensor:
-        """Cross entropy of each row, in nats.
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor | None = None,
+        modality: Tensor | None = None,
+        ranges: Tensor | None = None,
+    ) -> Tensor:
+        """Logits; or, with targets, the cross entropy of each row, in nats.
 
         Args:
-            hidden: (r, d_model).
+            hidden: (..., d_model); (r, d_model) with targets.
             targets: (r,) ids in the joint vocabulary.
             modality: (r,) modality of the target.
             ranges: (m, 2) each modality's [low, high) in the joint vocabulary.
+
+        Returns:
+            (..., joint vocabulary), or (r,).
         """
+        if targets is None:
+            return F.linear(hidden, self.weight)
+        assert modality is not None and ranges is not None
         if self.config.vocabulary == "separate":
             low, high = ranges[modality].unbind(1)
             return linear_cross_entropy(
@@ -50,6 +58,6 @@ class DiscreteHead(nn.Module):
             )
         if hidden.shape[0] * self.weight.shape[0] > KEEP_LOGITS:
             return linear_cross_entropy(hidden, self.weight, targets)
-        logits = self(hidden)
+        logits = F.linear(hidden, self.weight)
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(wide, targets, reduction="none")

@@ -96,5 +96,5 @@ def activation_dtype(model: MultimodalModel) -> torch.dtype | None:
 
     None where autocast leaves more than one dtype around.
     """
-    weight = model.embedding.weight
-    return None if torch.is_autocast_enabled(weight.device.type) else weight.dtype
+    autocast = torch.is_autocast_enabled(model.device.type)
+    return None if autocast else model.embedding.weight.dtype

@@ -91,6 +91,12 @@ class MultimodalModel(nn.Module):
         self.register_buffer("_weights", weights, persistent=False)
         self.register_buffer("_discrete", discrete, persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches belong: the device of the model's buffers, which stay there where its
+        weights are kept elsewhere between calls (offloading)."""
+        return self._low.device
+
     def init_weights(self, seed: int | None) -> None:
         """Draw all initial values from (seed, name)."""
         self.embedding.init_weights(seed)
@@ -169,7 +175,7 @@ class MultimodalModel(nn.Module):
         """Losses of the rows' predictions, by modality of the target."""
         targets = next_tokens(batch, self._low, self._discrete)
         ids, modality, counts = (routing.to_rows(x) for x in targets)
-        each = self.head.losses(hidden, ids, modality, self._ranges)
+        each = self.head(hidden, ids, modality, self._ranges)
         each = torch.where(counts, each, 0.0)
         n = len(self.config.modalities)
         totals = each.new_zeros(n).index_add(0, modality, each)

@@ -67,13 +67,12 @@ def _strategy(config: TrainConfig) -> Any:
 
 def _shard(objective: Objective, mesh: Any) -> Objective:
     """FSDP2: each block is a group of its own; embedding, final norm and heads are the root's."""
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import fully_shard
 
     ranks = mesh["data_parallel"]
     objective.to(ranks.device_type)
     for block in objective.model.backbone.blocks:
         fully_shard(block, mesh=ranks)
-        register_fsdp_forward_method(block, "forward_rows")  # what the backbone calls
     fully_shard(objective, mesh=ranks)
     return objective
 

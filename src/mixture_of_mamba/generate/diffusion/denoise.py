@@ -41,7 +41,7 @@ def empty_context(model: MultimodalModel, begin: int, *, modality: str = "text")
     Args:
         begin: id of the begin token in the vocabulary of `modality`.
     """
-    device = model.embedding.weight.device
+    device = model.device
     ids = torch.full((1, 1), model.config.index(modality), device=device)
     return model.advance(torch.full((1, 1), begin, device=device), ids)[1]
 
@@ -92,7 +92,7 @@ def denoise(
     # diffusers counts the levels of flow matching from 1, where sigma is 1 / T
     lowest = 1 if diffusion.config.prediction == "flow" else 0
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    device = model.embedding.weight.device
+    device = model.device
     shape = (length, model.config.modalities[rows.modality].size)
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
     sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -138,7 +138,7 @@ class _Rows:
             self.snapshot = Cache(
                 model.config, blocks, torch.cat([state.position, forgotten.position])
             )
-        device = model.embedding.weight.device
+        device = model.device
         ids = torch.full((self.snapshot.batch, length), self.modality, device=device)
         self.routing = Routing.build(ids, len(model.config.modalities), check=False)
 

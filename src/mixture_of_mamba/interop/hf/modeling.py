@@ -7,6 +7,7 @@ of a token is therefore known from its id, and `modality_ids` may be left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -204,11 +205,11 @@ class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
             if every:
                 seen.append(routing.to_time(rows))
             before = None if states is None else states[i]
+            call = partial(block, routing=routing, state=before, return_state=True)
             if self.gradient_checkpointing and self.training and i % self.recompute_every == 0:
-                recompute: Any = self._gradient_checkpointing_func
-                rows, state = recompute(block.forward_rows, rows, routing, before)
+                rows, state = self._gradient_checkpointing_func(call, rows)
             else:
-                rows, state = block.forward_rows(rows, routing, before)  # type: ignore[operator]
+                rows, state = call(rows)
             after.append(state)
         return [*seen, routing.to_time(self.norm_f(rows))], after
 
