@@ -48,7 +48,7 @@ def violations(name: str, source: str) -> list[str]:
     for target in imports(source, ("mixture_of_mamba", *parts[:-1])):
         if target[0] == "mixture_of_mamba":
             inner = ".".join(target[1:])
-            known = ALLOWED[room] | {"_version", "__version__", "extras"}
+            known = ALLOWED[room] | {"_version", "__version__", "extras", "private"}
             if not any(inner == a or inner.startswith(a + ".") for a in known):
                 wrong.append(f"{name} imports {inner}")
         elif room in ONLY_LIBRARIES and not _standard(target[0]):

@@ -90,12 +90,14 @@ def test_switched_off(tmp_path: Path) -> None:
     assert "MIXTURE_OF_MAMBA_NATIVE=0" in where
 
 
-def test_unwritable_cache_falls_back_to_the_temporary_folder(tmp_path: Path) -> None:
+def test_unwritable_cache_means_kernels_for_one_process(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")  # a folder cannot be made below a file, whoever runs this
-    (answer, where), _ = finish(run(tmp_path, MIXTURE_OF_MAMBA_CACHE=str(blocked / "cache")))
+    (answer, where), said = finish(run(tmp_path, MIXTURE_OF_MAMBA_CACHE=str(blocked / "cache")))
     assert answer == ANSWER
-    assert str(tmp_path / "tmp") in where
+    assert where.startswith("compiled for this process alone, because")
+    assert said.count("compiled anew by every process") == 1
+    assert not any((tmp_path / "tmp").iterdir())
 
 
 def test_a_changed_source_flag_or_cpu_is_another_library(monkeypatch: pytest.MonkeyPatch) -> None:

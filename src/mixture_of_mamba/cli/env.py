@@ -22,6 +22,7 @@ from ..ops import Routing, dispatch, mamba_block, native
 from ..ops.causal_conv1d.inputs import ConvInputs
 from ..ops.modality_linear.inputs import LinearInputs
 from ..ops.selective_scan.inputs import ScanInputs
+from ..private import check_folder
 from . import process
 
 __all__ = ["HELP", "configure", "environment", "run"]
@@ -69,7 +70,7 @@ def environment() -> dict[str, Any]:
         "backends": {device: _backends(device) for device in _devices()},
         "fused_block_on_cpu": _fused_block(),
         "kernels": {"compiler": native.find_compiler(), "cpu": native.describe()},
-        "caches": {"kernels": str(native.cache_folder()), "data": _cache(data_cache())},
+        "caches": {"kernels": _cache(native.cache_folder()), "data": _cache(data_cache())},
     }
 
 
@@ -181,6 +182,10 @@ def _cache(folder: Path) -> str:
     """The folder and what lies in it."""
     if not folder.is_dir():
         return f"{folder} (empty)"
+    try:
+        check_folder(folder)
+    except OSError as problem:
+        return f"not used: {problem}"
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return f"{folder} ({size / 2**20:.0f} MiB)"
 

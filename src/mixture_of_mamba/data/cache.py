@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..private import NotPrivate, check_folder
+
 __all__ = ["cache_folder", "content_hash", "materialise"]
 
 
@@ -45,16 +47,18 @@ def materialise(
     a killed process leaves nothing half done behind.
 
     Raises:
-        OSError: the cache cannot be written; the message says how to choose another.
+        OSError: the cache cannot be written, is somebody else's or can be written by others; the
+            message says how to choose another.
     """
     from filelock import FileLock
 
     name = f"{kind}-{content_hash(key)}"
     folder = root / name
-    if folder.is_dir():
-        return folder
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        check_folder(root)
+        if folder.is_dir():
+            check_folder(folder)
+            return folder
         lock = FileLock(root / f"{name}.lock")
         with lock:
             if folder.is_dir():
@@ -68,6 +72,11 @@ def materialise(
                 work.replace(folder)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
+    except NotPrivate as error:
+        raise OSError(
+            f"the data cache is not used: {error}; or choose another folder with the environment "
+            "variable MOM_CACHE"
+        ) from error
     except PermissionError as error:
         raise OSError(
             f"the data cache {root} cannot be written ({error.strerror}); choose another folder "

@@ -5,6 +5,10 @@ is written next to its place and moved there in one step; so several processes m
 and a new version, compiler or machine never meets an old file. Whoever cannot compile gets a
 reason, and the portable backends.
 
+Code is loaded only from a folder and a file that this user owns and nobody else can write
+(private.py). Where the cache is no such folder, the kernels are compiled into a new private folder,
+for this process alone, and a warning says why.
+
 Environment: MIXTURE_OF_MAMBA_CACHE names the cache folder, MIXTURE_OF_MAMBA_NATIVE=0 switches the
 kernels off, CXX names the compiler and CXXFLAGS adds flags to it.
 """
@@ -20,9 +24,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
+
+from .. import private
 
 __all__ = ["cache_folder", "describe", "library", "why_not"]
 
@@ -43,12 +50,11 @@ class BuildError(RuntimeError):
 
 @functools.cache
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
-    """The library, or why there is none; tried once per process."""
+    """The library and where it comes from, or why there is none; tried once per process."""
     if os.environ.get("MIXTURE_OF_MAMBA_NATIVE", "1") == "0":
         return None, "switched off by MIXTURE_OF_MAMBA_NATIVE=0"
     try:
-        path = build()
-        return ctypes.CDLL(str(path)), str(path)
+        return _from_cache() if hasattr(os, "geteuid") else _for_this_process("no user ids here")
     except (BuildError, OSError) as error:
         return None, str(error)
 
@@ -80,33 +86,67 @@ def describe() -> str:
     return f"{text} ({found.mom_vector_lanes()} float32 lanes)"
 
 
-def build() -> Path:
-    """The path of the library for this machine, compiled if it is not in the cache yet.
+def _from_cache() -> tuple[ctypes.CDLL, str]:
+    """The library of the cache folder, compiled if it is not there, or cannot be trusted."""
+    path = cache_folder() / library_name()
+    try:
+        folder = private.open_folder(path.parent)
+    except OSError as problem:  # a read-only home, or a folder of others
+        return _for_this_process(str(problem))
+    try:
+        try:
+            file = private.open_file(path.name, folder, path)
+        except (FileNotFoundError, private.NotPrivate):
+            if problem := _build_in(path.parent):
+                return _for_this_process(problem)
+            file = private.open_file(path.name, folder, path)
+    finally:
+        os.close(folder)
+    return _open(file, path), str(path)
 
-    Raises:
-        BuildError: no compiler, a compiler that fails, or no folder to write to.
-    """
-    compiler = find_compiler()
-    name = f"mixture_of_mamba-{fingerprint(compiler)}{SUFFIX}"
-    folders = [SOURCES, cache_folder(), _temporary_folder()]
-    for folder in folders:
-        if (folder / name).is_file() and _is_ours(folder):
-            return folder / name
-    if compiler is None:
+
+def _for_this_process(why: str) -> tuple[ctypes.CDLL, str]:
+    """The library compiled into a new folder that only this user can enter, and that goes again."""
+    with tempfile.TemporaryDirectory(prefix="mixture_of_mamba-") as name:  # mode 0700
+        path = Path(name) / library_name()
+        if problem := _build_in(path.parent):
+            raise BuildError(f"{problem}, and no cache either: {why}")
+        found = _open(os.open(path, os.O_RDONLY), path)
+    warnings.warn(
+        f"the C++ kernels are compiled anew by every process, because {why}; a folder of your own "
+        "as MIXTURE_OF_MAMBA_CACHE keeps them",
+        stacklevel=2,
+    )
+    return found, f"compiled for this process alone, because {why}"
+
+
+def _build_in(folder: Path) -> str | None:
+    """Compile the library into a folder; None, or why the folder cannot be written."""
+    if (compiler := find_compiler()) is None:
         raise BuildError(
             "no C++ compiler found (tried $CXX, c++, g++, clang++); install one, e.g. g++"
         )
-    for folder in folders[1:]:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
-                return _compile(compiler, Path(scratch) / name, folder / name)
-        except OSError:  # a read-only home or a full disk: try the next folder
-            continue
-    raise BuildError(f"cannot write to {' or '.join(map(str, folders[1:]))}")
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
+            _compile(compiler, Path(scratch) / library_name(), folder / library_name())
+    except OSError as error:  # read-only, or a full disk
+        return f"{folder} cannot be written ({error.strerror})"
+    return None
 
 
-def _compile(compiler: str, scratch: Path, final: Path) -> Path:
+def _open(file: int, path: Path) -> ctypes.CDLL:
+    """Load the very file that was checked, whatever stands at its path by now. The descriptor stays
+    open: the loader knows libraries by name, and its number must not come to mean another one."""
+    by_descriptor = Path("/proc/self/fd") / str(file)
+    return ctypes.CDLL(str(by_descriptor if by_descriptor.exists() else path))
+
+
+def library_name() -> str:
+    """File name of the library for these sources, this compiler and this CPU."""
+    return f"mixture_of_mamba-{fingerprint(find_compiler())}{SUFFIX}"
+
+
+def _compile(compiler: str, scratch: Path, final: Path) -> None:
     sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
     problem = ""
     for extra in attempts():
@@ -118,8 +158,9 @@ def _compile(compiler: str, scratch: Path, final: Path) -> Path:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BuildError(f"the compiler {compiler} did not run: {error}") from error
         if done.returncode == 0:
+            scratch.chmod(0o700)  # whatever the umask lets others do
             scratch.replace(final)
-            return final
+            return
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
         problem = problem or lines[0].strip()
     raise BuildError(f"the compiler {compiler} fails on the kernels: {problem}")
@@ -188,18 +229,3 @@ def cache_folder() -> Path:
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "mixture_of_mamba"
     return Path("~").expanduser() / ".cache" / "mixture_of_mamba"
-
-
-def _temporary_folder() -> Path:
-    """For read-only homes; named after the user, and refused unless it belongs to them."""
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return Path(tempfile.gettempdir()) / f"mixture_of_mamba-{user}"
-
-
-def _is_ours(folder: Path) -> bool:
-    """Never load code from a folder of somebody else's in a shared place."""
-    return (
-        folder != _temporary_folder()
-        or not hasattr(os, "getuid")
-        or (folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o022)
-    )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .. import private
 
 __all__ = [
     "MAX_GRID",
@@ -17,6 +24,7 @@ __all__ = [
     "contiguous",
     "device_why_not",
     "interpreting",
+    "keep_cache_private",
     "multiprocessors",
     "on_device",
 ]
@@ -65,7 +73,26 @@ def _cuda_why_not(index: int) -> str | None:
     if torch.version.hip is None and version < _MIN_CAPABILITY:
         found = ".".join(map(str, version))
         return f"it needs compute capability 8.0 or newer, and the device has {found}"
+    keep_cache_private()
     return None
+
+
+def keep_cache_private() -> None:
+    """Triton loads compiled code from its cache and does not ask whose it is: where that folder is
+    somebody else's, or others can write it, this process gets a new private one."""
+    from triton import knobs
+
+    try:
+        private.check_folder(Path(knobs.cache.dir))
+    except OSError as problem:
+        folder = tempfile.mkdtemp(prefix="mixture_of_mamba-triton-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        knobs.cache.dir = folder
+        warnings.warn(
+            f"Triton's kernels are compiled anew by every process, because {problem}; a folder of "
+            "your own as TRITON_CACHE_DIR keeps them",
+            stacklevel=2,
+        )
 
 
 @cache
