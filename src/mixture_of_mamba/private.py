@@ -14,7 +14,7 @@ __all__ = ["NotPrivate", "check_folder", "open_file", "open_folder"]
 
 
 class NotPrivate(OSError):
-    """A folder or file of somebody else, or one that others can write; says whose, and what to do."""
+    """A folder or file that is somebody else's, or that others can write; says what to do."""
 
 
 def open_folder(path: Path) -> int:

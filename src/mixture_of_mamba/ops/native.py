@@ -97,8 +97,8 @@ def _from_cache() -> tuple[ctypes.CDLL, str]:
         try:
             file = private.open_file(path.name, folder, path)
         except (FileNotFoundError, private.NotPrivate):
-            if problem := _build_in(path.parent):
-                return _for_this_process(problem)
+            if unwritable := _build_in(path.parent):
+                return _for_this_process(unwritable)
             file = private.open_file(path.name, folder, path)
     finally:
         os.close(folder)
