@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 __all__ = ["Batch"]
 
@@ -41,9 +43,9 @@ class Batch:
     loss_mask: Tensor | None = None
     segment_ids: Tensor | None = None
     seed: int | None = None
-    # Not an argument: a batch made by `replace` counts anew, or not at all. With the version of the
-    # ids that were counted.
-    _counted: tuple[Tensor, int] | None = field(default=None, init=False, repr=False, compare=False)
+    # Not a field, so set on the object: a batch made by `replace` counts anew, or not at all. With
+    # the version of the ids that were counted.
+    _counted: ClassVar[tuple[Tensor, int] | None] = None
 
     def __post_init__(self) -> None:
         shape = self.modality_ids.shape
@@ -164,3 +166,34 @@ def _row_ends(modality_ids: Tensor) -> Tensor:
     if flat.numel() and int(flat.min()) < 0:
         raise ValueError(f"modality_ids contains {int(flat.min())}; ids count from 0")
     return torch.bincount(flat, minlength=1).cumsum(0).to(torch.int32)
+
+
+# Wrappers look into trees: for tensors to cast, to average the gradients of, to export.
+_TENSORS = ("modality_ids", "tokens", "values", "document_ids", "loss_mask", "segment_ids")
+
+
+def _flatten(batch: Batch) -> tuple[list[Any], int | None]:
+    values = dict(batch.values)
+    return [values if n == "values" else getattr(batch, n) for n in _TENSORS], batch.seed
+
+
+def _unflatten(children: Iterable[Any], seed: int | None) -> Batch:
+    """Without the checks: leaves may be anything. Nor are there counts: the ids may be others."""
+    batch = object.__new__(Batch)
+    for name, child in (*zip(_TENSORS, children, strict=True), ("seed", seed)):
+        object.__setattr__(batch, name, child)
+    return batch
+
+
+register_pytree_node(
+    Batch,
+    _flatten,
+    _unflatten,
+    serialized_type_name="mixture_of_mamba.Batch",
+    to_dumpable_context=lambda seed: seed,
+    from_dumpable_context=lambda seed: seed,
+    flatten_with_keys_fn=lambda batch: (
+        [(GetAttrKey(n), x) for n, x in zip(_TENSORS, _flatten(batch)[0], strict=True)],
+        batch.seed,
+    ),
+)

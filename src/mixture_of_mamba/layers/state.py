@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
 
 __all__ = ["MambaState"]
 
@@ -42,3 +43,7 @@ class MambaState(NamedTuple):
             torch.zeros(batch, d_conv - 1, d_inner, dtype=dtype, device=device),
             torch.zeros(batch, d_inner, d_state, dtype=wide, device=device),
         )
+
+
+# torch takes any named tuple for a tree; to be part of a saved program, it needs a name.
+_register_namedtuple(MambaState, serialized_type_name="mixture_of_mamba.MambaState")

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from ..layers import MambaState
 from .config import ModelConfig
@@ -220,6 +221,20 @@ class Cache:
                     "load the weights that it was saved with, or prefill again"
                 )
         return cache
+
+
+register_pytree_node(  # a tree of tensors for wrappers and exported programs
+    Cache,
+    lambda cache: ([cache.blocks, cache.position, cache.document], cache.config),
+    lambda children, config: Cache(config, *children),
+    serialized_type_name="mixture_of_mamba.Cache",
+    to_dumpable_context=lambda config: config.to_dict(),
+    from_dumpable_context=ModelConfig.from_dict,
+    flatten_with_keys_fn=lambda cache: (
+        [(GetAttrKey(n), getattr(cache, n)) for n in ("blocks", "position", "document")],
+        cache.config,
+    ),
+)
 
 
 def check_state(

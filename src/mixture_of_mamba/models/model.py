@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import register_dataclass
 
 from ..data.batch import Batch
 from ..layers import MambaState
@@ -50,6 +51,10 @@ class ModelOutput:
     logits: Tensor | None = None
     state: Cache | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+# A tree of tensors for wrappers: DDP with a static graph averages what it finds here.
+register_dataclass(ModelOutput, serialized_type_name="mixture_of_mamba.ModelOutput")
 
 
 class MultimodalModel(nn.Module):

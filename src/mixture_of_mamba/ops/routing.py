@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.export import register_dataclass
 
 __all__ = ["Routing"]
 
@@ -135,3 +136,6 @@ def document_starts(
     if previous is not None and shape[1]:
         resets[:, 0] = document_ids[:, 0] != previous
     return resets
+
+
+register_dataclass(Routing, serialized_type_name="mixture_of_mamba.Routing")  # as a tree of tensors
