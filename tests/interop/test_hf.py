@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.interop import load_model
+
+from .hf_models import IMAGE, STEP, TEXT, as_batch, ours
 
 transformers = pytest.importorskip("transformers")
 
@@ -22,22 +23,6 @@ from mixture_of_mamba.interop.hf import (  # noqa: E402
     to_multimodal,
 )
 
-TEXT, IMAGE = 30, 20
-STEP = {"atol": 1e-5, "rtol": 1e-5}  # steps against the whole, float32 logits
-
-
-def ours(**fields) -> MultimodalModel:  # type: ignore[no-untyped-def]
-    modalities = [Modality("text", "discrete", TEXT), Modality("image", "discrete", IMAGE)]
-    model = MultimodalModel(
-        ModelConfig(
-            **{"d_model": 32, "n_layers": 2, "d_state": 4, "modalities": modalities} | fields
-        )
-    )
-    generator = torch.Generator().manual_seed(3)
-    for p in model.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=generator)
-    return model.eval()
-
 
 @pytest.fixture
 def model() -> MixtureOfMambaForCausalLM:
@@ -47,11 +32,6 @@ def model() -> MixtureOfMambaForCausalLM:
 @pytest.fixture
 def ids() -> torch.Tensor:
     return torch.randint(0, TEXT + IMAGE, (2, 11))
-
-
-def as_batch(ids: torch.Tensor) -> Batch:
-    modality = (ids >= TEXT).long()
-    return Batch(tokens=ids - TEXT * modality, modality_ids=modality)
 
 
 @pytest.mark.parametrize("vocabulary", ["shared", "separate"])
@@ -231,7 +211,7 @@ def test_recomputed_blocks_give_the_same_gradients(model, ids) -> None:
     model(ids, labels=ids).loss.backward()
     expected = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     assert model.backbone.gradient_checkpointing
     model(ids, labels=ids).loss.backward()
     for name, p in model.named_parameters():

@@ -65,7 +65,7 @@ class CausalLMOutput(_Output):  # type: ignore[misc]
 
     Attributes:
         loss: scalar, where labels were given.
-        logits: (b, t, joint vocabulary) float32 or float64; at padding those of the token before it.
+        logits: (b, t, joint vocabulary), float32 or float64; at padding those of the token before.
         cache: state of every block after the tokens.
         hidden_states: (b, t, d) before each block and after the final norm.
     """
