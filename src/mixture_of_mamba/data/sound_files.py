@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ MAX_SECONDS = 3600.0
 """Longest sound that is read; a longer one is refused by its header."""
 RATES = (4_000, 768_000)
 """Samples a second that a sound may have."""
+_SIZES = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""libsndfile's remark on a WAV or AIFF of another length than its header says."""
+_UNKNOWN = 0x7FF00000
+"""Lengths from here on are written by programs that do not know it yet."""
 BLOCK = 1 << 18
 """Samples, of all channels together, that are decoded at once."""
 
@@ -59,6 +64,9 @@ def _check(file: Any, max_seconds: float) -> None:
         )
     if not frames:
         raise ValueError("it is empty: it has a header but no samples")
+    for named, there in _SIZES.findall(file.extra_info):
+        if int(there) < int(named) < _UNKNOWN:
+            raise ValueError(f"it breaks off: its header names {named} bytes of sound, not {there}")
     if frames > max_seconds * rate:
         raise ValueError(
             f"it lasts {frames / rate:,.0f} s, but at most {max_seconds:,.0f} s are read "
