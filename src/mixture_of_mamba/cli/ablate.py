@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Any) -> int:
-    from ..evaluate.ablation import ablation, ablation_rows, synergy_rows
+    from ..evaluate.ablation import ablation_rows, seeds_statement, synergy_rows
     from ..evaluate.plan import Plan
     from ..evaluate.runner import default_jobs
     from ..evaluate.study import run_study
-    from ..evaluate.tables import markdown_table, text_table
+    from ..evaluate.tables import text_table
     from ..evaluate.variants import all_splits
 
     plan = Plan(
@@ -44,9 +43,7 @@ def run(args: Any) -> int:
     out = Path(args.out)
     jobs = default_jobs(plan.config, granted_cpus()) if args.jobs is None else args.jobs
     _, figures, page = run_study(plan, out, jobs=jobs, samples=args.samples, judged=args.judged)
-    (out / "ablation.json").write_text(json.dumps(ablation(figures), indent=2) + "\n")
-    tables = [synergy_rows(figures), ablation_rows(figures)]
-    (out / "ablation.md").write_text("\n\n".join(map(markdown_table, tables)) + "\n")
-    print("\n" + "\n\n".join(map(text_table, tables)), end="\n\n")
+    print(f"\n{text_table(synergy_rows(figures))}\n\n{seeds_statement(figures)}")
+    print(f"\n{text_table(ablation_rows(figures))}\n")
     print(f"{figures['smoothing']['statement']}\nMarkdown: {out / 'ablation.md'}\nreport: {page}")
     return 0
