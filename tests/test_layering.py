@@ -21,6 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "interop": {"interop", "generate", "models", "train.runs"} | BELOW_MODELS,
     "cli": {"cli", "interop", "evaluate", "generate", "train", "models"} | BELOW_MODELS,
 }
+# Modules beside the rooms, of the standard library alone.
+TOP = {"extras", "files", "private", "processes"}
 # Libraries that `import mixture_of_mamba` must not take, and rooms that may not know them at all.
 ONLY_LIBRARIES = {"ops": {"torch", "triton", "numpy"}, "layers": {"torch"}}
 
@@ -48,7 +50,7 @@ def violations(name: str, source: str) -> list[str]:
     for target in imports(source, ("mixture_of_mamba", *parts[:-1])):
         if target[0] == "mixture_of_mamba":
             inner = ".".join(target[1:])
-            known = ALLOWED[room] | {"_version", "__version__", "extras", "private"}
+            known = ALLOWED[room] | {"_version", "__version__"} | TOP
             if not any(inner == a or inner.startswith(a + ".") for a in known):
                 wrong.append(f"{name} imports {inner}")
         elif room in ONLY_LIBRARIES and not _standard(target[0]):

@@ -49,7 +49,8 @@ def losses(folder: Path) -> list[Any]:
 def test_run_folder_is_whole_and_reads_back(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        *("config.yaml", "metrics.jsonl", "checkpoints", "model", "tokenizers", "tensorboard")
+        *("config.yaml", "data.json", "metrics.jsonl"),
+        *("checkpoints", "model", "tokenizers", "tensorboard"),
     }
     run = load_run(finished)
     assert run.config.train.steps == 4 and not run.model.training

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -181,9 +182,9 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_killed_build_are_removed(tmp_path: Path) -> None:
     name = f"thing-{content_hash({'a': 1})}"
-    leftover = tmp_path / f"{name}.abc.part"
+    leftover = tmp_path / f".part-{name}-abc"
     leftover.mkdir()
-    other = tmp_path / "thing-0123456789abcdef.abc.part"
+    other = tmp_path / ".part-thing-0123456789abcdef-abc"
     other.mkdir()
     folder = materialise(tmp_path, "thing", {"a": 1}, lambda f: None)
     assert folder.is_dir() and other.is_dir() and not leftover.exists()
@@ -243,3 +244,53 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(ImportError, match=r"pip install 'mixture-of-mamba\[speech\]'"):
         build(tiny_config("chameleon_speech", cache=str(tmp_path)), progress=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train.safetensors",
+        "examples.json",
+        "tokenizers/tokenizers.json",
+        "tokenizers/text/text.json",
+    ],
+)
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_a_damaged_cached_file_is_named_and_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, how: str
+) -> None:
+    made = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        tiny_bundle("chameleon").save(folder)
+
+    folder = materialise(tmp_path, "data", {"a": 1}, make)
+    path = folder / name
+    whole = path.read_bytes()
+    bad = bytearray(whole)
+    bad[len(bad) * 3 // 4] ^= 1
+    path.write_bytes(bad if how == "flipped" else whole[: len(whole) // 2])
+    if how == "gone":
+        path.unlink()
+    assert materialise(tmp_path, "data", {"a": 1}, make) == folder and len(made) == 2
+    said = capsys.readouterr().err
+    assert "made anew" in said and str(path) in said
+    assert path.read_bytes() == whole
+    assert materialise(tmp_path, "data", {"a": 1}, make) == folder and len(made) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {folder.name, f"{folder.name}.lock"}
+
+
+def test_data_names_its_digests(tmp_path: Path) -> None:
+    """Equal data has equal ones, wherever it was made; other data differs in what is other."""
+    config = tiny_config("chameleon", image_steps=2, scenes=30, text_fraction=0.0)
+    one = build(replace(config, cache=str(tmp_path / "a")), progress=False)
+    two = build(replace(config, cache=str(tmp_path / "b")), progress=False)
+    other = build(replace(config, cache=str(tmp_path / "a"), window=128), progress=False)
+    assert set(one.digests) == {
+        *("train windows", "validation windows", "text tokenizer", "image tokenizer")
+    }
+    assert one.digests == two.digests and one.made_from == two.made_from
+    changed = {name for name in one.digests if one.digests[name] != other.digests[name]}
+    assert changed == {"train windows", "validation windows"}
+    assert {k for k in one.made_from if one.made_from[k] != other.made_from[k]} == {"window"}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from mixture_of_mamba import MultimodalModel
 from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.files import SUMS
+from mixture_of_mamba.processes import Stopped
 from mixture_of_mamba.train import checkpoint
 from mixture_of_mamba.train.checkpoint import CheckpointError, checkpoints
 from mixture_of_mamba.train.loop import Evaluation, train
 
-from .tiny import build, build_uneven, logged, tiny_config
+from .tiny import Data, build, build_uneven, logged, tiny_config
 
 TINY = Path(__file__).with_name("tiny.py")
 
@@ -231,18 +237,131 @@ def test_finished_run_resumes_to_nothing(tmp_path: Path, whole: Path) -> None:
     assert logged(tmp_path / "run") == logged(whole)
 
 
-def test_sigterm_stops_with_a_checkpoint(tmp_path: Path, whole: Path) -> None:
-    import os
-    import signal
-
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_with_a_checkpoint(tmp_path: Path, whole: Path, number: int) -> None:
     def terminate(evaluation: Evaluation) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     run = tmp_path / "run"
-    before: Callable[..., Any] | Any = signal.getsignal(signal.SIGTERM)
+    before: Callable[..., Any] | Any = signal.getsignal(number)
     result = train(tiny_config(), run, build=build, on_evaluation=terminate)
     assert (result.step, result.finished) == (3, False)
     assert steps(run)[-1] == "step-00000003"
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     train(tiny_config(), run, build=build, resume=True)
     assert logged(run) == logged(whole)
+
+
+def test_a_closed_terminal_does_not_end_what_runs_under_nohup(tmp_path: Path) -> None:
+    def close(evaluation: Evaluation) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert train(tiny_config(), tmp_path / "run", build=build, on_evaluation=close).finished
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_data_is_prepared_leaves_nothing(tmp_path: Path, number: int) -> None:
+    def ended(config: DataConfig) -> Any:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    with pytest.raises(Stopped) as error:
+        train(tiny_config(), tmp_path / "run", build=ended)
+    assert error.value.number == number
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "training.json"])
+def test_one_flipped_bit_in_a_checkpoint_is_skipped_and_named(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """In the middle of the tensors, or in a digit of the random state: it would still be read."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "model")
+    damaged = checkpoints(run)[-1] / name
+    data = bytearray(damaged.read_bytes())
+    digits = [i for i, byte in enumerate(data) if byte in b"02468"]
+    place = digits[len(digits) // 2] if name.endswith("json") else len(data) * 3 // 4
+    data[place] ^= 1
+    damaged.write_bytes(data)
+    train(tiny_config(), run, build=build, resume=True)
+    said = capsys.readouterr().err
+    assert f"skipping the damaged checkpoint {damaged.parent}: {damaged} is damaged" in said
+    assert logged(run) == logged(whole)
+    assert weights(run) == weights(whole)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_resumes(
+    tmp_path: Path, whole: Path
+) -> None:
+    train(tiny_config(stop_after=3), tmp_path / "run", build=build)
+    for path in (tmp_path / "run").rglob(SUMS):
+        path.unlink()
+    train(tiny_config(), tmp_path / "run", build=build, resume=True)
+    assert logged(tmp_path / "run") == logged(whole)
+
+
+def test_a_damaged_model_is_refused_by_name(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole / "model", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path} is damaged"):
+        MultimodalModel.from_pretrained(tmp_path / "model")
+    assert load_file(path), "the library itself notices nothing"
+
+
+def with_digests(config: DataConfig, **changes: str) -> Data:
+    data = build(config)
+    data.digests = {"train windows": "a", "text tokenizer": "b"} | changes  # type: ignore[attr-defined]
+    data.made_from = {"torch": "2.12", "documents": "d" + "".join(changes)}  # type: ignore[attr-defined]
+    return data
+
+
+def test_a_resume_with_other_data_names_what_changed(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(stop_after=3), run, build=with_digests)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError) as error:
+        train(
+            tiny_config(),
+            run,
+            build=lambda c: with_digests(c, **{"text tokenizer": "other"}),
+            resume=True,
+        )
+    assert str(error.value) == (
+        f"{run} was trained on other data: text tokenizer changed (it is made from another "
+        "documents); put back what it began with, or start a new run under another --out"
+    )
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    train(tiny_config(), run, build=with_digests, resume=True)
+    assert logged(run) == logged(whole)
+    assert "keeps no digest" not in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_resumes_with_a_line_that_says_so(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(stop_after=3), run, build=with_digests)
+    (run / "data.json").unlink()
+    train(tiny_config(stop_after=4), run, build=with_digests, resume=True)
+    assert capsys.readouterr().err.count("keeps no digest of its data") == 1
+    train(tiny_config(), run, build=with_digests, resume=True)
+    assert "keeps no digest" not in capsys.readouterr().err
+    assert logged(run) == logged(whole)
+
+
+def test_steps_may_grow_and_not_shrink_below_what_was_reached(stopped: Path) -> None:
+    before = (stopped / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=r"has reached step 3, but train\.steps is 2; it may grow"):
+        train(tiny_config(steps=2), stopped, build=build, resume=True)
+    assert (stopped / "config.yaml").read_text() == before

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
 
+from ..files import WriteError, why_not_written
+
 __all__ = ["one_line", "report"]
 
+#: What only a write meets, whatever wrote: a WriteError says more, where a file's name is known.
+_FULL = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
 _MENDABLE = (ValueError, TypeError, OSError, ImportError, RuntimeError, argparse.ArgumentError)
 
 
@@ -31,6 +36,10 @@ def report(error: BaseException, command: str) -> int:
         print(f"{command}: interrupted", file=sys.stderr)
         return 130
     message = one_line(error)
+    if not isinstance(error, WriteError) and (why := why_not_written(error)) and why[0] in _FULL:
+        named = getattr(error, "filename", None)
+        message = f"{named or message}: {'; '.join(why)}".format(elsewhere="choose another place")
+        error = WriteError(message)
     if not isinstance(error, _MENDABLE):
         message = f"unexpected {type(error).__name__}: {message}; MOM_TRACEBACK=1 shows where"
     print(f"{command}: {message}", file=sys.stderr)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..files import write_text
+
 if TYPE_CHECKING:
     from ..generate import Event, Generator
     from ..generate.grammar import Layout
@@ -110,8 +112,7 @@ def run(args: Any) -> int:
 
 def _prompt(args: Any) -> list[tuple[str, Any]]:
     """The prompt's segments: text, picture, sound, in this order."""
-    from ..data.image_files import read_image
-    from ..data.sound_files import read_sound
+    from ..generate.media import read_image, read_sound
 
     prompt: list[tuple[str, Any]] = []
     if args.text is not None:
@@ -185,8 +186,7 @@ def _write(name: str, samples: Sequence[Any], out: str | None) -> int:
         if out is None:
             print(text)
             return 0
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(text + "\n", encoding="utf-8")
+        write_text(out, text + "\n")
         return _wrote([Path(out)])
     path = Path(out or f"generated{_SUFFIX.get(name, '')}")
     if isinstance(samples[0], tuple):

@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 from .._version import __version__
+from ..processes import unwinding
 from .errors import report
 
 __all__ = ["COMMANDS", "main"]
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         return _unknown(name)
     try:
-        return _run(name, args[1:])
+        with unwinding():
+            return _run(name, args[1:])
     except SystemExit as stop:  # --help, --print_config
         return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:

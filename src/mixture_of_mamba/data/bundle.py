@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mixture_of_mamba.data.cache import content_hash
 from mixture_of_mamba.data.examples import Example, load_examples, save_examples
 from mixture_of_mamba.data.tokenizers import TokenizerSet
 from mixture_of_mamba.data.windows import PackedWindows
+from mixture_of_mamba.files import read_json, read_sums
 
 __all__ = ["DataBundle"]
 
@@ -22,6 +25,9 @@ class DataBundle:
         tokenizers: of the setting's modalities.
         train, validation: packed windows of either split.
         validation_examples: validation documents before the tokenizers.
+        digests: of the windows and of each tokenizer, {what: digest}, where it was read from a
+            folder; a run keeps them.
+        made_from: what the data depends on, {field of the cache's key: its value, or a digest}.
         facts: what was counted while it was built (documents, characters, left-out documents ...).
     """
 
@@ -30,6 +36,8 @@ class DataBundle:
     validation: PackedWindows
     validation_examples: list[Example]
     facts: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    made_from: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes the bundle into a folder: JSON and safetensors."""
@@ -42,10 +50,33 @@ class DataBundle:
     @classmethod
     def load(cls, folder: Path) -> DataBundle:
         """What `save` wrote."""
+        tokenizers = TokenizerSet.load(folder / "tokenizers")
         return cls(
-            TokenizerSet.load(folder / "tokenizers"),
+            tokenizers,
             PackedWindows.load(folder / "train.safetensors"),
             PackedWindows.load(folder / "validation.safetensors"),
             load_examples(folder),
-            json.loads((folder / "facts.json").read_text()),
+            read_json(folder / "facts.json"),
+            _digests(read_sums(folder), tokenizers),
+            _made_from(folder / "key.json"),
         )
+
+
+def _digests(sums: Mapping[str, str], tokenizers: TokenizerSet) -> dict[str, str]:
+    """Of what training reads. Not of JSON files: another version of a library may write the same
+    tokenizer with other fields."""
+    if not sums:
+        return {}
+    found = {f"{split} windows": sums[f"{split}.safetensors"] for split in ("train", "validation")}
+    found["text tokenizer"] = content_hash(tokenizers.text.vocabulary())
+    for name in tokenizers.others:
+        place = f"tokenizers/{name}/"
+        mine = {f: d for f, d in sums.items() if f.startswith(place) and f.endswith(".safetensors")}
+        found[f"{name} tokenizer"] = content_hash(mine)
+    return found
+
+
+def _made_from(path: Path) -> dict[str, Any]:
+    """Short values as they are; lists of documents by their digest."""
+    key = read_json(path) if path.is_file() else {}
+    return {k: v if len(str(v)) <= 80 else content_hash({k: v}) for k, v in key.items()}

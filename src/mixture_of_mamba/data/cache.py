@@ -7,14 +7,17 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import PART, SUMS, DamagedFile, filling, verify, writing
 from ..private import NotPrivate, check_folder
 
 __all__ = ["cache_folder", "content_hash", "materialise"]
+
+
+ELSEWHERE = "choose another folder with data.cache or the environment variable MOM_CACHE"
 
 
 def cache_folder(chosen: str | None = None) -> Path:
@@ -44,42 +47,55 @@ def materialise(
     """The folder `kind-HASH` below `root`, made by `make(folder)` where it is missing.
 
     One process makes it while others wait; it appears under its name only when it is complete, so
-    a killed process leaves nothing half done behind.
+    a killed process leaves nothing half done behind. Its files are held against their digests at
+    every call; where one is damaged, the folder is made anew, which is said.
 
     Raises:
-        OSError: the cache cannot be written, is somebody else's or can be written by others; the
-            message says how to choose another.
+        WriteError: the cache cannot be written; the message says how to choose another.
+        OSError: it is somebody else's or can be written by others; so does this one.
     """
     from filelock import FileLock
 
     name = f"{kind}-{content_hash(key)}"
     folder = root / name
-    try:
-        check_folder(root)
-        if folder.is_dir():
-            check_folder(folder)
+    with writing(root, ELSEWHERE):
+        _check_private(root)
+        if _whole(folder):
             return folder
         lock = FileLock(root / f"{name}.lock")
-        with lock:
-            if folder.is_dir():
-                return folder
-            for left in root.glob(f"{name}.*.part"):  # of a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            work = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".part", dir=root))
-            try:
-                make(work)
-                (work / "key.json").write_text(json.dumps(dict(key), indent=1, default=str))
-                work.replace(folder)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except NotPrivate as error:
-        raise OSError(
-            f"the data cache is not used: {error}; or choose another folder with the environment "
-            "variable MOM_CACHE"
-        ) from error
-    except PermissionError as error:
-        raise OSError(
-            f"the data cache {root} cannot be written ({error.strerror}); choose another folder "
-            "with the environment variable MOM_CACHE"
-        ) from error
+        lock.acquire()
+    try:
+        if _whole(folder, say=True):
+            return folder
+        for left in root.glob(f"{PART}{name}-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with filling(folder, anew=True, elsewhere=ELSEWHERE) as part:
+            part.chmod(0o700)
+            make(part)
+            (part / "key.json").write_text(json.dumps(dict(key), indent=1, default=str))
+    finally:
+        lock.release()
     return folder
+
+
+def _whole(folder: Path, *, say: bool = False) -> bool:
+    """Whether a cached folder is there and undamaged; one without digests counts as damaged."""
+    if not folder.is_dir():
+        return False
+    _check_private(folder)
+    try:
+        if verify(folder):
+            return True
+        problem = f"{folder} has no {SUMS}"
+    except DamagedFile as error:
+        problem = str(error)
+    if say:
+        print(f"this cached data is made anew: {problem}", file=sys.stderr)
+    return False
+
+
+def _check_private(folder: Path) -> None:
+    try:
+        check_folder(folder)
+    except NotPrivate as error:
+        raise OSError(f"the data cache is not used: {error}; or {ELSEWHERE}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +9,17 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..files import read_json, write_json
 from ..models import ModelConfig, MultimodalModel
 from ..models.flops import flops_breakdown
 from ..train.metrics import read_metrics
+from .artefacts import read_artefact
 from .curves import Curve, read_curves, read_level_curves, smoothing_points
-from .intervals import Estimate, estimate
+from .intervals import estimate
 from .judgements import judgements
 from .loss_matching import Match, match_loss
 from .machine import machine, versions
 from .plan import Plan, read_plan
-from .timing import measured_alone
 
 __all__ = ["Comparison", "load_comparison", "smoothing_statement", "summary", "write_comparison"]
 
@@ -31,8 +30,6 @@ FIGURES: dict[str, Callable[[Match], float | None]] = {
     "relative_flops_to_match": lambda m: m.relative_flops,
     "relative_seconds_to_match": lambda m: m.relative_seconds,
 }
-"""The last one only where seconds were measured alone; see timing.py."""
-NOT_BELOW_ZERO = {"relative_flops_to_match", "relative_seconds_to_match"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,6 @@ class Comparison:
         curves: validation curves by variant, seed and modality.
         levels: the same of continuous modalities, by (modality, part of the noise levels).
         smoothing: points of the smoothing window.
-        times: whether seconds were measured alone, so that times can be compared.
     """
 
     plan: Plan
@@ -55,7 +51,6 @@ class Comparison:
     curves: Mapping[str, Mapping[int, Mapping[str, Curve]]]
     levels: Mapping[str, Mapping[int, Mapping[tuple[str, int], Curve]]]
     smoothing: int
-    times: bool
 
     @property
     def modalities(self) -> list[str]:
@@ -68,7 +63,7 @@ class Comparison:
     def model_config(self, variant: str) -> ModelConfig:
         """The network of a variant."""
         path = self.run_folder(variant, self.seeds[0]) / "model" / "config.json"
-        return ModelConfig.from_dict(json.loads(path.read_text()))
+        return ModelConfig.from_dict(read_json(path))
 
     def matches(self, variant: str, modality: str) -> list[Match]:
         """The variant against the baseline, seed by seed."""
@@ -115,9 +110,7 @@ def load_comparison(folder: Path) -> Comparison:
         for run in runs.values()
         for curve in run.values()
     )
-    points = smoothing_points(plan.smoothing, logged)
-    names = [job.name for job in jobs if job.seed in seeds]
-    return Comparison(plan, folder, seeds, curves, levels, points, measured_alone(folder, names))
+    return Comparison(plan, folder, seeds, curves, levels, smoothing_points(plan.smoothing, logged))
 
 
 def _of_runs(
@@ -140,16 +133,6 @@ def smoothing_statement(comparison: Comparison) -> str:
     )
 
 
-def times_statement(comparison: Comparison) -> str:
-    """One sentence on what seconds were measured beside."""
-    if comparison.times:
-        return "Runs were trained one at a time, on a machine that did nothing else."
-    return (
-        "Seconds were measured beside other runs or other work, or nobody watched, so times to "
-        "match are not claimed; --jobs 1 on an idle machine measures them."
-    )
-
-
 def summary(comparison: Comparison) -> dict[str, Any]:
     """The content of comparison.json; None stands for "not reached"."""
     c = comparison
@@ -165,7 +148,6 @@ def summary(comparison: Comparison) -> dict[str, Any]:
             "points": c.smoothing,
             "statement": smoothing_statement(c),
         },
-        "times": {"alone": c.times, "statement": times_statement(c)},
         "steps": c.plan.config.train.steps,
         "command": c.plan.command,
         "machine": machine(),
@@ -178,13 +160,10 @@ def write_comparison(comparison: Comparison) -> dict[str, Any]:
     those of the training."""
     path = comparison.folder / "comparison.json"
     plain = summary(comparison)
-    if path.is_file():
-        before = json.loads(path.read_text())
-        if before.get("seeds") == plain["seeds"]:
-            plain |= {k: before[k] for k in ("machine", "versions") if k in before}
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    before = read_artefact(path) or {}
+    if before.get("seeds") == plain["seeds"]:
+        plain |= {k: before[k] for k in ("machine", "versions") if k in before}
+    write_json(path, plain, indent=2)
     return plain
 
 
@@ -196,14 +175,13 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
     seconds = [line["seconds"] for line in last]
     flops = last[0]["flops"] / last[0]["tokens"]
     matches = {name: c.matches(variant, name) for name in c.modalities}
-    by_modality = {name: _estimates(c, found) for name, found in matches.items()}
     figures = {
-        key: {name: estimates[key] for name, estimates in by_modality.items()}
-        for key in _figures(c)
+        key: {name: estimate([figure(m) for m in found]) for name, found in matches.items()}
+        for key, figure in FIGURES.items()
     }
     if variant == c.plan.baseline:  # by definition, also where its curve dips below its own end
         one = dict.fromkeys(c.modalities, estimate([1.0] * len(c.seeds)))
-        figures |= {key: one for key in figures if key in NOT_BELOW_ZERO}
+        figures |= {"relative_flops_to_match": one, "relative_seconds_to_match": one}
     return {
         "parameters": model.parameter_count(),
         "active_parameters": model.parameter_count(active=True),
@@ -211,7 +189,7 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
         "flops_by_part": _by_part(config, c.plan.config.data.window, flops),
         **{key: {n: e.mean for n, e in by.items()} for key, by in figures.items()},
         "seconds": sum(seconds) / len(seconds),
-        "tokens_per_second": sum(x["tokens"] for x in last) / max(sum(seconds), 1e-9),
+        "tokens_per_second": sum(x["tokens"] for x in last) / sum(seconds),
         "tokens": last[0]["tokens"],
         "flops": last[0]["flops"],
         "last_loss": {
@@ -226,21 +204,6 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
     }
 
 
-def _figures(c: Comparison) -> list[str]:
-    return [key for key in FIGURES if c.times or key != "relative_seconds_to_match"]
-
-
-def _estimates(c: Comparison, matches: Sequence[Match]) -> dict[str, Estimate]:
-    """Every figure of matches seed by seed."""
-    return {
-        key: estimate(
-            [FIGURES[key](match) for match in matches],
-            least=0.0 if key in NOT_BELOW_ZERO else -math.inf,
-        )
-        for key in _figures(c)
-    }
-
-
 def _by_noise_level(c: Comparison, variant: str) -> dict[str, list[dict[str, Any]]]:
     """By continuous modality: the parts of the noise levels from clean to noise, with the figures
     of each, their intervals and values by seed."""
@@ -248,7 +211,7 @@ def _by_noise_level(c: Comparison, variant: str) -> dict[str, list[dict[str, Any
     runs = (run for by_seed in c.levels.values() for run in by_seed.values())
     parts = 1 + max((part for run in runs for _, part in run), default=0)
     for (modality, part), matches in c.level_matches(variant).items():
-        figures = _estimates(c, matches)
+        figures = {key: estimate([of(m) for m in matches]) for key, of in FIGURES.items()}
         line: dict[str, Any] = {"part": part, "parts": parts} | {
             key: e.mean for key, e in figures.items()
         }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..train.config import RunConfig
+from .artefacts import read_artefact
 from .plan import Plan
 from .variants import variant_config
 
@@ -41,10 +41,10 @@ def judgements(plan: Plan, folder: Path, seeds: Iterable[int]) -> dict[str, Any]
         missing = []
         for seed in seeds:
             path = folder / f"{variant}-seed{seed}" / "facts.json"
-            if not path.is_file():
+            facts = read_artefact(path)
+            if facts is None:
                 missing.append(str(seed))
                 continue
-            facts = json.loads(path.read_text())
             for key in ("examples", "ceiling"):
                 if found[key] is None:
                     found[key] = facts.get(key)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
 
+from ..files import read_json, write_json, write_text
 from ..train.config import RunConfig
 from ..train.metrics import read_metrics
 from .variants import variant_config
 
-__all__ = ["Job", "Plan", "read_plan", "write_plan"]
+__all__ = ["Job", "Plan", "check_plan", "read_plan", "write_plan"]
 
 LEAST_EVALUATIONS = 30
 """Points that the loss curves of a comparison need, so that matching is not coarse."""
@@ -98,8 +98,8 @@ class Plan:
         )
 
 
-def write_plan(plan: Plan, out: Path) -> None:
-    """Write OUT/plan.json, and one YAML file per run under OUT/configs/.
+def check_plan(plan: Plan, out: Path) -> None:
+    """Hold a plan against what its folder holds already.
 
     A plan of which no run has begun gives way: its data could not be built, or it was stopped.
 
@@ -119,14 +119,21 @@ def write_plan(plan: Plan, out: Path) -> None:
             )
     for job in plan.jobs(out):
         _check_folder(job)
-    (out / "configs").mkdir(parents=True, exist_ok=True)
+
+
+def write_plan(plan: Plan, out: Path) -> None:
+    """Write OUT/plan.json, and one YAML file per run under OUT/configs/.
+
+    Raises:
+        ValueError: see check_plan.
+        WriteError: the folder could not be written.
+    """
+    check_plan(plan, out)
     for job in plan.jobs(out):
         path = out / "configs" / f"{job.name}.yaml"
-        path.write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
+        write_text(path, yaml.safe_dump(job.config.to_dict(), sort_keys=False))
     plain = asdict(plan) | {"config": plan.config.to_dict()}
-    temporary = out / "plan.json.part"
-    temporary.write_text(json.dumps(plain, indent=2) + "\n")
-    temporary.replace(out / "plan.json")
+    write_json(out / "plan.json", plain, indent=2)
 
 
 def read_plan(out: Path) -> Plan:
@@ -141,7 +148,7 @@ def read_plan(out: Path) -> Plan:
             f"{out} holds no comparison (plan.json is missing); give the --out folder of "
             "mom compare, mom ablate or mom demo"
         )
-    plain = json.loads(path.read_text())
+    plain = read_json(path)
     plain["config"] = RunConfig.from_dict(plain["config"], str(path))
     for name in ("variants", "seeds"):
         plain[name] = tuple(plain[name])

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 
+from ..files import writing
+from ..processes import adopting, unwinding
 from ..train.config import RunConfig
+from ..train.lock import writer_of
 from .plan import Job
 from .progress import Board, clock, progress_line
 
 __all__ = ["RunFailed", "default_jobs", "run_jobs"]
 
 POLL_SECONDS = 0.5
+LEAVE_SECONDS = 60.0
+"""For a run to end whose comparison was killed."""
 
 
 class RunFailed(RuntimeError):
@@ -65,15 +67,17 @@ def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) ->
     Raises:
         RunFailed: one of them failed; the others were stopped, and can be resumed.
     """
-    (out / "logs").mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        (out / "logs").mkdir(parents=True, exist_ok=True)
     waiting = list(jobs)
     running: list[_Running] = []
     with ExitStack() as stack:
         stack.callback(_stop, running)
-        stack.enter_context(_terminated_like_interrupted())
+        stack.enter_context(unwinding())
         while waiting or running:
             while waiting and len(running) < at_a_time:
                 job = waiting.pop(0)
+                _wait_for_writer(job, board)
                 if job.finished():
                     board.say(f"{job.name}: finished before, kept")
                 else:
@@ -87,21 +91,20 @@ def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) ->
             time.sleep(POLL_SECONDS if running else 0.0)
 
 
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, so that no run is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # elsewhere Python allows no handlers
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _wait_for_writer(job: Job, board: Board) -> None:
+    """A run that lost its comparison (kill -9) saves a checkpoint and ends; begin after that."""
+    until = time.monotonic() + LEAVE_SECONDS
+    writer = writer_of(job.folder)
+    if writer is not None:
+        board.say(f"{job.name}: waiting for {writer}, which still writes there")
+    while writer is not None:
+        if time.monotonic() > until:
+            raise RunFailed(
+                f"{job.folder} is being written by {writer}; wait until it has ended, or end it "
+                "with kill; the same command goes on then"
+            )
+        time.sleep(POLL_SECONDS)
+        writer = writer_of(job.folder)
 
 
 def _line(job: Job) -> str:
@@ -116,8 +119,8 @@ def _start(job: Job, out: Path) -> _Running:
     command += ["--train.threads", threads, "--train.progress", "false"]
     if (job.folder / "config.yaml").is_file():
         command.append("--resume")
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    with log.open("ab") as stream:
+    with writing(log), log.open("ab") as stream, adopting():
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
         )

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.examples import Example
+from ..files import filling
 from ..generate import Generator
-from .media import save_png, save_wav
+from .media import png_bytes, wav_bytes
 
 __all__ = ["save_examples", "save_samples"]
 
 
 def save_examples(examples: Sequence[Example], folder: Path) -> None:
     """Real validation examples for the report: examples.json, PNG and WAV files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    entries = []
+    entries, files = [], {}
     for i, example in enumerate(examples):
         entry: dict[str, Any] = {"caption": example.caption}
         if example.image is not None:
             entry["image"] = f"{i:02}.png"
-            save_png(folder / entry["image"], example.image)
+            files[entry["image"]] = png_bytes(example.image)
         if example.audio is not None and example.sample_rate is not None:
             entry["audio"] = f"{i:02}.wav"
-            save_wav(folder / entry["audio"], example.audio, example.sample_rate)
+            files[entry["audio"]] = wav_bytes(example.audio, example.sample_rate)
         entries.append(entry)
-    _write(folder / "examples.json", entries)
+    _write(folder, "examples.json", entries, files)
 
 
 def save_samples(
@@ -46,14 +46,14 @@ def save_samples(
         it ("image", "audio"), and the captions generated from its real picture and voice
         ("from_image", "from_audio").
     """
-    folder.mkdir(parents=True, exist_ok=True)
     names = generator.layout.names
     captions = [example.caption for example in examples]
     entries: list[dict[str, Any]] = [{"caption": caption} for caption in captions]
+    files: dict[str, bytes] = {}
     if "image" in names:
         for i, made in enumerate(generator.to_image(captions, seed=seed)):
             entries[i]["image"] = f"{i:02}.png"
-            save_png(folder / f"{i:02}.png", made)
+            files[f"{i:02}.png"] = png_bytes(made)
         seen = {i: e.image for i, e in enumerate(examples) if e.image is not None}
         texts = generator.to_text(images=list(seen.values()), seed=seed) if seen else []
         for i, text in zip(seen, texts, strict=True):
@@ -62,7 +62,7 @@ def save_samples(
         for i, (wave, rate) in enumerate(generator.to_speech(captions, seed=seed)):
             if len(wave):
                 entries[i]["audio"] = f"{i:02}.wav"
-                save_wav(folder / f"{i:02}.wav", wave, rate)
+                files[f"{i:02}.wav"] = wav_bytes(wave, rate)
         heard = {
             i: (e.audio, e.sample_rate)
             for i, e in enumerate(examples)
@@ -71,10 +71,15 @@ def save_samples(
         texts = generator.to_text(speech=list(heard.values()), seed=seed) if heard else []
         for i, text in zip(heard, texts, strict=True):
             entries[i]["from_audio"] = text
-    _write(folder / "samples.json", entries)
+    _write(folder, "samples.json", entries, files)
     return entries
 
 
-def _write(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Last of all, so that what it names is there."""
-    path.write_text(json.dumps(entries, indent=1) + "\n")
+def _write(
+    folder: Path, name: str, entries: list[dict[str, Any]], files: Mapping[str, bytes]
+) -> None:
+    """All of it or nothing: no list of files that are not there, none of another model."""
+    with filling(folder, anew=True) as part:
+        for file, data in files.items():
+            (part / file).write_bytes(data)
+        (part / name).write_text(json.dumps(entries, indent=1) + "\n")

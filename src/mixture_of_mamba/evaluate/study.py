@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,21 @@ from ..data.build import build
 from ..data.bundle import DataBundle
 from ..data.examples import Example
 from ..data.scenes.reader import SceneReader
+from ..files import write_json
 from ..generate import Generator
 from ..ops import native
+from ..processes import unwinding
+from ..train.lock import FolderLock
 from ..train.runs import load_run
-from .ablation import is_ablation, write_ablation
+from .artefacts import read_artefact
 from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
 from .judgements import why_not_sampled
-from .plan import Plan, write_plan
+from .plan import Plan, check_plan, write_plan
 from .progress import Board
 from .report import write_gallery, write_report
 from .runner import default_jobs, run_jobs
 from .samples import save_examples, save_samples
-from .timing import noting_company
 from .variants import variant_config
 
 __all__ = ["report_study", "run_study"]
@@ -52,19 +53,27 @@ def run_study(
 
     Raises:
         ValueError: `out` holds another comparison.
+        FolderInUse: another process works in `out`.
         RunFailed: a run failed; its last line is in the message.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}; at least one run at a time is needed")
     board = board or Board()
     plan = plan.with_enough_points()
+    with unwinding(), FolderLock(out):
+        return _run(plan, out, jobs, samples, judged, board)
+
+
+def _run(
+    plan: Plan, out: Path, jobs: int | None, samples: int, judged: int, board: Board
+) -> tuple[Comparison, dict[str, Any], Path]:
+    check_plan(plan, out)
+    bundle = build(plan.config.data)  # before anything is written: it may fail, or be stopped
     write_plan(plan, out)
-    bundle = build(plan.config.data)
     save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")
     native.why_not()  # compiles the kernels where needed, once for all runs
     at_a_time = jobs or default_jobs(plan.config)
-    with noting_company(plan.jobs(out), out, at_a_time=at_a_time):
-        run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
+    run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
     if samples or judged:
         report_study(out)  # the figures are there, whatever happens to the samples
         _after_training(plan, out, bundle, samples, judged, board)
@@ -76,8 +85,6 @@ def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
     comparison = load_comparison(out)
     write_gallery(comparison)
     figures = write_comparison(comparison)
-    if is_ablation(figures):
-        write_ablation(out, figures)
     return comparison, figures, write_report(comparison, figures)
 
 
@@ -108,7 +115,7 @@ def _after_training(
             reader = reader or SceneReader(seed=job.config.data.seed)
             names = run.model.config.names
             found = judge(generator, examples, modalities=names, reader=reader, limit=judged)
-            (job.folder / "facts.json").write_text(json.dumps(found, indent=1) + "\n")
+            write_json(job.folder / "facts.json", found, indent=1)
 
 
 def _captioned(bundle: DataBundle) -> list[Example]:
@@ -117,8 +124,8 @@ def _captioned(bundle: DataBundle) -> list[Example]:
 
 
 def _done(path: Path) -> int:
-    """Examples that a samples.json or facts.json is about; 0 where there is none."""
-    if not path.is_file():
-        return 0
-    found = json.loads(path.read_text())
-    return len(found) if isinstance(found, list) else int(found["examples"])
+    """Examples that a samples.json or facts.json is about; 0 where there is none, or a damaged one:
+    it is made anew."""
+    if path.name == "samples.json":
+        return len(read_artefact(path, list) or ())
+    return int((read_artefact(path) or {}).get("examples", 0))

@@ -6,7 +6,6 @@ A PyTorch `.bin` file is a pickle, and a pickle can run code when it is read. He
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import read_json
 from ..models.saving import read_tensors
 
-__all__ = ["read_checkpoint", "read_json", "read_pickle"]
+__all__ = ["read_checkpoint", "read_pickle"]
 
 #: In order of preference: no file of the first kinds can run code.
 _FILES = (
@@ -43,23 +43,6 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
                 return _read(folder / name)
             return _read_shards(folder, name)
     raise FileNotFoundError(f"{folder} holds no weights; one of {', '.join(_FILES)} is needed")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or not a JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); copy the checkpoint again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}; a JSON object is needed")
-    return value
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..files import read_json
 from ..models import MultimodalModel
-from .checkpoint_files import read_json
 from .formats import format_of
 from .pretrained import load_dense
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import read_json, replacing, write_json
 from ..models import ModelConfig, MultimodalModel
 from ..models.saving import check_shapes
-from .checkpoint_files import read_checkpoint, read_json
+from .checkpoint_files import read_checkpoint
 from .formats import (
     format_of,
     model_config_of,
@@ -98,9 +98,10 @@ def save_state_spaces(model: MultimodalModel, folder: str | Path) -> None:
     tensors = _tensors(model, "state-spaces")
     tensors.setdefault(_HEAD, tensors["backbone.embedding.weight"])
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(tensors, folder / "pytorch_model.bin")
-    _write_config(folder, state_spaces_config(config))
+    # through a file of Python's, whose errors say what the system said
+    with replacing(folder / "pytorch_model.bin") as part, part.open("wb") as file:
+        torch.save(tensors, file)
+    write_json(folder / "config.json", state_spaces_config(config), indent=2)
 
 
 def save_transformers(model: MultimodalModel, folder: str | Path) -> None:
@@ -112,10 +113,10 @@ def save_transformers(model: MultimodalModel, folder: str | Path) -> None:
     config = _dense(model)
     tensors = _tensors(model, "transformers")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with replacing(folder / "model.safetensors") as part:
+        save_file(tensors, part, metadata={"format": "pt"})
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
-    _write_config(folder, transformers_config(config, dtype))
+    write_json(folder / "config.json", transformers_config(config, dtype), indent=2)
 
 
 def _config(
@@ -175,7 +176,3 @@ def _tensors(model: MultimodalModel, style: str) -> dict[str, Tensor]:
         theirs: state[ours].reshape(_theirs(ours, tuple(state[ours].shape))).cpu().contiguous()
         for theirs, ours in names.items()
     }
-
-
-def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

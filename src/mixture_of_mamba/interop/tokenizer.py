@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.tokenizers.text import fill_up
+from ..files import write_text
 
 __all__ = ["add_markers", "copy_tokenizer"]
 
@@ -41,7 +42,7 @@ def copy_tokenizer(source: Path, target: Path, *, size: int, markers: Mapping[st
         ) from error
     tokenizer = Tokenizer.from_file(str(source / _FILE))
     add_markers(tokenizer, size=size, markers=markers)
-    tokenizer.save(str(target / _FILE))
+    write_text(target / _FILE, tokenizer.to_str(pretty=True))
     return True
 
 

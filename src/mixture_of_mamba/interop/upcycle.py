@@ -11,7 +11,6 @@ end token, `</image>`, follows as a further text token. Ids of existing tokens d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files import read_json, write_json
 from ..layers import parse_split
 from ..layers.init import parameter_generator
 from ..models import Modality, ModelConfig, MultimodalModel
 from ..models.diffusion import Diffusion
 from ..models.freezing import Frozen, freeze
-from .checkpoint_files import read_json
 
 __all__ = ["Upcycled", "marker_tokens", "parse_modality", "upcycle"]
 
@@ -63,7 +62,7 @@ class Upcycled:
         """Write a model folder (see MultimodalModel.save_pretrained) with an upcycle.json."""
         self.model.save_pretrained(folder)
         plain = {"kept": self.kept, "markers": self.markers, "frozen": self.frozen}
-        (Path(folder) / _FILE).write_text(json.dumps(plain, indent=2) + "\n")
+        write_json(Path(folder) / _FILE, plain, indent=2)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> Upcycled:

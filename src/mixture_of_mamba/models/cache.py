@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
+from ..files import replacing
 from ..layers import MambaState
 from .config import ModelConfig
 
@@ -171,10 +172,8 @@ class Cache:
         metadata = {"config": json.dumps(self.config.to_dict())}
         if model is not None:
             metadata["model"] = fingerprint(model)
-        path = Path(path)
-        temporary = path.with_name(path.name + ".part")
-        save_file({k: v.contiguous() for k, v in _unshared(tensors).items()}, temporary, metadata)
-        temporary.replace(path)
+        with replacing(path) as part:
+            save_file({k: v.contiguous() for k, v in _unshared(tensors).items()}, part, metadata)
 
     @classmethod
     def load(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..files import filling, read_json, verify, write_json
 from .config import ModelConfig
 
 if TYPE_CHECKING:
@@ -20,40 +20,55 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=MultimodalModel)
 
-__all__ = ["check_shapes", "check_tensors", "load_model", "read_tensors", "save_model"]
+__all__ = [
+    "check_shapes",
+    "check_tensors",
+    "load_model",
+    "read_tensors",
+    "save_model",
+    "write_model",
+]
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def save_model(
+def save_model(model: MultimodalModel, folder: Path) -> None:
+    """Write both files and their digests; complete, or the folder stays as it was.
+
+    Raises:
+        WriteError: the folder could not be written.
+    """
+    with filling(folder) as part:
+        write_model(model, part)
+
+
+def write_model(
     model: MultimodalModel, folder: Path, state: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write both files; each is complete or absent under its final name.
+    """Write both files into a folder that is being filled.
 
     Args:
         state: the tensors where they are not the model's own (gathered from many devices).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().contiguous() for k, v in (state or model.state_dict()).items()}
     if model.config.tie_embeddings:
         del state["head.weight"]
-    temporary = folder / "model.safetensors.part"
-    save_file(state, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / "model.safetensors")
-    text = json.dumps(model.config.to_dict(), indent=2)
-    (folder / "config.json.part").write_text(text + "\n")
-    (folder / "config.json.part").replace(folder / "config.json")
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / CONFIG, model.config.to_dict(), indent=2)
 
 
 def load_model(cls: type[M], folder: Path, device: torch.device | str) -> M:
-    """The model of a folder."""
-    if not (folder / "config.json").is_file():
+    """The model of a folder; weights are held against the folder's digests, where it has some."""
+    if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
             f"{folder} holds no model: config.json is missing; give a folder that "
             "save_pretrained wrote, such as a run's model/"
         )
-    config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    config = ModelConfig.from_dict(read_json(folder / CONFIG))
+    verify(folder, [WEIGHTS])
     with torch.device("meta"):
         model = cls(config)
-    state = read_tensors(folder / "model.safetensors", device)
+    state = read_tensors(folder / WEIGHTS, device)
     if config.tie_embeddings and "embedding.weight" in state:
         state["head.weight"] = state["embedding.weight"]
     check_tensors(model, state, str(folder))

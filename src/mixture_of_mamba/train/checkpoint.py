@@ -3,13 +3,12 @@
 A checkpoint is a folder `step-00000500`: the model as `save_pretrained` writes it (so that any
 checkpoint can be loaded as a model), `optimizer.safetensors`, and `training.json` with the position
 in the run and the random number generators. It is written under a temporary name, brought to the
-disk, and renamed. Nothing in it is a pickle.
+disk, and renamed. Its `SHA256SUMS` is verified at resume. Nothing in it is a pickle.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -28,7 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from ..models.saving import check_tensors, read_tensors, save_model
+from ..files import WriteError, filling, read_json, verify
+from ..models.saving import WEIGHTS, check_tensors, read_tensors, write_model
 from .objective import Objective
 from .random_state import random_state, set_random_state
 
@@ -96,20 +95,14 @@ def save_checkpoint(
 
     def write() -> None:
         final = folder / "checkpoints" / f"step-{position.step:08d}"
-        part = final.with_name(f".{final.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
         try:
-            state = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-            save_model(objective.model, part, state)
-            save_file(_flatten(moments["state"]), part / "optimizer.safetensors")
-            training = {"position": asdict(position), "random": generators}
-            (part / "training.json").write_text(json.dumps(training))
-            _to_disk(part)
-            shutil.rmtree(final, ignore_errors=True)
-            part.rename(final)
-            _to_disk(final.parent, files=False)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(part, ignore_errors=True)
+            with filling(final, anew=True) as part:
+                state = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+                write_model(objective.model, part, state)
+                save_file(_flatten(moments["state"]), part / "optimizer.safetensors")
+                training = {"position": asdict(position), "random": generators}
+                (part / "training.json").write_text(json.dumps(training))
+        except WriteError as error:
             raise CheckpointError(_failed(folder, position.step, error)) from error
         for old in checkpoints(folder)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -159,8 +152,9 @@ def load_checkpoint(
 
 
 def _read(path: Path, objective: Objective) -> tuple[Any, ...]:
-    training = json.loads((path / "training.json").read_text())
-    weights = read_tensors(path / "model.safetensors")
+    verify(path)
+    training = read_json(path / "training.json")
+    weights = read_tensors(path / WEIGHTS)
     model = objective.model
     if model.config.tie_embeddings:
         weights["head.weight"] = weights["embedding.weight"]
@@ -188,22 +182,12 @@ def _unflatten(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Te
     return state
 
 
-def _to_disk(folder: Path, *, files: bool = True) -> None:
-    """Wait until a folder's files and its list of names are on the disk."""
-    for path in [*(sorted(folder.iterdir()) if files else []), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _failed(folder: Path, step: int, error: Exception) -> str:
     before = checkpoints(folder)
     kept = f"{before[-1]} is intact" if before else "there is none before it"
     return (
-        f"the checkpoint of step {step} could not be written ({error}); {kept}; "
-        "make room on the disk and continue with --resume"
+        f"the checkpoint of step {step} could not be written: {error}; {kept}; "
+        "continue with --resume after that"
     )
 
 
@@ -222,7 +206,7 @@ def on_first(fabric: Fabric, act: Callable[[], None]) -> None:
     if fabric.global_rank == 0:
         try:
             act()
-        except (OSError, ValueError) as caught:
+        except Exception as caught:
             error = caught
     failed = fabric.broadcast(error is not None, src=0) if fabric.world_size > 1 else False
     if error is not None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after its current step, with a checkpoint."""
+"""Ctrl-C, SIGTERM and SIGHUP end a run after its current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import threading
 from types import FrameType
 from typing import Any
 
+from ..processes import give_back_signals, take_signals
+
 __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """While entered, `asked` turns True at the first SIGINT or SIGTERM; the second SIGINT stops at
-    once. Outside the main thread, where Python allows no handlers, it never does."""
+    """While entered, `asked` turns True at the first SIGINT, SIGTERM or SIGHUP; the second SIGINT
+    stops at once. Outside the main thread, where Python allows no handlers, it never does."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -20,13 +22,11 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            self._before = take_signals(self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        give_back_signals(self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,18 +17,20 @@ from ..data.order import Schedule
 from ..models import ModelConfig, MultimodalModel
 from ..models.flops import flops_per_token
 from ..ops import native
+from ..processes import adopting, end_with_parent, unwinding
 from .checkpoint import checkpoints, load_checkpoint, on_first, save_checkpoint
 from .config import RunConfig, model_config
 from .distributed import leave, make_fabric, sum_over_ranks
 from .evaluation import validation_losses
 from .gradients import step_gradients
 from .interrupt import Interrupt
+from .lock import FolderLock
 from .metrics import Means, MetricsLog
 from .objective import Objective
 from .optimizer import make_optimizer
 from .progress import Progress
 from .random_state import aside
-from .runs import beginning, prepare_folder, publish_model
+from .runs import beginning, hold_against_data, prepare_folder, publish_model
 from .schedule import learning_rate
 from .tensorboard import Board
 
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 __all__ = ["Evaluation", "NonFiniteLoss", "TrainResult", "train"]
+
+GRACE_SECONDS = 300.0
+"""For the last checkpoint of a run whose parent process is gone."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -87,8 +93,13 @@ def train(
         resume: continue what is in `folder`.
         on_evaluation: called after each evaluation, e.g. to show decoded samples.
 
+    One process writes into the folder at a time. SIGTERM and SIGHUP count as Ctrl-C: while data is
+    prepared they end the call with nothing left behind, later with a checkpoint.
+
     Raises:
         FileExistsError, FileNotFoundError, ValueError: the folder does not fit; see prepare_folder.
+        FolderInUse: another process writes into it.
+        WriteError: the disk is full, or the folder may not be written.
         NonFiniteLoss: the training diverged; the last good checkpoint stays.
         CheckpointError: a checkpoint could not be written.
     """
@@ -109,27 +120,38 @@ def train(
             f"model.start is {first!r}, which is no folder; give that of a pretrained model, or "
             "leave it out to start from new weights"
         )
-    fabric = make_fabric(config.train)
-    fabric.launch()
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    try:
-        on_first(fabric, lambda: prepare_folder(folder, config, resume=resume))
-        interrupt = Interrupt()
-        with beginning(folder, ours=fabric.global_rank == 0 and not resume):
-            with fabric.rank_zero_first():
-                data = build(config.data)
-            if fabric.global_rank == 0 and not (folder / "tokenizers").is_dir():
-                data.tokenizers.save(folder / "tokenizers")
-            if fabric.device.type == "cpu":
-                native.why_not()  # compiles the kernels where needed, before the clock runs
-            training = _Training(fabric, config, folder, data, start, on_evaluation, interrupt)
-        with interrupt:
-            result = training.run()
-        fabric.barrier()
-        return result
-    finally:
-        leave(fabric)
+    further = os.environ.get("LOCAL_RANK", "0") != "0"
+    end_with_parent(grace=0.0 if further else GRACE_SECONDS)  # a further process writes nothing
+    lock = FolderLock(folder)
+    with unwinding():
+        fabric = make_fabric(config.train)
+        with adopting():
+            fabric.launch()
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        try:
+            on_first(fabric, lambda: prepare_folder(lock, config, resume=resume))
+            interrupt = Interrupt()
+            with beginning(folder, ours=fabric.global_rank == 0 and not resume):
+                with fabric.rank_zero_first():
+                    data = build(config.data)
+                on_first(fabric, lambda: _keep_data(folder, data))
+                if fabric.device.type == "cpu":
+                    native.why_not()  # compiles the kernels where needed, before the clock runs
+                training = _Training(fabric, config, folder, data, start, on_evaluation, interrupt)
+            with interrupt:
+                result = training.run()
+            fabric.barrier()
+            return result
+        finally:
+            leave(fabric)
+            lock.release()
+
+
+def _keep_data(folder: Path, data: Any) -> None:
+    hold_against_data(folder, data)
+    if not (folder / "tokenizers").is_dir():
+        data.tokenizers.save(folder / "tokenizers")
 
 
 class _Training:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..files import replacing, writing
 from ..models import Modality
 from .objective import total_loss
 
@@ -28,22 +30,30 @@ class MetricsLog:
     def __init__(self, path: Path, *, up_to: int) -> None:
         if path.exists():
             kept = [line for line in read_metrics(path) if line["step"] <= up_to]
-            temporary = path.with_suffix(".part")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+            with replacing(path) as part:
+                part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._path = path
+        with writing(path):
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one object; it is on its way to the disk when this returns."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Append one object; it is on its way to the disk when this returns.
+
+        Raises:
+            WriteError: the file cannot grow; a line that was begun is cut at resume.
+        """
+        with writing(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Wait until every line is on the disk, so that a checkpoint is never ahead of the log."""
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # `write` has raised it, and what it could not write is still there
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

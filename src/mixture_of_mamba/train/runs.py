@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,14 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..files import PART, filling, read_json, verify, write_json, write_text, writing
 from ..models import MultimodalModel
+from ..models.saving import CONFIG, WEIGHTS
 from .checkpoint import checkpoints, step_of
 from .config import RunConfig
+from .lock import LOCK, FolderLock
 
 if TYPE_CHECKING:
     from ..data.tokenizers import TokenizerSet
 
-__all__ = ["Run", "beginning", "load_run", "prepare_folder", "publish_model", "read_config"]
+__all__ = [
+    "Run",
+    "beginning",
+    "hold_against_data",
+    "load_run",
+    "prepare_folder",
+    "publish_model",
+    "read_config",
+]
+
+_FURTHER = " and a larger --train.steps"
 
 
 @dataclass(frozen=True)
@@ -91,40 +103,60 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return plain
 
 
-def prepare_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
+def prepare_folder(lock: FolderLock, config: RunConfig, *, resume: bool) -> None:
     """Claim a folder for a run and write its config.yaml.
+
+    Args:
+        lock: of the folder; held from here on.
 
     Raises:
         FileExistsError: it holds a run and `resume` is off.
         FileNotFoundError: it holds none and `resume` is on.
+        FolderInUse: another process writes into it.
         ValueError: it holds a run of another config; the differing fields are named.
+        WriteError: it cannot be written.
     """
+    folder = lock.folder
+    _check(folder, config, resume=resume)  # a folder that is refused stays as it is
+    lock.acquire()
+    _check(folder, config, resume=resume)  # another process may have had it until now
+    if resume and (before := read_config(folder).train.steps) != config.train.steps:
+        print(
+            f"{folder} goes on to step {config.train.steps} (it was {before}); "
+            "the learning rate follows the new schedule from here on",
+            file=sys.stderr,
+        )
+    with writing(folder):
+        (folder / "checkpoints").mkdir(exist_ok=True)
+    for place in (folder, folder / "checkpoints"):
+        for left in place.glob(f"{PART}*"):  # of a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    write_config(folder, config)
+
+
+def _check(folder: Path, config: RunConfig, *, resume: bool) -> None:
     if (folder / "config.yaml").is_file():
         if not resume:
             raise FileExistsError(
-                f"{folder} already holds a run ({_progress(folder)}); continue it with --resume, "
+                f"{folder} already holds a run ({_progress(folder)}); continue it with --resume"
+                f"{_FURTHER if (folder / 'model').is_dir() else ''}, "
                 "or choose another name for --out"
             )
-        before = read_config(folder)
-        if differences := before.differences(config):
+        if differences := read_config(folder).differences(config):
             raise ValueError(
                 f"{folder} holds a run of another config: {'; '.join(differences)}; "
                 "leave these fields as they were, or start a new run under another --out"
             )
-        if before.train.steps != config.train.steps:
-            print(
-                f"{folder} goes on to step {config.train.steps} (it was {before.train.steps}); "
-                "the learning rate follows the new schedule from here on",
-                file=sys.stderr,
+        reached = step_of(saved[-1]) if (saved := checkpoints(folder)) else 0
+        if config.train.steps < reached:
+            raise ValueError(
+                f"{folder} has reached step {reached}, but train.steps is {config.train.steps}; "
+                f"it may grow: give {reached} or more"
             )
     elif resume:
         raise FileNotFoundError(f"{folder} holds no run to resume; leave out --resume to start one")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(p.name != LOCK for p in folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no run; choose another --out")
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    for left in (folder / "checkpoints").glob(".*.part"):
-        shutil.rmtree(left, ignore_errors=True)
-    write_config(folder, config)
 
 
 @contextmanager
@@ -139,35 +171,71 @@ def beginning(folder: Path, *, ours: bool) -> Iterator[None]:
         yield
     except BaseException:
         if ours:
-            (folder / "config.yaml").unlink(missing_ok=True)
-            shutil.rmtree(folder / "tokenizers", ignore_errors=True)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
+            for name in ("config.yaml", "data.json"):
+                (folder / name).unlink(missing_ok=True)
+            for name in ("tokenizers", "checkpoints"):
+                shutil.rmtree(folder / name, ignore_errors=True)
         raise
+
+
+def hold_against_data(folder: Path, data: Any) -> None:
+    """Keep the digests of a run's data in data.json, or hold the data of a resumed run against it.
+
+    Args:
+        data: with `digests`, {what: digest}, and `made_from`, {what the data depends on: value};
+            without them, nothing is kept and nothing is held.
+
+    Raises:
+        ValueError: the run began with other data; what changed is named.
+    """
+    digests, made_from = getattr(data, "digests", {}), getattr(data, "made_from", {})
+    path = folder / "data.json"
+    if not digests:
+        return
+    if not path.is_file():
+        if checkpoints(folder):
+            print(
+                f"{folder} keeps no digest of its data, as runs of earlier versions do not: whether"
+                " the data is still the same is not known; from here on it is",
+                file=sys.stderr,
+            )
+        write_json(path, {"digests": digests, "made_from": made_from}, indent=1)
+        return
+    before = read_json(path)
+    if before.get("digests", {}) == digests:
+        return
+    changed = _changed(before.get("digests", {}), digests)
+    why = _changed(before.get("made_from", {}), made_from)
+    because = f" (it is made from another {', '.join(why)})" if why else ""
+    raise ValueError(
+        f"{folder} was trained on other data: {', '.join(changed)} changed{because}; put back what "
+        "it began with, or start a new run under another --out"
+    )
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """Write config.yaml, complete or not at all; where one call stops is not the run's business."""
     plain = config.to_dict()
     plain["train"]["stop_after"] = None
-    part = folder / "config.yaml.part"
-    with part.open("w", encoding="utf-8") as file:
-        yaml.safe_dump(plain, file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / "config.yaml")
+    write_text(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
 
 
 def publish_model(folder: Path) -> None:
-    """Make the newest checkpoint's model the run's `model/`."""
-    part = folder / ".model.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(checkpoints(folder)[-1] / name, part / name)
-    shutil.rmtree(folder / "model", ignore_errors=True)
-    part.rename(folder / "model")
+    """Make the newest checkpoint's model the run's `model/`.
+
+    Raises:
+        WriteError: it could not be written; the checkpoint is there, and --resume tries again.
+        DamagedFile: the checkpoint was damaged meanwhile.
+    """
+    names, newest = (CONFIG, WEIGHTS), checkpoints(folder)[-1]
+    verify(newest, names)
+    with filling(folder / "model", anew=True) as part:
+        for name in names:
+            shutil.copyfile(newest / name, part / name)
 
 
 def _progress(folder: Path) -> str:

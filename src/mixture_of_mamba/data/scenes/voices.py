@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from mixture_of_mamba.data.sound import SAMPLE_RATE, log_mel
 from mixture_of_mamba.extras import needs
+from mixture_of_mamba.processes import adopting, end_with_parent
 
 __all__ = ["Speaking", "Spoken", "Voice", "choose_voice"]
 
@@ -78,14 +79,24 @@ class Speaking:
         self._folder = tempfile.TemporaryDirectory(prefix="mom-speech-")
         self._count, self._keep = len(captions), keep
         self._shares = min(SHARES, len(captions))
-        self._processes = []
+        self._processes: list[subprocess.Popen[bytes]] = []
         root = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        environment = {**os.environ, **one_thread, "PYTHONPATH": path}
+        with adopting():
+            environment = {**os.environ, **one_thread, "PYTHONPATH": path}
+        try:
+            self._start(captions, voices, environment)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(
+        self, captions: Sequence[str], voices: Sequence[Voice], environment: dict[str, str]
+    ) -> None:
         for share in range(self._shares):
             job = [
-                [text, voice.name, voice.speed, voice.pitch, i < keep]
+                [text, voice.name, voice.speed, voice.pitch, i < self._keep]
                 for i, (text, voice) in enumerate(zip(captions, voices, strict=True))
             ][share :: self._shares]
             job_file = self._path(share, "json")
@@ -100,11 +111,8 @@ class Speaking:
     def _path(self, share: int, suffix: str) -> Path:
         return Path(self._folder.name) / f"share{share}.{suffix}"
 
-    def result(self, report: Callable[[str], None] | None = None) -> Spoken:
+    def result(self) -> Spoken:
         """Waits, and puts the shares together again.
-
-        Args:
-            report: called every second with a line of progress.
 
         Raises:
             RuntimeError: a speaking process failed; its last words are quoted.
@@ -113,7 +121,7 @@ class Speaking:
         waveforms: list[np.ndarray] = [np.empty(0)] * min(self._keep, self._count)
         try:
             for share, process in enumerate(self._processes):
-                words = self._wait(process, report)
+                _, words = process.communicate()
                 if process.returncode:
                     tail = words.decode(errors="replace").strip()[-800:]
                     raise RuntimeError(f"speaking the captions failed: {tail}")
@@ -125,17 +133,6 @@ class Speaking:
         finally:
             self.stop()
         return Spoken(frames, waveforms)
-
-    def _wait(
-        self, process: subprocess.Popen[bytes], report: Callable[[str], None] | None
-    ) -> bytes:
-        """What a process wrote to standard error until its end."""
-        while True:
-            try:
-                return process.communicate(timeout=1)[1]
-            except subprocess.TimeoutExpired:
-                if report is not None:
-                    report(f"{self._count:,} captions are being spoken")
 
     def stop(self) -> None:
         """Ends what still runs and removes the temporary files."""
@@ -204,4 +201,5 @@ def _speak(job: Path, result: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     _speak(Path(sys.argv[1]), Path(sys.argv[2]))

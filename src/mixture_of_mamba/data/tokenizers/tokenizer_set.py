@@ -21,6 +21,7 @@ from mixture_of_mamba.data.tokenizers.latent_images import LatentImages
 from mixture_of_mamba.data.tokenizers.pictures import Pictures
 from mixture_of_mamba.data.tokenizers.text import Text
 from mixture_of_mamba.data.tokenizers.units import Units
+from mixture_of_mamba.files import filling, read_json, verify
 
 __all__ = ["Tokenizer", "TokenizerSet", "special_tokens"]
 
@@ -167,15 +168,18 @@ class TokenizerSet:
         return EncodedDocument(modality_ids, tokens, segment_ids, joined)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the set into a folder: JSON and safetensors."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.text.save(folder / TEXT)
+        """Writes the set into a folder: JSON and safetensors, with their digests.
+
+        Raises:
+            WriteError: the folder could not be written.
+        """
         kinds = {}
-        for name, tokenizer in self.others.items():
-            tokenizer.save(folder / name)
-            kinds[name] = next(k for k, c in _TYPES.items() if isinstance(tokenizer, c))
-        (folder / _FILE).write_text(json.dumps({"version": 1, "others": kinds}, indent=1))
+        with filling(folder) as part:
+            self.text.save(part / TEXT)
+            for name, tokenizer in self.others.items():
+                tokenizer.save(part / name)
+                kinds[name] = next(k for k, c in _TYPES.items() if isinstance(tokenizer, c))
+            (part / _FILE).write_text(json.dumps({"version": 1, "others": kinds}, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path) -> TokenizerSet:
@@ -183,6 +187,7 @@ class TokenizerSet:
 
         Raises:
             FileNotFoundError: the folder holds no tokenizers.
+            DamagedFile: one of its files is not what was written; names it.
         """
         folder = Path(folder)
         if not (folder / _FILE).exists():
@@ -190,7 +195,8 @@ class TokenizerSet:
                 f"{folder} holds no tokenizers ({_FILE} is missing); give the tokenizers folder of "
                 "a run"
             )
-        kinds = json.loads((folder / _FILE).read_text())["others"]
+        verify(folder)
+        kinds = read_json(folder / _FILE)["others"]
         others = {name: _TYPES[kind].load(folder / name) for name, kind in kinds.items()}
         return cls(Text.load(folder / TEXT), others)
 

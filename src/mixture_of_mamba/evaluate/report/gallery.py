@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..artefacts import read_artefact
 from ..comparison import Comparison
 from ..media import captioned_grid, save_png
 from .html import audio, escape, image, section
@@ -60,8 +60,7 @@ def write_gallery(comparison: Comparison) -> Path | None:
 
 def _examples(folder: Path) -> list[dict[str, Any]]:
     """The real examples, or none where they were not saved."""
-    path = folder / "examples.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+    return read_artefact(folder / "examples.json", list) or []
 
 
 def _shown(
@@ -83,8 +82,8 @@ def _generated(comparison: Comparison) -> dict[str, tuple[Path, list[dict[str, A
     found = {}
     for variant in comparison.plan.variants:
         folder = comparison.run_folder(variant, comparison.seeds[0]) / "samples"
-        if (folder / "samples.json").is_file():
-            found[variant] = (folder, json.loads((folder / "samples.json").read_text()))
+        if entries := read_artefact(folder / "samples.json", list):
+            found[variant] = (folder, entries)
     return found
 
 

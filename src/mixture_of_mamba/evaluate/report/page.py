@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ...files import write_text
 from ..comparison import Comparison
 from .figures import headline, losses, ratio_cards
 from .gallery import gallery
@@ -37,10 +38,8 @@ def write_report(comparison: Comparison, figures: Mapping[str, Any]) -> Path:
         The page's path.
     """
     path = comparison.folder / "report.html"
-    temporary = path.with_suffix(".part")
     page = _page(comparison, figures).replace(" %", "\N{NO-BREAK SPACE}%")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, page)
     return path
 
 
