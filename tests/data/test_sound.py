@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.data.bundle import DataBundle
+from mixture_of_mamba.data.resampling import resample
 from mixture_of_mamba.data.scenes.voices import VOICES, Speaking, Voice
-from mixture_of_mamba.data.sound import HOP, MELS, SAMPLE_RATE, from_log_mel, log_mel, resample
+from mixture_of_mamba.data.sound import HOP, MELS, SAMPLE_RATE, from_log_mel, log_mel
 from mixture_of_mamba.data.tokenizers.units import Units
 
 
@@ -36,7 +37,7 @@ def test_a_tone_comes_back_at_its_pitch() -> None:
 
 
 def test_resampling_keeps_pitch_and_length() -> None:
-    back = resample(tone(440, rate=16_000), 16_000)
+    back = resample(tone(440, rate=16_000), 16_000, SAMPLE_RATE)
     assert len(back) == SAMPLE_RATE
     spectrum = np.abs(np.fft.rfft(back))
     assert abs(float(spectrum.argmax()) - 440) <= 1

@@ -18,7 +18,7 @@ from mixture_of_mamba.evaluate.judgements import why_not_sampled
 from mixture_of_mamba.evaluate.plan import Job, Plan, read_plan, write_plan
 from mixture_of_mamba.evaluate.report import write_report
 from mixture_of_mamba.evaluate.samples import save_examples
-from mixture_of_mamba.evaluate.shares import wilson
+from mixture_of_mamba.evaluate.shares import share_of_scenes
 from mixture_of_mamba.evaluate.study import report_study
 from mixture_of_mamba.evaluate.tables import headline_rows, markdown_table, text_table
 from mixture_of_mamba.evaluate.variants import variant_config
@@ -49,9 +49,10 @@ def test_figures_of_known_curves(folder: Path) -> None:
     assert dense["final_loss"]["text"] == pytest.approx(1.4)
     assert mom["final_loss"]["text"] == pytest.approx(2 - 0.6 * (1 / 0.5 + 1 / 0.6) / 2)
     assert mom["relative_flops_to_match"]["text"] == pytest.approx(0.55)
-    assert mom["relative_seconds_to_match"]["text"] == pytest.approx(0.55)
     assert mom["by_seed"]["relative_flops_to_match"]["text"] == pytest.approx([0.5, 0.6])
-    assert mom["intervals"]["relative_flops_to_match"]["text"] == pytest.approx([0.5, 0.6])
+    # Student's t with one degree of freedom: 0.55 +- 12.706 * 0.05, and nothing is below zero
+    ends = mom["intervals"]["relative_flops_to_match"]["text"]
+    assert ends == pytest.approx([0.0, 0.55 + 12.706205 * 0.05])
     gains = [100 * (1.4 - (2 - 0.6 / speed)) / 1.4 for speed in SPEED.values()]
     assert mom["by_seed"]["gain_percent"]["text"] == pytest.approx(gains)
     assert mom["gain_percent"]["text"] == pytest.approx(np.mean(gains))
@@ -65,7 +66,7 @@ def test_not_reached_is_null_in_the_file(folder: Path) -> None:
     figures = json.loads((folder / "comparison.json").read_text())
     mom = figures["variants"]["mom"]
     assert mom["relative_flops_to_match"]["image"] is None
-    assert mom["intervals"]["relative_flops_to_match"]["image"] == [None, None]
+    assert mom["intervals"]["relative_flops_to_match"]["image"] is None
     assert mom["gain_percent"]["image"] < 0
 
 
@@ -111,12 +112,52 @@ def test_machine_and_versions_stay_those_of_the_training(folder: Path) -> None:
 
 def test_tables(folder: Path) -> None:
     rows = headline_rows(write_comparison(load_comparison(folder)), "mom")
-    assert rows[0] == ("", "FLOPs to match", "time to match", "dense", "mom", "gain")
-    assert rows[1][:4] == ("text", "55 % (50–60)", "55 % (50–60)", "1.4000")
+    assert rows[0] == ("", "FLOPs to match", "dense", "mom", "gain")
+    assert rows[1][:3] == ("text", "55 % (0–119)", "1.4000")
+    assert rows[1][4] == "+35.7 % (-55.0 to +126.5)"
     assert rows[2][1] == "not reached"
     lines = text_table(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert markdown_table(rows).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert markdown_table(rows).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: |"
+
+
+def test_reached_in_some_seeds_is_neither_a_mean_nor_not_reached(tmp_path: Path) -> None:
+    def one(job: Job, modality: str, steps: np.ndarray) -> np.ndarray:
+        worse = 0.5 if job.variant == "mom" and job.seed == 1 else 0.0
+        return 3.0 + 5.0 / steps + worse
+
+    write_runs(tmp_path, make_plan(seeds=[0, 1, 2]), one)
+    comparison = load_comparison(tmp_path)
+    figures = write_comparison(comparison)
+    mom = figures["variants"]["mom"]
+    assert mom["relative_flops_to_match"]["text"] is None
+    assert mom["intervals"]["relative_flops_to_match"]["text"] is None
+    assert mom["by_seed"]["relative_flops_to_match"]["text"] == [1.0, None, 1.0]
+    assert headline_rows(figures, "mom")[1][1] == "in 2 of 3 seeds"
+    page = write_report(comparison, figures).read_text()
+    assert "final loss was reached in 2 of 3 seeds" in page
+
+
+def test_times_are_claimed_only_where_runs_were_alone(folder: Path) -> None:
+    """Known curves and seconds; who ran beside whom is in timing.json."""
+    for notes, alone in (
+        ({}, False),
+        ({job.name: "abacus" for job in read_plan(folder).jobs(folder)}, True),
+        ({job.name: f"abacus {job.seed}" for job in read_plan(folder).jobs(folder)}, False),
+        ({job.name: None for job in read_plan(folder).jobs(folder)}, False),
+    ):
+        (folder / "timing.json").write_text(json.dumps(notes))
+        comparison = load_comparison(folder)
+        figures = write_comparison(comparison)
+        mom, rows = figures["variants"]["mom"], headline_rows(figures, "mom")
+        assert figures["times"]["alone"] is alone
+        assert ("time to match" in rows[0]) is alone
+        for found in (mom, mom["intervals"], mom["by_seed"]):
+            assert ("relative_seconds_to_match" in found) is alone
+        page = write_report(comparison, figures).read_text()
+        assert ("time to match" in page) is alone and figures["times"]["statement"] in page
+        if alone:
+            assert mom["relative_seconds_to_match"]["text"] == pytest.approx(0.55)
 
 
 def test_a_plan_is_read_back_as_it_was(tmp_path: Path) -> None:
@@ -197,6 +238,7 @@ def test_noise_levels_are_matched_one_by_one(folder: Path) -> None:
     assert mom[0]["relative_flops_to_match"] == pytest.approx(0.5)
     assert mom[0]["by_seed"]["gain_percent"] == pytest.approx([100 * 0.24 / 0.76] * 2)
     assert mom[0]["intervals"]["relative_flops_to_match"] == pytest.approx([0.5, 0.5])
+    assert "relative_seconds_to_match" not in mom[0]
     assert dense[0]["final_loss"] == pytest.approx(0.76)
     assert mom[1]["relative_flops_to_match"] == pytest.approx(1.0)
     assert mom[1]["gain_percent"] == pytest.approx(0.0)
@@ -212,10 +254,14 @@ def test_runs_without_continuous_modalities_have_no_noise_levels(folder: Path) -
     assert "Loss by noise level" not in write_report(comparison, figures).read_text()
 
 
+def of_ten(right: int) -> dict[str, float]:
+    return share_of_scenes([1] * right + [0] * (10 - right), [1] * 10)._asdict()
+
+
 def answers(right: int) -> dict[str, object]:
-    share = wilson(right, 10)._asdict()
+    share = of_ten(right)
     task = dict.fromkeys(QUESTIONS, share)
-    return {"examples": 5, "ceiling": dict.fromkeys(QUESTIONS, wilson(10, 10)._asdict()),
+    return {"examples": 5, "ceiling": dict.fromkeys(QUESTIONS, of_ten(10)),
             "text_to_image": task, "image_to_text": task}  # fmt: skip
 
 
@@ -245,13 +291,13 @@ def test_facts_stand_in_the_file_and_are_printed(
     assert facts["examples"] == 5 and facts["not_judged"] == {}
     assert facts["ceiling"]["digit"]["correct"] == 10
     assert list(facts["runs"]) == ["dense", "mom"] and list(facts["runs"]["mom"]) == ["0", "1"]
-    assert facts["runs"]["mom"]["1"]["text_to_image"]["colour"] == wilson(5, 10)._asdict()
+    assert facts["runs"]["mom"]["1"]["text_to_image"]["colour"] == of_ten(5)
     assert main(["report", str(folder)]) == 0
     said = capsys.readouterr().out
     for title in ("picture from caption", "caption from picture"):
         assert f"{title}: right of all, 95 % interval\n" in said
     assert "caption from voice" not in said and "not judged" not in said
-    low, high = (100 * x for x in wilson(5, 10)[3:])
+    low, high = (100 * of_ten(5)[end] for end in ("low", "high"))
     cell = rf"5/10 \({low:.0f}\N{{EN DASH}}{high:.0f} %\)"
     assert len(re.findall(rf"^mom +1(?: +{cell}){{5}}$", said, re.MULTILINE)) == 2
     assert len(re.findall(r"^the real pictures +10/10 ", said, re.MULTILINE)) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -16,7 +15,7 @@ from mixture_of_mamba.data.scenes.facts import Fact
 from mixture_of_mamba.data.scenes.reader import SceneReader, drawn_digits
 from mixture_of_mamba.data.scenes.scene import make_scenes
 from mixture_of_mamba.evaluate.facts import judge, judge_captions, judge_pictures
-from mixture_of_mamba.evaluate.shares import wilson
+from mixture_of_mamba.evaluate.shares import share_of_scenes
 
 
 @cache
@@ -117,15 +116,53 @@ def test_own_documents_have_no_facts_to_judge() -> None:
         (15, 50, 0.1910300, 0.4375063),
     ],
 )
-def test_wilson_interval(correct: int, total: int, low: float, high: float) -> None:
-    share = wilson(correct, total)
-    assert share.share == correct / total
+def test_one_trial_a_scene_is_wilson_s_interval(
+    correct: int, total: int, low: float, high: float
+) -> None:
+    share = share_of_scenes([1] * correct + [0] * (total - correct), [1] * total)
+    assert (share.correct, share.total, share.share) == (correct, total, correct / total)
     assert share.low == pytest.approx(low, abs=1e-4)
     assert share.high == pytest.approx(high, abs=1e-4)
 
 
-def test_wilson_of_nothing_says_nothing() -> None:
-    assert math.isnan(wilson(0, 0).share)
-    assert wilson(0, 0)[3:] == (0.0, 1.0)
-    with pytest.raises(ValueError, match="3 of 2 is no share"):
-        wilson(3, 2)
+def test_scenes_that_are_right_as_a_whole_count_once() -> None:
+    """Three digits that are always right together say no more than one."""
+    together = share_of_scenes([3] * 15 + [0] * 35, [3] * 50)
+    assert (together.correct, together.total) == (45, 150)
+    assert together[2:] == pytest.approx((0.3, 0.1910300, 0.4375063), abs=1e-4)
+    assert share_of_scenes([3] * 10, [3] * 10).low == pytest.approx(10 / 13.841459)
+
+
+@pytest.mark.parametrize("scenes", [30, 64])
+@pytest.mark.parametrize("agreement", [0.0, 0.3, 0.7, 1.0])
+def test_intervals_of_facts_hold_the_true_share(scenes: int, agreement: float) -> None:
+    """Scenes of one to three digits whose answers agree more or less (beta-binomial; 0: not at all,
+    1: always). With each digit as a trial of its own, 80 of a hundred hold it where they agree."""
+    rng, draws, held = np.random.default_rng(scenes), 400, []
+    for share in (0.1, 0.5, 0.9):
+        for _ in range(draws):
+            trials = rng.integers(1, 4, scenes)
+            each = np.full(scenes, share)
+            if agreement == 1:
+                each = (rng.random(scenes) < share).astype(float)
+            elif agreement:
+                size = (1 - agreement) / agreement
+                each = rng.beta(share * size, (1 - share) * size, scenes)
+            found = share_of_scenes(rng.binomial(trials, each).tolist(), trials.tolist())
+            held.append(found.low <= share <= found.high)
+    assert 0.93 <= np.mean(held) <= 0.98
+
+
+def test_no_trials_have_no_share() -> None:
+    with pytest.raises(ValueError, match="one trial at least"):
+        share_of_scenes([], [])
+    with pytest.raises(ValueError, match=r"\[3\] of \[2\] are no shares"):
+        share_of_scenes([3], [2])
+
+
+def test_two_statements_about_one_place_are_right_in_neither() -> None:
+    """Whatever order a set of statements has in this process."""
+    facts = [[Fact(3, "red", "top left")]]
+    said = "a red three at the top left and a red four at the top left"
+    found = {q: s["correct"] for q, s in judge_captions([said], facts).items()}
+    assert found == {"digit": 0, "colour": 1, "position": 1, "fact": 0, "scene": 0}

@@ -10,14 +10,10 @@ import pytest
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.examples import Example
+from mixture_of_mamba.data.image_files import read_image
+from mixture_of_mamba.data.sound_files import read_sound
 from mixture_of_mamba.generate import Generator
-from mixture_of_mamba.generate.media import (
-    grid,
-    read_image,
-    read_sound,
-    write_image,
-    write_sound,
-)
+from mixture_of_mamba.generate.media import grid, write_image, write_sound
 from mixture_of_mamba.ops import native
 from mixture_of_mamba.train.config import RunConfig
 from mixture_of_mamba.train.runs import write_config
@@ -153,10 +149,22 @@ def test_documents_that_break_off_or_hold_nothing_are_named(
         ([], "the prompt is empty; give --text, --image or --speech"),
         (["--text", " ", "--to", "image"], "text of prompt 0 is empty"),
         (["--text", "x", "--to", "video"], "no modality 'video'; it has text, image, speech"),
-        (["--image", "nowhere.png", "--to", "text"], "no picture file nowhere.png"),
-        (["--speech", "nowhere.wav", "--to", "text"], "no sound file nowhere.wav"),
-        (["--image", "RUN/config.yaml", "--to", "text"], "no picture that can be read"),
-        (["--speech", "RUN/config.yaml", "--to", "text"], "no sound that can be read"),
+        (
+            ["--image", "nowhere.png", "--to", "text"],
+            "nowhere.png cannot be read (there is no such",
+        ),
+        (
+            ["--speech", "nowhere.wav", "--to", "text"],
+            "nowhere.wav cannot be read (there is no such",
+        ),
+        (
+            ["--image", "RUN/config.yaml", "--to", "text"],
+            "config.yaml cannot be read (cannot identify",
+        ),
+        (
+            ["--speech", "RUN/config.yaml", "--to", "text"],
+            "config.yaml cannot be read (Error opening",
+        ),
         (["--text", "x", "--to", "image", "--out", "a.txt"], "names no picture format"),
         (["--text", "x", "--to", "speech", "--out", "a.png"], "names no sound format"),
         (["--text", "x", "--to", "image", "--temperature", "-1"], "temperature is -1"),

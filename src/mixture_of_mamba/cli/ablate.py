@@ -7,7 +7,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from ..files import write_json, write_text
 from .compare import add_study_options, typed_command
 from .options import add_run_options, run_config
 from .process import granted_cpus
@@ -26,11 +25,11 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Any) -> int:
-    from ..evaluate.ablation import ablation, ablation_rows, synergy_rows
+    from ..evaluate.ablation import ablation_rows, seeds_statement, synergy_rows
     from ..evaluate.plan import Plan
     from ..evaluate.runner import default_jobs
     from ..evaluate.study import run_study
-    from ..evaluate.tables import markdown_table, text_table
+    from ..evaluate.tables import text_table
     from ..evaluate.variants import all_splits
 
     plan = Plan(
@@ -44,9 +43,7 @@ def run(args: Any) -> int:
     out = Path(args.out)
     jobs = default_jobs(plan.config, granted_cpus()) if args.jobs is None else args.jobs
     _, figures, page = run_study(plan, out, jobs=jobs, samples=args.samples, judged=args.judged)
-    write_json(out / "ablation.json", ablation(figures), indent=2)
-    tables = [synergy_rows(figures), ablation_rows(figures)]
-    write_text(out / "ablation.md", "\n\n".join(map(markdown_table, tables)) + "\n")
-    print("\n" + "\n\n".join(map(text_table, tables)), end="\n\n")
+    print(f"\n{text_table(synergy_rows(figures))}\n\n{seeds_statement(figures)}")
+    print(f"\n{text_table(ablation_rows(figures))}\n")
     print(f"{figures['smoothing']['statement']}\nMarkdown: {out / 'ablation.md'}\nreport: {page}")
     return 0

@@ -112,7 +112,8 @@ def run(args: Any) -> int:
 
 def _prompt(args: Any) -> list[tuple[str, Any]]:
     """The prompt's segments: text, picture, sound, in this order."""
-    from ..generate.media import read_image, read_sound
+    from ..data.image_files import read_image
+    from ..data.sound_files import read_sound
 
     prompt: list[tuple[str, Any]] = []
     if args.text is not None:

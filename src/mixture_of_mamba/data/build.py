@@ -12,11 +12,12 @@ from typing import Any
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.cache import cache_folder, materialise
 from mixture_of_mamba.data.config import OF_TOKENIZERS, DataConfig
-from mixture_of_mamba.data.encoding import encode_corpus
+from mixture_of_mamba.data.encoding import EncodedCorpus, encode_corpus
 from mixture_of_mamba.data.packing import pack
 from mixture_of_mamba.data.progress import Progress
-from mixture_of_mamba.data.sources.corpus import Corpus, Source
-from mixture_of_mamba.data.sources.listing import list_documents, stamps
+from mixture_of_mamba.data.sources.corpus import Source
+from mixture_of_mamba.data.sources.listing import Listing, list_documents
+from mixture_of_mamba.data.sources.stamps import stamps
 from mixture_of_mamba.data.tokenizers import TokenizerSet
 from mixture_of_mamba.data.tokenizers.latent_images import LatentImages
 from mixture_of_mamba.data.tokenizers.pictures import Pictures
@@ -28,7 +29,7 @@ from mixture_of_mamba.processes import unwinding
 
 __all__ = ["build", "settled"]
 
-VERSION = 2
+VERSION = 3
 """Part of the cache key: raise it when equal configs give other data than before."""
 MOST_REASONS = 100
 """Left-out documents whose reasons are kept."""
@@ -53,14 +54,17 @@ def build(config: DataConfig, progress: bool = True) -> DataBundle:
     config = settled(config)
     say = Progress(progress)
     cache = cache_folder(config.cache)
+    listing = Listing() if config.source == "digits" else list_documents(Path(config.source))
 
     def make(folder: Path) -> None:
         say.say(f"preparing {config.setting} data from {config.source}; kept in {cache}")
-        _build(config, cache, say).save(folder)
+        _build(config, listing, cache, say).save(folder)
 
     with unwinding():
-        folder = materialise(cache, "data", _key(config), make)
+        folder = materialise(cache, "data", _key(config, listing), make)
     bundle = DataBundle.load(folder)
+    for line in [*listing.notes, *bundle.facts["notes"]]:  # of a cached preparation too
+        say.say(line)
     counts = ", ".join(f"{n} {c:,}" for n, c in bundle.train.tokens_by_modality().items())
     say.say(
         f"{len(bundle.train):,} training windows ({counts}), {len(bundle.validation):,} held out"
@@ -111,12 +115,10 @@ def _described(tokenizers: TokenizerSet) -> dict[str, Any]:
     return theirs
 
 
-def _build(config: DataConfig, cache: Path, say: Progress) -> DataBundle:
-    source = _source(config)
+def _build(config: DataConfig, listing: Listing, cache: Path, say: Progress) -> DataBundle:
+    source = _source(config, listing, say)
     try:
         say.say(f"{len(source.training.documents):,} training documents")
-        if source.left_out:
-            say.say(f"{len(source.left_out):,} bad documents left out; first: {source.left_out[0]}")
         if config.tokenizers is not None:
             tokenizers = _reuse(config)
         else:
@@ -125,45 +127,76 @@ def _build(config: DataConfig, cache: Path, say: Progress) -> DataBundle:
     finally:
         source.stop()
     splits = {"train": source.training, "validation": source.validation}
-    packed = {name: _pack(config, c, source, tokenizers) for name, c in splits.items()}
-    say.say("documents encoded and packed")
+    encoded = {n: encode_corpus(c, tokenizers, source.bad, say) for n, c in splits.items()}
     facts: dict[str, Any] = {
         "config": config.content(),
-        "left_out": len(source.left_out),
-        "left_out_because": source.left_out[:MOST_REASONS],
+        "left_out": len(source.bad.left_out),
+        "left_out_because": source.bad.left_out[:MOST_REASONS],
     }
-    for name, windows in packed.items():
+    packed = {}
+    for name, corpus in encoded.items():
+        packed[name] = _pack(config, corpus, source, tokenizers)
         facts[name] = {
-            "documents": len(splits[name].documents),
-            "windows": len(windows),
-            "tokens": windows.tokens_by_modality(),
-            "padding": windows.padding,
+            "documents": len(corpus.mixed) + len(corpus.text),
+            "longer_than_a_window": sum(len(d) > config.window for d in corpus.mixed),
+            "unknown": corpus.unknown,
+            "windows": len(packed[name]),
+            "tokens": packed[name].tokens_by_modality(),
+            "padding": packed[name].padding,
         }
+    say.say("documents encoded and packed")
+    facts["notes"] = [*source.notes, *_notes(config, facts)]
     return DataBundle(tokenizers, packed["train"], packed["validation"], source.examples(), facts)
 
 
+def _notes(config: DataConfig, facts: dict[str, Any]) -> list[str]:
+    """What a user should see about documents that did not come through whole."""
+    notes = []
+    if facts["left_out"]:
+        first = facts["left_out_because"][0]
+        notes.append(f"left out: {facts['left_out']:,} bad documents, first: {first}")
+    longer, unknown = (
+        sum(facts[split][name] for split in ("train", "validation"))
+        for name in ("longer_than_a_window", "unknown")
+    )
+    if longer and config.source != "digits":
+        notes.append(
+            f"cut: {longer:,} documents with more than text are longer than a window of "
+            f"{config.window} tokens and lie in several"
+        )
+    if unknown:
+        notes.append(
+            f"not read: {unknown:,} stretches of text that {config.text_tokenizer} does not know; "
+            "its token for the unknown stands for them"
+        )
+    return notes
+
+
 def _pack(
-    config: DataConfig, corpus: Corpus, source: Source, tokenizers: TokenizerSet
+    config: DataConfig, corpus: EncodedCorpus, source: Source, tokenizers: TokenizerSet
 ) -> PackedWindows:
-    mixed, text = encode_corpus(corpus, tokenizers)
+    names = [name for name, _, _ in tokenizers.modalities]
     return pack(
-        mixed,
-        text,
-        names=[name for name, _, _ in tokenizers.modalities],
+        corpus.mixed,
+        corpus.text,
+        names=names,
         window=config.window,
         seed=config.seed,
         text_fraction=source.text_fraction,
+        whole=[name for name in names if tokenizers.fixed_length(name) is not None],
+        # one scene in 1,300 is too long; it is cut as it was for all figures that were published
+        together=config.source != "digits",
     )
 
 
-def _source(config: DataConfig) -> Source:
+def _source(config: DataConfig, listing: Listing, say: Progress) -> Source:
     if config.source == "digits":
         from mixture_of_mamba.data.sources.digit_scenes import DigitScenes
 
-        return DigitScenes(config)
+        return DigitScenes(config, say)
     from mixture_of_mamba.data.sources.user import UserDocuments
 
-    return UserDocuments(config)
+    return UserDocuments(config, listing, say)
 
 
 def _reuse(config: DataConfig) -> TokenizerSet:
@@ -177,7 +210,7 @@ def _reuse(config: DataConfig) -> TokenizerSet:
     return tokenizers
 
 
-def _key(config: DataConfig) -> dict[str, Any]:
+def _key(config: DataConfig, listing: Listing) -> dict[str, Any]:
     """Everything that the data depends on, the source's files among it."""
     key: dict[str, Any] = {"version": VERSION, **config.content()}
     key["python"] = platform.python_version()
@@ -187,7 +220,7 @@ def _key(config: DataConfig) -> dict[str, Any]:
         except PackageNotFoundError:
             key[package] = None
     if config.source != "digits":
-        key["documents"] = stamps(list(list_documents(Path(config.source))))
+        key["documents"] = stamps(listing.documents)
     if config.text_tokenizer is not None:
         key["text_tokenizer"] = hashlib.sha256(
             text_file(Path(config.text_tokenizer)).read_bytes()

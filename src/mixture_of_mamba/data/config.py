@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mixture_of_mamba.data.image_files import MAX_PIXELS
 from mixture_of_mamba.data.latents import SOURCES
 from mixture_of_mamba.data.latents.order import ORDERS
+from mixture_of_mamba.data.sound_files import MAX_SECONDS
 
 __all__ = ["MODALITIES", "OF_TOKENIZERS", "DataConfig"]
 
@@ -17,6 +19,9 @@ MODALITIES: dict[str, tuple[tuple[str, str], ...]] = {
     "transfusion": (("text", "discrete"), ("image", "continuous")),
 }
 """Modalities of each setting with their kinds, in the order of their modality ids."""
+
+CODE_SIZE = 4
+"""Side of the square of pixels that one code of the image tokenizer covers."""
 
 SCENE_SIZE = 32
 """Side of the embedded scenes, pixels."""
@@ -115,7 +120,15 @@ class DataConfig:
     """Seed of scenes, voices, splits, tokenizers and packing (not of the training)."""
 
     skip_bad: bool = False
-    """Count and leave out documents that cannot be read, instead of stopping at the first."""
+    """Count and leave out documents that cannot be used, instead of stopping at the first."""
+
+    max_pixels: int = MAX_PIXELS
+    """Pixels that a picture of your own may have at most, at most 178,956,970; a larger one is a
+    bad document."""
+
+    max_seconds: float = MAX_SECONDS
+    """Seconds that a sound of your own may last at most; a longer one is a bad document. Memory
+    needed while one is read: 88 kB a second."""
 
     cache: str | None = None
     """Folder for prepared data. None: $MOM_CACHE, else the user's cache folder."""
@@ -145,14 +158,12 @@ class DataConfig:
             )
         if self.patch not in (None, 2, 4, 8):
             raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
-        continuous = dict(self.modalities).get("image") == "continuous"
-        if continuous and self.patch is not None and self.image_size is not None:
-            tokens = (self.image_size // self.patch) ** 2 + 4
-            if self.window < tokens:
-                raise ValueError(
-                    f"window is {self.window}, but an image with its begin and end takes {tokens} "
-                    "positions and is never cut; choose a larger window or a larger patch"
-                )
+        if not 0 < self.max_seconds < float("inf"):
+            raise ValueError(f"max_seconds is {self.max_seconds}; it must be above 0 and finite")
+        if self.max_pixels > _MOST_PIXELS:
+            raise ValueError(
+                f"max_pixels is {self.max_pixels:,}; Pillow opens at most {_MOST_PIXELS:,}"
+            )
         if self.text_tokenizer is not None and self.tokenizers is not None:
             raise ValueError(
                 f"text_tokenizer is {self.text_tokenizer!r}, but tokenizers {self.tokenizers!r} "
@@ -169,6 +180,14 @@ class DataConfig:
             raise ValueError(
                 f"image_size is {self.image_size}, but the embedded scenes are {SCENE_SIZE} pixels "
                 f"wide; leave image_size at {SCENE_SIZE} or give your own source"
+            )
+        continuous = dict(self.modalities)["image"] == "continuous"
+        side = self.patch if continuous else CODE_SIZE
+        if side is not None and self.window < (tokens := (self.image_size // side) ** 2 + 4):
+            raise ValueError(
+                f"window is {self.window}, but an image with its begin and end takes {tokens} "
+                "positions and is never cut; choose a larger window or "
+                f"{'a larger patch' if continuous else 'a smaller image_size'}"
             )
 
     def check_paths(self) -> None:
@@ -229,4 +248,8 @@ _LEAST = {
     "image_codes": 2,
     "image_steps": 1,
     "speech_units": 2,
+    "max_pixels": 1,
 }
+
+_MOST_PIXELS = 178_956_970
+"""Twice Image.MAX_IMAGE_PIXELS: above it Pillow refuses by itself."""

@@ -2,32 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
 from mixture_of_mamba.data.documents import EncodedDocument
+from mixture_of_mamba.data.progress import Progress
 from mixture_of_mamba.data.sources.corpus import Corpus
+from mixture_of_mamba.data.sources.errors import BadDocuments
 from mixture_of_mamba.data.tokenizers import TokenizerSet
 from mixture_of_mamba.data.tokenizers.units import Units
 
-__all__ = ["encode_corpus"]
+__all__ = ["EncodedCorpus", "encode_corpus"]
+
+CHUNK = 1024
+"""Texts and pictures encoded between two lines of progress."""
+
+
+@dataclass
+class EncodedCorpus:
+    """Encoded documents of one split.
+
+    Attributes:
+        mixed: those with more than text.
+        text: those of text alone.
+        unknown: text tokens that stand for what the tokenizer does not know.
+    """
+
+    mixed: list[EncodedDocument] = field(default_factory=list)
+    text: list[EncodedDocument] = field(default_factory=list)
+    unknown: int = 0
 
 
 def encode_corpus(
-    corpus: Corpus, tokenizers: TokenizerSet
-) -> tuple[list[EncodedDocument], list[EncodedDocument]]:
-    """Encoded documents: those with more than text, and those of text alone."""
-    texts = iter(tokenizers.text.encode(corpus.texts()))
-    encoded = {}
+    corpus: Corpus, tokenizers: TokenizerSet, bad: BadDocuments, say: Progress
+) -> EncodedCorpus:
+    """Every document as tokens; what becomes of those that fail is `bad`'s to say."""
+    texts = _texts(corpus, tokenizers, say)
+    encoded: dict[str, list[np.ndarray]] = {}
     for name, tokenizer in tokenizers.others.items():
         if isinstance(tokenizer, Units):
             encoded[name] = tokenizer.encode_frames(corpus.frames)
-        else:
-            encoded[name] = tokenizer.encode(corpus.images)
-    mixed: list[EncodedDocument] = []
-    text_only: list[EncodedDocument] = []
-    for document in corpus.documents:
-        items = [
-            (name, next(texts) if name == "text" else encoded[name][int(content)])
-            for name, content in document
-        ]
-        whole = all(name == "text" for name, _ in document)
-        (text_only if whole else mixed).append(tokenizers.assemble(items))
-    return mixed, text_only
+            continue
+        encoded[name] = []
+        for start in range(0, len(corpus.images), CHUNK):
+            say.still(f"encoded {start:,} of {len(corpus.images):,} pictures")
+            encoded[name] += tokenizer.encode(corpus.images[start : start + CHUNK])
+    done = EncodedCorpus()
+    for number, document in enumerate(corpus.documents):
+        with bad.document(corpus.where[number] if corpus.where else f"document {number}"):
+            items = []
+            for name, content in document:
+                if name != "text":
+                    items.append((name, encoded[name][int(content)]))
+                    continue
+                ids = tokenizers.text.encode([str(content)])[0] if texts is None else next(texts)
+                done.unknown += int((ids == tokenizers.text.unknown).sum())
+                items.append((name, ids))
+            whole = all(name == "text" for name, _ in document)
+            (done.text if whole else done.mixed).append(tokenizers.assemble(items))
+    return done
+
+
+def _texts(corpus: Corpus, tokenizers: TokenizerSet, say: Progress) -> Iterator[np.ndarray] | None:
+    """All texts at once; None where one of them fails, and each document must show whether it is
+    its own."""
+    texts, out = corpus.texts(), []
+    try:
+        for start in range(0, len(texts), CHUNK):
+            say.still(f"encoded {start:,} of {len(texts):,} texts")
+            out += tokenizers.text.encode(texts[start : start + CHUNK])
+    except Exception:
+        return None
+    return iter(out)

@@ -1,18 +1,18 @@
 """Documents into windows of equal length.
 
 Documents with images or speech stay whole wherever they fit: they go into windows first, the
-largest that still fits next. Real text is fluid: it fills what is left of those windows to the last
-position, and then windows of its own; it may be cut anywhere. Only where no text is left, positions
-are padded (with text token 0, outside the loss).
+largest that still fits next; `cutting` divides longer ones. Real text is fluid: it fills what is
+left of those windows to the last position, and then windows of its own; it may be cut anywhere.
+Only where no text is left, positions are padded (with text token 0, outside the loss).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
+from mixture_of_mamba.data.cutting import Part, cut
 from mixture_of_mamba.data.documents import EncodedDocument
 from mixture_of_mamba.data.windows import PackedWindows
 
@@ -20,17 +20,6 @@ __all__ = ["pack"]
 
 LOOK_AHEAD = 64
 """Documents among which the largest that fits is looked for."""
-
-
-class Part(NamedTuple):
-    """Positions start..stop of a document, on their own."""
-
-    document: EncodedDocument
-    start: int
-    stop: int
-
-    def __len__(self) -> int:  # type: ignore[override]
-        return self.stop - self.start
 
 
 def pack(
@@ -41,24 +30,31 @@ def pack(
     window: int,
     seed: int,
     text_fraction: float | None = None,
+    whole: Collection[str] = (),
+    together: bool = True,
 ) -> PackedWindows:
     """Packs documents in an order drawn from `seed`.
 
     Args:
-        documents: kept whole where they fit; longer ones are cut between segments, and inside a
-            segment only where that alone is too long.
+        documents: kept whole where they fit; longer ones are cut as `cutting.cut` says.
         text: text-only documents, cut where a window ends.
         names: the modalities in the order of their ids.
         window: positions in a window.
         text_fraction: repeats or leaves out text so that it has this share of all tokens.
             None: every text once.
+        whole: modalities whose items are never cut, beside the continuous ones.
+        together: whether a text stays with the item beside it where a document is cut.
 
     Raises:
-        ValueError: an item of a continuous modality does not fit into a window.
+        ValueError: an item that is never cut does not fit into a window.
     """
     rng = np.random.default_rng([seed, 19])
     order = rng.permutation(len(documents))
-    parts = [part for i in order for part in _cut(documents[i], window)]
+    uncut = {names.index(name) for name in whole}
+    parts: list[Part] = []
+    for i in order:
+        continuous = {names.index(name) for name in documents[i].values}
+        parts += cut(documents[i], window, whole=uncut | continuous, together=together)
     if text_fraction is None or not parts:
         budget = sum(map(len, text))
     else:
@@ -116,38 +112,6 @@ def _best_fit(parts: list[Part], window: int) -> Iterator[list[Part]]:
             filled.append(pool.pop(max(fitting, key=lambda i: (len(pool[i]), -i))))
             room -= len(filled[-1])
         yield filled
-
-
-def _cut(document: EncodedDocument, window: int) -> Iterator[Part]:
-    """The document whole if it fits; else runs of whole segments that do."""
-    if len(document) <= window:
-        yield Part(document, 0, len(document))
-        return
-    ends = [*(np.flatnonzero(np.diff(document.segment_ids)) + 1), len(document)]
-    start = 0
-    last = 0
-    for end in map(int, ends):
-        if end - start > window and last > start:
-            yield Part(document, start, last)
-            start = last
-        while end - start > window:
-            _refuse_continuous(document, start, end, window)
-            yield Part(document, start, start + window)
-            start += window
-        last = end
-    if last > start:
-        yield Part(document, start, last)
-
-
-def _refuse_continuous(document: EncodedDocument, start: int, end: int, window: int) -> None:
-    segment = document.segment_ids[end - 1]
-    inside = document.segment_ids[start:end] == segment
-    for values in document.values.values():
-        if inside.sum() > window and len(values):
-            raise ValueError(
-                f"a continuous item takes {int(inside.sum())} positions, but a window has "
-                f"{window}; an image is never cut: choose a larger window or a larger patch"
-            )
 
 
 def _layout(windows: list[list[Part]], names: Sequence[str], window: int) -> PackedWindows:

@@ -7,16 +7,24 @@ import time
 
 __all__ = ["Progress"]
 
+SILENCE = 10.0
+"""Seconds after which work that goes on says so."""
+
 
 class Progress:
     """One line a stage with its seconds; silent where it is switched off."""
 
     def __init__(self, enabled: bool = True) -> None:
         self._enabled = enabled
-        self._begun = time.monotonic()
+        self._begun = self._last = time.monotonic()
 
     def say(self, text: str) -> None:
         """A line with the seconds since the beginning."""
+        self._last = time.monotonic()
         if self._enabled:
-            seconds = time.monotonic() - self._begun
-            print(f"data {seconds:6.1f} s  {text}", file=sys.stderr, flush=True)
+            print(f"data {self._last - self._begun:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    def still(self, text: str) -> None:
+        """The same, if nothing was said for SILENCE seconds; for calls from loops."""
+        if time.monotonic() - self._last >= SILENCE:
+            self.say(text)

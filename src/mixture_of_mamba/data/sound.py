@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["MELS", "SAMPLE_RATE", "from_log_mel", "log_mel", "resample"]
+__all__ = ["HOP", "MELS", "SAMPLE_RATE", "from_log_mel", "log_mel"]
 
 SAMPLE_RATE = 22_050
 HOP = 441
@@ -28,10 +28,12 @@ FINE = 3
 """Steps of the synthesis grid in one frame; the hop must be divisible by it."""
 ROUNDS = 40
 """Rounds of Griffin-Lim."""
+CHUNK = 4096
+"""Frames computed at once: 82 s, longer than any embedded utterance."""
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
-    """Log-mel frames of one utterance, its loudness evened out.
+    """Log-mel frames of one utterance, its loudness evened out; computed CHUNK frames at a time.
 
     Args:
         waveform: (samples,) at SAMPLE_RATE; floats in -1..1 or int16.
@@ -39,17 +41,31 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     Returns:
         (frames, MELS) float32; frames = ceil(samples / HOP), at least 1.
     """
-    x = waveform.astype(np.float32)
-    power = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if len(x) else 0.0
-    if power > 0:
-        x = x * np.float32(LOUDNESS / power)
-    frames = max(1, -(-len(x) // HOP))
-    padded = np.zeros((frames - 1) * HOP + FFT, np.float32)
-    lead = (FFT - HOP) // 2
-    padded[lead : lead + len(x)] = x[: len(padded) - lead]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, FFT)[::HOP]
-    magnitude = np.abs(np.fft.rfft(windows * _window(), axis=1)).astype(np.float32)
-    return np.log(np.maximum(magnitude @ _filters().T, FLOOR))
+    scale = _gain(waveform)
+    frames = max(1, -(-len(waveform) // HOP))
+    out = np.empty((frames, MELS), np.float32)
+    lead = (FFT - HOP) // 2  # a frame's window is centred on its samples
+    for first in range(0, frames, CHUNK):
+        many = min(CHUNK, frames - first)
+        padded = np.zeros((many - 1) * HOP + FFT, np.float32)
+        begin = first * HOP - lead
+        piece = waveform[max(begin, 0) : begin + len(padded)].astype(np.float32) * scale
+        start = max(-begin, 0)
+        padded[start : start + len(piece)] = piece
+        windows = np.lib.stride_tricks.sliding_window_view(padded, FFT)[::HOP]
+        magnitude = np.abs(np.fft.rfft(windows * _window(), axis=1)).astype(np.float32)
+        out[first : first + many] = np.log(np.maximum(magnitude @ _filters().T, FLOOR))
+    return out
+
+
+def _gain(waveform: np.ndarray) -> np.float32:
+    """What brings an utterance to LOUDNESS; 1 for silence."""
+    total, step = 0.0, CHUNK * HOP
+    for start in range(0, len(waveform), step):
+        piece = waveform[start : start + step].astype(np.float32)
+        total += float(np.square(piece, dtype=np.float64).sum())
+    power = float(np.sqrt(total / len(waveform))) if len(waveform) else 0.0
+    return np.float32(LOUDNESS / power) if power > 0 else np.float32(1)
 
 
 def from_log_mel(frames: np.ndarray) -> np.ndarray:
@@ -66,18 +82,6 @@ def from_log_mel(frames: np.ndarray) -> np.ndarray:
     wave = _griffin_lim(magnitude, HOP // FINE)[: count * HOP]
     peak = float(np.abs(wave).max())
     return (wave * (0.9 / peak) if peak > 0 else wave).astype(np.float32)
-
-
-def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE) -> np.ndarray:
-    """(samples,) float32 at `rate` Hz to the same sound at `to` Hz."""
-    if rate == to:
-        return waveform.astype(np.float32)
-    from math import gcd
-
-    from scipy.signal import resample_poly
-
-    shared = gcd(rate, to)
-    return resample_poly(waveform, to // shared, rate // shared).astype(np.float32)
 
 
 def _griffin_lim(magnitude: np.ndarray, hop: int, momentum: float = 0.99) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from ..models.flops import flops_breakdown
 from ..train.metrics import read_metrics
 from .artefacts import read_artefact
 from .curves import Curve, read_curves, read_level_curves, smoothing_points
-from .intervals import estimate
+from .intervals import Estimate, estimate
 from .judgements import judgements
 from .loss_matching import Match, match_loss
 from .machine import machine, versions
 from .plan import Plan, read_plan
+from .timing import measured_alone
 
 __all__ = ["Comparison", "load_comparison", "smoothing_statement", "summary", "write_comparison"]
 
@@ -30,6 +32,8 @@ FIGURES: dict[str, Callable[[Match], float | None]] = {
     "relative_flops_to_match": lambda m: m.relative_flops,
     "relative_seconds_to_match": lambda m: m.relative_seconds,
 }
+"""The last one only where seconds were measured alone; see timing.py."""
+NOT_BELOW_ZERO = {"relative_flops_to_match", "relative_seconds_to_match"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Comparison:
         curves: validation curves by variant, seed and modality.
         levels: the same of continuous modalities, by (modality, part of the noise levels).
         smoothing: points of the smoothing window.
+        times: whether seconds were measured alone, so that times can be compared.
     """
 
     plan: Plan
@@ -51,6 +56,7 @@ class Comparison:
     curves: Mapping[str, Mapping[int, Mapping[str, Curve]]]
     levels: Mapping[str, Mapping[int, Mapping[tuple[str, int], Curve]]]
     smoothing: int
+    times: bool
 
     @property
     def modalities(self) -> list[str]:
@@ -110,7 +116,9 @@ def load_comparison(folder: Path) -> Comparison:
         for run in runs.values()
         for curve in run.values()
     )
-    return Comparison(plan, folder, seeds, curves, levels, smoothing_points(plan.smoothing, logged))
+    points = smoothing_points(plan.smoothing, logged)
+    names = [job.name for job in jobs if job.seed in seeds]
+    return Comparison(plan, folder, seeds, curves, levels, points, measured_alone(folder, names))
 
 
 def _of_runs(
@@ -133,6 +141,16 @@ def smoothing_statement(comparison: Comparison) -> str:
     )
 
 
+def times_statement(comparison: Comparison) -> str:
+    """One sentence on what seconds were measured beside."""
+    if comparison.times:
+        return "Runs were trained one at a time, on a machine that did nothing else."
+    return (
+        "Seconds were measured beside other runs or other work, or nobody watched, so times to "
+        "match are not claimed; --jobs 1 on an idle machine measures them."
+    )
+
+
 def summary(comparison: Comparison) -> dict[str, Any]:
     """The content of comparison.json; None stands for "not reached"."""
     c = comparison
@@ -148,6 +166,7 @@ def summary(comparison: Comparison) -> dict[str, Any]:
             "points": c.smoothing,
             "statement": smoothing_statement(c),
         },
+        "times": {"alone": c.times, "statement": times_statement(c)},
         "steps": c.plan.config.train.steps,
         "command": c.plan.command,
         "machine": machine(),
@@ -175,13 +194,14 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
     seconds = [line["seconds"] for line in last]
     flops = last[0]["flops"] / last[0]["tokens"]
     matches = {name: c.matches(variant, name) for name in c.modalities}
+    by_modality = {name: _estimates(c, found) for name, found in matches.items()}
     figures = {
-        key: {name: estimate([figure(m) for m in found]) for name, found in matches.items()}
-        for key, figure in FIGURES.items()
+        key: {name: estimates[key] for name, estimates in by_modality.items()}
+        for key in _figures(c)
     }
     if variant == c.plan.baseline:  # by definition, also where its curve dips below its own end
         one = dict.fromkeys(c.modalities, estimate([1.0] * len(c.seeds)))
-        figures |= {"relative_flops_to_match": one, "relative_seconds_to_match": one}
+        figures |= {key: one for key in figures if key in NOT_BELOW_ZERO}
     return {
         "parameters": model.parameter_count(),
         "active_parameters": model.parameter_count(active=True),
@@ -189,7 +209,7 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
         "flops_by_part": _by_part(config, c.plan.config.data.window, flops),
         **{key: {n: e.mean for n, e in by.items()} for key, by in figures.items()},
         "seconds": sum(seconds) / len(seconds),
-        "tokens_per_second": sum(x["tokens"] for x in last) / sum(seconds),
+        "tokens_per_second": sum(x["tokens"] for x in last) / max(sum(seconds), 1e-9),
         "tokens": last[0]["tokens"],
         "flops": last[0]["flops"],
         "last_loss": {
@@ -204,6 +224,21 @@ def _variant(c: Comparison, variant: str) -> dict[str, Any]:
     }
 
 
+def _figures(c: Comparison) -> list[str]:
+    return [key for key in FIGURES if c.times or key != "relative_seconds_to_match"]
+
+
+def _estimates(c: Comparison, matches: Sequence[Match]) -> dict[str, Estimate]:
+    """Every figure of matches seed by seed."""
+    return {
+        key: estimate(
+            [FIGURES[key](match) for match in matches],
+            least=0.0 if key in NOT_BELOW_ZERO else -math.inf,
+        )
+        for key in _figures(c)
+    }
+
+
 def _by_noise_level(c: Comparison, variant: str) -> dict[str, list[dict[str, Any]]]:
     """By continuous modality: the parts of the noise levels from clean to noise, with the figures
     of each, their intervals and values by seed."""
@@ -211,7 +246,7 @@ def _by_noise_level(c: Comparison, variant: str) -> dict[str, list[dict[str, Any
     runs = (run for by_seed in c.levels.values() for run in by_seed.values())
     parts = 1 + max((part for run in runs for _, part in run), default=0)
     for (modality, part), matches in c.level_matches(variant).items():
-        figures = {key: estimate([of(m) for m in matches]) for key, of in FIGURES.items()}
+        figures = _estimates(c, matches)
         line: dict[str, Any] = {"part": part, "parts": parts} | {
             key: e.mean for key, e in figures.items()
         }

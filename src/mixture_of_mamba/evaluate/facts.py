@@ -16,13 +16,20 @@ import numpy as np
 from ..data.examples import Example
 from ..data.scenes.facts import Fact, parse_facts
 from ..data.scenes.reader import SceneReader
-from .shares import wilson
+from .shares import share_of_scenes
 
 __all__ = ["QUESTIONS", "Answers", "judge", "judge_captions", "judge_pictures"]
 
 QUESTIONS = ("digit", "colour", "position", "fact", "scene")
 """Asked of every digit that the caption names: is the digit, the colour, anything at all, and all
 of it there; asked of every scene: are these facts there, and nothing else."""
+
+_SAME: dict[str, Callable[[Fact, Fact], bool]] = {
+    "digit": lambda it, fact: it.digit == fact.digit,
+    "colour": lambda it, fact: it.colour == fact.colour,
+    "fact": lambda it, fact: it == fact,
+}
+"""Of all that is said of a place: a caption that says two things of one is right in neither."""
 
 EXAMPLES = 200
 """Validation documents that are judged unless told otherwise."""
@@ -61,8 +68,8 @@ def judge(
 
     Returns:
         {"examples": n, "ceiling": …, "text_to_image": …, "image_to_text": …, "speech_to_text": …},
-        each task as {question: {"correct", "total", "share", "low", "high"}} with 95 % Wilson
-        intervals; tasks whose modality is not there are left out.
+        each task as {question: {"correct", "total", "share", "low", "high"}} with 95 % intervals
+        over scenes (share_of_scenes); tasks whose modality is not there are left out.
 
     Raises:
         ValueError: no example has facts, as with a user's own documents.
@@ -111,22 +118,19 @@ def judge_captions(captions: Sequence[str], facts: Sequence[Sequence[Fact]]) -> 
 def _judge(found: Sequence[set[Fact]], wanted: Sequence[Sequence[Fact]]) -> dict[str, Any]:
     if len(found) != len(wanted):
         raise ValueError(f"{len(found)} answers for {len(wanted)} scenes; give one for each")
-    right = dict.fromkeys(QUESTIONS, 0)
+    right: dict[str, list[int]] = {question: [] for question in QUESTIONS}
     for got, facts in zip(found, wanted, strict=True):
-        right["scene"] += got == set(facts)
-        there = {fact.position: fact for fact in got}
-        for fact in facts:
-            seen = there.get(fact.position)
-            if seen is None:
-                continue
-            right["position"] += 1
-            right["digit"] += seen.digit == fact.digit
-            right["colour"] += seen.colour == fact.colour
-            right["fact"] += seen == fact
-    total = sum(map(len, wanted))
+        there = [([it for it in got if it.position == fact.position], fact) for fact in facts]
+        right["position"].append(sum(bool(said) for said, _ in there))
+        for question, same in _SAME.items():
+            right[question].append(sum(bool(s) and all(same(i, f) for i in s) for s, f in there))
+        right["scene"].append(int(got == set(facts)))
+    asked = [len(facts) for facts in wanted]
     return {
-        question: wilson(count, len(wanted) if question == "scene" else total)._asdict()
-        for question, count in right.items()
+        question: share_of_scenes(
+            counts, [1] * len(asked) if question == "scene" else asked
+        )._asdict()
+        for question, counts in right.items()
     }
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
-__all__ = ["Estimate", "estimate", "median_coverage"]
+__all__ = ["LEVEL", "Estimate", "estimate"]
+
+LEVEL = 0.95
+"""Chance that an interval holds the true mean."""
 
 Value = float | None
 
@@ -18,12 +23,13 @@ class Estimate:
 
     Attributes:
         mean: over the seeds; None where one of them has not reached.
-        interval: bootstrap interval of the mean, lower and upper end; None with one seed.
+        interval: of the mean, lower and upper end; None with one seed, or where one has not
+            reached: nothing is known of its value but that it is large.
         values: by seed.
     """
 
     mean: Value
-    interval: tuple[Value, Value] | None
+    interval: tuple[float, float] | None
     values: tuple[Value, ...]
 
     @property
@@ -32,35 +38,27 @@ class Estimate:
         return sum(value is not None for value in self.values)
 
 
-def estimate(values: Sequence[Value], *, level: float = 0.95, resamples: int = 10_000) -> Estimate:
-    """Mean and percentile bootstrap interval over seeds; the same values give the same interval.
+def estimate(values: Sequence[Value], *, least: float = -math.inf) -> Estimate:
+    """Mean and Student's t interval over seeds that are independent draws.
 
-    "Not reached" counts as infinity: an upper end that lies there is None, and the mean is too.
+    It holds the true mean in 95 % of all cases where values are normally distributed, from two
+    seeds on; with so few the interval is wide: its half width is 9.0 standard deviations with two
+    seeds, 2.5 with three, 1.2 with five.
+
+    Args:
+        least: what the figure cannot be below; an end of the interval beyond it is moved there.
 
     Raises:
         ValueError: no values.
     """
     if not values:
         raise ValueError("there are no values to estimate from; give those of at least one seed")
-    numbers = np.array([np.inf if v is None else v for v in values])
-    interval = None
-    if len(numbers) > 1:
-        draws = np.random.default_rng(0).integers(len(numbers), size=(resamples, len(numbers)))
-        means = np.sort(numbers[draws].mean(1))
-        low = means[int(np.floor((1 - level) / 2 * (resamples - 1)))]
-        high = means[int(np.ceil((1 + level) / 2 * (resamples - 1)))]
-        interval = (_finite(low), _finite(high))
-    return Estimate(_finite(numbers.mean()), interval, tuple(values))
-
-
-def median_coverage(seeds: int) -> float:
-    """Chance that the range of so many independent values holds the true median: 1 - 2^(1 - n).
-
-    A bootstrap interval of the mean cannot leave that range, so with few seeds its nominal level is
-    out of reach: 50 % with two seeds, 75 % with three, 94 % with five.
-    """
-    return 1.0 - 2.0 ** (1 - seeds)
-
-
-def _finite(value: float) -> Value:
-    return float(value) if np.isfinite(value) else None
+    numbers = np.array([value for value in values if value is not None], np.float64)
+    n = len(values)
+    if len(numbers) < n:
+        return Estimate(None, None, tuple(values))
+    mean = float(numbers.mean())
+    if n == 1:
+        return Estimate(mean, None, tuple(values))
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * numbers.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, (max(mean - half, least), mean + half), tuple(values))

@@ -43,13 +43,16 @@ class Match:
 
     @property
     def relative_seconds(self) -> float | None:
-        """The same with training seconds, as measured."""
-        return None if self.seconds is None else self.seconds / self.baseline_seconds
+        """The same with training seconds, as measured; None also where none were."""
+        if self.seconds is None or not self.baseline_seconds:
+            return None
+        return self.seconds / self.baseline_seconds
 
     @property
-    def gain_percent(self) -> float:
-        """How much lower the variant ends, in percent of the baseline's final loss."""
-        return 100.0 * (self.target - self.final) / self.target
+    def gain_percent(self) -> float | None:
+        """How much lower the variant ends, in percent of the baseline's final loss; None where that
+        is not above zero."""
+        return 100.0 * (self.target - self.final) / self.target if self.target > 0 else None
 
 
 def first_crossing(x: Array, y: Array, target: float) -> float | None:

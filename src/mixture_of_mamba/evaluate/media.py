@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.image_files import read_image
 from ..files import write_bytes
 
 __all__ = ["captioned_grid", "png_bytes", "save_png", "wav_bytes"]
@@ -49,8 +50,8 @@ def captioned_grid(rows: Sequence[tuple[str, Mapping[str, Path]]], scale: int = 
     from PIL import Image, ImageDraw, ImageFont
 
     columns = list(rows[0][1])
-    first = Image.open(rows[0][1][columns[0]])
-    width, height, gap, text = first.width * scale, first.height * scale, 8, 330
+    first = read_image(rows[0][1][columns[0]])
+    height, width, gap, text = first.shape[0] * scale, first.shape[1] * scale, 8, 330
     font, head = ImageFont.load_default(15), 26
     size = (text + len(columns) * (width + gap) + gap, head + len(rows) * (height + gap) + gap)
     sheet = Image.new("RGB", size, "white")
@@ -61,7 +62,7 @@ def captioned_grid(rows: Sequence[tuple[str, Mapping[str, Path]]], scale: int = 
         y = head + i * (height + gap)
         draw.multiline_text((gap, y), "\n".join(textwrap.wrap(caption, 40)), "black", font)
         for j, name in enumerate(columns):
-            picture = Image.open(files[name]).convert("RGB")
+            picture = Image.fromarray(read_image(files[name]))
             larger = picture.resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(larger, (text + j * (width + gap), y))
     return np.asarray(sheet)

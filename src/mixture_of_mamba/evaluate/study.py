@@ -15,6 +15,7 @@ from ..ops import native
 from ..processes import unwinding
 from ..train.lock import FolderLock
 from ..train.runs import load_run
+from .ablation import is_ablation, write_ablation
 from .artefacts import read_artefact
 from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
@@ -24,6 +25,7 @@ from .progress import Board
 from .report import write_gallery, write_report
 from .runner import default_jobs, run_jobs
 from .samples import save_examples, save_samples
+from .timing import noting_company
 from .variants import variant_config
 
 __all__ = ["report_study", "run_study"]
@@ -73,7 +75,8 @@ def _run(
     save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")
     native.why_not()  # compiles the kernels where needed, once for all runs
     at_a_time = jobs or default_jobs(plan.config)
-    run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
+    with noting_company(plan.jobs(out), out, at_a_time=at_a_time):
+        run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
     if samples or judged:
         report_study(out)  # the figures are there, whatever happens to the samples
         _after_training(plan, out, bundle, samples, judged, board)
@@ -85,6 +88,8 @@ def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
     comparison = load_comparison(out)
     write_gallery(comparison)
     figures = write_comparison(comparison)
+    if is_ablation(figures):
+        write_ablation(out, figures)
     return comparison, figures, write_report(comparison, figures)
 
 

@@ -10,47 +10,70 @@ from .judgements import TASKS
 
 __all__ = [
     "facts_tables",
+    "gain_text",
     "headline_rows",
-    "interval_text",
     "markdown_table",
+    "match_text",
     "not_judged",
     "percent_text",
     "text_table",
 ]
 
-HEADER = ("", "FLOPs to match", "time to match", "{baseline}", "{variant}", "gain")
-"""The first two are shares of what the baseline spent."""
+TO_MATCH = {
+    "relative_flops_to_match": "FLOPs to match",
+    "relative_seconds_to_match": "time to match",
+}
+"""Shares of what the baseline spent; time only where it was measured alone."""
 
 
-def interval_text(value: float | None, interval: Sequence[float | None] | None) -> str:
-    """0.74 and [0.7, 0.78] -> "74 % (70–78)"; None is "not reached" and an open end "…"."""
+def match_text(
+    value: float | None,
+    interval: Sequence[float] | None,
+    by_seed: Sequence[float | None],
+) -> str:
+    """0.74 and [0.7, 0.78] -> "74 % (70–78)"; without a value, how many seeds reached it."""
+    if value is None:
+        reached = sum(seed is not None for seed in by_seed)
+        return f"in {reached} of {len(by_seed)} seeds" if reached else "not reached"
     if interval is None:
-        return "not reached" if value is None else f"{100 * value:.0f} %"
+        return f"{100 * value:.0f} %"
     low, high = interval
-    if low is None:
-        return "not reached"
-    ends = f"{100 * low:.0f}–{'…' if high is None else f'{100 * high:.0f}'}"
-    return f"{'not always' if value is None else f'{100 * value:.0f} %'} ({ends})"
+    return f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
 
 
-def percent_text(value: float, digits: int = 1) -> str:
-    """A signed percentage, without a sign where it rounds to zero."""
+def percent_text(value: float | None, digits: int = 1) -> str:
+    """A signed percentage, without a sign where it rounds to zero; a dash for none."""
+    if value is None:
+        return "—"
     rounded = round(value, digits)
     return f"{rounded:+.{digits}f} %" if rounded else f"{0:.{digits}f} %"
 
 
+def gain_text(value: float | None, interval: Sequence[float] | None, digits: int = 1) -> str:
+    """2.5 and [1.4, 3.6] -> "+2.5 % (+1.4 to +3.6)"."""
+    if value is None or interval is None:
+        return percent_text(value, digits)
+    low, high = (percent_text(end, digits).removesuffix(" %") for end in interval)
+    return f"{percent_text(value, digits)} ({low} to {high})"
+
+
 def headline_rows(comparison: Mapping[str, Any], variant: str) -> list[tuple[str, ...]]:
-    """Header and one row per modality: losses, gain, relative FLOPs and seconds to match."""
+    """Header and one row per modality: losses, gain, relative FLOPs to match, and relative seconds
+    where they were measured alone."""
     baseline = comparison["baseline"]
     base, other = (comparison["variants"][v] for v in (baseline, variant))
-    rows = [tuple(cell.format(baseline=baseline, variant=variant) for cell in HEADER)]
+    keys = [key for key in TO_MATCH if key in other]
+    rows: list[tuple[str, ...]] = [
+        ("", *(TO_MATCH[key] for key in keys), baseline, variant, "gain")
+    ]
     for name in comparison["modalities"]:
         spent = (
-            interval_text(other[key][name], other["intervals"][key][name])
-            for key in ("relative_flops_to_match", "relative_seconds_to_match")
+            match_text(other[k][name], other["intervals"][k][name], other["by_seed"][k][name])
+            for k in keys
         )
         losses = (f"{v['final_loss'][name]:.4f}" for v in (base, other))
-        rows.append((name, *spent, *losses, percent_text(other["gain_percent"][name])))
+        gain = gain_text(other["gain_percent"][name], other["intervals"]["gain_percent"][name])
+        rows.append((name, *spent, *losses, gain))
     return rows
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .media import fitted
+from ..data.image_files import fit_image
 from .sequence import TokenSequence
 
 if TYPE_CHECKING:
@@ -87,4 +87,4 @@ def _checked(tokenizers: TokenizerSet, name: str, content: Any, i: int) -> Any:
             f"the {name} of prompt {i} is {picture.dtype} of shape {picture.shape}; "
             "give (height, width, 3) uint8"
         )
-    return fitted(picture, pixels)
+    return fit_image(picture, pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +35,26 @@ class Scene:
     order: tuple[int, ...]
 
 
-def make_scenes(count: int, handwriting: Handwriting, split: str, seed: int) -> list[Scene]:
+def make_scenes(
+    count: int,
+    handwriting: Handwriting,
+    split: str,
+    seed: int,
+    report: Callable[[str], None] | None = None,
+) -> list[Scene]:
     """`count` scenes; scene i does not depend on how many there are.
 
     Args:
         handwriting: the split's own handwritten samples.
         split: "train" or "validation".
+        report: called with a line of progress, often.
     """
-    return [_scene(handwriting, [seed, _SPLITS[split], i]) for i in range(count)]
+    scenes = []
+    for i in range(count):
+        if report is not None:
+            report(f"drew {i:,} of {count:,} scenes")
+        scenes.append(_scene(handwriting, [seed, _SPLITS[split], i]))
+    return scenes
 
 
 def _scene(handwriting: Handwriting, seed: list[int]) -> Scene:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,11 @@ class Speaking:
     def _path(self, share: int, suffix: str) -> Path:
         return Path(self._folder.name) / f"share{share}.{suffix}"
 
-    def result(self) -> Spoken:
+    def result(self, report: Callable[[str], None] | None = None) -> Spoken:
         """Waits, and puts the shares together again.
+
+        Args:
+            report: called every second with a line of progress.
 
         Raises:
             RuntimeError: a speaking process failed; its last words are quoted.
@@ -121,7 +124,7 @@ class Speaking:
         waveforms: list[np.ndarray] = [np.empty(0)] * min(self._keep, self._count)
         try:
             for share, process in enumerate(self._processes):
-                _, words = process.communicate()
+                words = self._wait(process, report)
                 if process.returncode:
                     tail = words.decode(errors="replace").strip()[-800:]
                     raise RuntimeError(f"speaking the captions failed: {tail}")
@@ -133,6 +136,17 @@ class Speaking:
         finally:
             self.stop()
         return Spoken(frames, waveforms)
+
+    def _wait(
+        self, process: subprocess.Popen[bytes], report: Callable[[str], None] | None
+    ) -> bytes:
+        """What a process wrote to standard error until its end."""
+        while True:
+            try:
+                return process.communicate(timeout=1)[1]
+            except subprocess.TimeoutExpired:
+                if report is not None:
+                    report(f"{self._count:,} captions are being spoken")
 
     def stop(self) -> None:
         """Ends what still runs and removes the temporary files."""

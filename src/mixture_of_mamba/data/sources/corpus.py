@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from mixture_of_mamba.data.examples import Example
+from mixture_of_mamba.data.sources.errors import BadDocuments
 
 __all__ = ["Corpus", "Item", "Source"]
 
@@ -24,11 +25,13 @@ class Corpus:
         documents: their items in order.
         images: (n, s, s, 3) uint8.
         frames: of each utterance its log-mel frames, (frames, MELS).
+        where: of each document its file and line; empty where there are none to name.
     """
 
     documents: list[list[Item]]
     images: np.ndarray
     frames: Sequence[np.ndarray] = field(default_factory=list)
+    where: Sequence[str] = ()
 
     def texts(self) -> list[str]:
         """Every text item."""
@@ -44,13 +47,15 @@ class Source(Protocol):
     Attributes:
         training, validation: the two splits.
         text_fraction: share of text-only documents among all tokens; None: each once.
-        left_out: of each document that could not be read, why.
+        bad: what becomes of documents that fail.
+        notes: lines that a user should see about what was left out otherwise.
     """
 
     training: Corpus
     validation: Corpus
     text_fraction: float | None
-    left_out: list[str]
+    bad: BadDocuments
+    notes: list[str]
 
     def finish(self) -> None:
         """Waits until every item of both corpora is there."""

@@ -6,11 +6,13 @@ import numpy as np
 
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.data.examples import Example
+from mixture_of_mamba.data.progress import Progress
 from mixture_of_mamba.data.scenes.digits import load_handwriting
 from mixture_of_mamba.data.scenes.scene import Scene, make_scenes
 from mixture_of_mamba.data.scenes.voices import Speaking, choose_voice
 from mixture_of_mamba.data.sound import SAMPLE_RATE
 from mixture_of_mamba.data.sources.corpus import Corpus, Item
+from mixture_of_mamba.data.sources.errors import BadDocuments
 from mixture_of_mamba.data.sources.python_docs import MOST_CHARACTERS, python_documentation
 
 __all__ = ["DigitScenes"]
@@ -30,14 +32,16 @@ class DigitScenes:
     Speaking runs in the background from the start; `finish` collects it.
     """
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, say: Progress | None = None) -> None:
         self.text_fraction: float | None = config.text_fraction
-        self.left_out: list[str] = []
+        self.bad = BadDocuments(skip=False)
+        self.notes: list[str] = []
+        self._say = say = say or Progress(enabled=False)
         handwriting = load_handwriting(config.seed)
         held = max(1, round(config.scenes * config.validation_fraction))
         counts = {"validation": held, "train": config.scenes - held}
         self._scenes = {
-            split: make_scenes(count, handwriting[split], split, config.seed)
+            split: make_scenes(count, handwriting[split], split, config.seed, say.still)
             for split, count in counts.items()
         }
         names = [name for name, _ in config.modalities]
@@ -46,7 +50,7 @@ class DigitScenes:
         if "speech" in names:
             self._speaking = self._speak(config.seed, min(EXAMPLES, held))
         try:
-            real = _real_text(config) if config.text_fraction else {}
+            real = _real_text(config, say) if config.text_fraction else {}
             self.training, self.validation = (
                 _corpus(
                     self._scenes[split],
@@ -71,7 +75,7 @@ class DigitScenes:
     def finish(self) -> None:
         """Waits for the speech."""
         if self._speaking is not None:
-            spoken = self._speaking.result()
+            spoken = self._speaking.result(self._say.still)
             self._speaking = None
             held = len(self._scenes["validation"])
             self.validation.frames = spoken.frames[:held]
@@ -128,10 +132,10 @@ def _corpus(
     return Corpus(documents, np.stack([scene.image for scene in scenes]))
 
 
-def _real_text(config: DataConfig) -> dict[str, list[str]]:
+def _real_text(config: DataConfig, say: Progress | None = None) -> dict[str, list[str]]:
     limit = (5 if config.text_code else 1) * MOST_CHARACTERS
     most = min(limit, max(100_000, config.scenes * CHARACTERS_A_SCENE))
-    texts = python_documentation(most, config.text_code)
+    texts = python_documentation(most, config.text_code, say.still if say else None)
     origins = sorted({origin for origin, _ in texts})
     order = np.random.default_rng([config.seed, 23]).permutation(len(origins))
     held = {origins[i] for i in order[: max(1, int(len(origins) * TEXT_HELD_OUT))]}

@@ -11,7 +11,7 @@ import ast
 import inspect
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 __all__ = ["python_documentation"]
@@ -28,12 +28,15 @@ _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2
 _TABLES = ("pydoc_data", "encodings", "_sysconfigdata")  # code that is data
 
 
-def python_documentation(most: int = MOST_CHARACTERS, code: bool = False) -> list[tuple[str, str]]:
+def python_documentation(
+    most: int = MOST_CHARACTERS, code: bool = False, report: Callable[[str], None] | None = None
+) -> list[tuple[str, str]]:
     """Cleaned texts in a fixed order, together about `most` characters at most.
 
     Args:
         most: characters at which reading ends.
         code: after topics and docstrings, the code of the standard library with its comments.
+        report: called with a line of progress, often.
 
     Returns:
         (origin, text): the topic or module that a text comes from, so that a split can keep
@@ -43,6 +46,8 @@ def python_documentation(most: int = MOST_CHARACTERS, code: bool = False) -> lis
     seen: set[str] = set()
     total = 0
     for origin, raw in _raw(code):
+        if report is not None:
+            report(f"read {total:,} characters of real text")
         for part in _divide(raw):
             if len(part) < SHORTEST or part in seen:
                 continue

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.data.examples import Example
-from mixture_of_mamba.data.sound import SAMPLE_RATE, log_mel, resample
+from mixture_of_mamba.data.image_files import fit_image, read_image
+from mixture_of_mamba.data.progress import Progress
+from mixture_of_mamba.data.sound import HOP, SAMPLE_RATE, log_mel
+from mixture_of_mamba.data.sound_files import read_sound
 from mixture_of_mamba.data.sources.corpus import Corpus, Item
-from mixture_of_mamba.data.sources.errors import DataError
-from mixture_of_mamba.data.sources.listing import Listed, list_documents
-from mixture_of_mamba.data.sources.media import read_audio, read_image
+from mixture_of_mamba.data.sources.errors import BadDocuments, DataError
+from mixture_of_mamba.data.sources.listing import Listed, Listing
 
 __all__ = ["UserDocuments"]
 
 EXAMPLES = 256
 """Validation documents that are kept in the raw."""
+EXAMPLE_SECONDS = 1200
+"""Sound that is kept in the raw with them, all together."""
 
 _MODALITY = {"text": "text", "image": "image", "audio": "speech"}
 
@@ -25,35 +30,45 @@ _MODALITY = {"text": "text", "image": "image", "audio": "speech"}
 class UserDocuments:
     """Documents of `config.source`; a split by document, drawn from the seed.
 
+    Documents of equal content are taken once, so that none is in both splits.
+
+    Attributes:
+        notes: a line for each kind of document that was left out, bad ones aside.
+
     Raises:
         DataError: a document cannot be read, and `config.skip_bad` is off.
     """
 
     text_fraction: float | None = None
 
-    def __init__(self, config: DataConfig) -> None:
-        self.left_out: list[str] = []
-        readable = []
-        for listed in list_documents(Path(config.source)):
-            try:
-                readable.append(_Document(listed, config))
-            except DataError as error:
-                if not config.skip_bad:
-                    raise DataError(
-                        error.where,
-                        f"{str(error).removeprefix(error.where + ': ')}; repair it, or leave such "
-                        "documents out with data.skip_bad",
-                    ) from error
-                self.left_out.append(str(error))
-        if len(readable) < 2:
+    def __init__(self, config: DataConfig, listing: Listing, say: Progress) -> None:
+        self.bad = BadDocuments(config.skip_bad)
+        readable: dict[bytes, _Document] = {}
+        twins: list[tuple[str, str]] = []
+        for number, listed in enumerate(listing.documents):
+            say.still(f"read {number:,} of {len(listing.documents):,} documents")
+            with self.bad.document(listed.where):
+                document = _Document(listed, config)
+                first = readable.setdefault(document.digest(), document)
+                if first is not document:
+                    twins.append((document.where, first.where))
+        self.notes = []
+        if twins:
+            self.notes.append(
+                f"left out: {len(twins):,} documents of a content that others have, first: "
+                f"{twins[0][0]}, as {twins[0][1]}"
+            )
+        documents = list(readable.values())
+        if len(documents) < 2:
             raise DataError(
                 config.source,
-                f"{len(readable)} readable documents ({len(self.left_out)} left out); at least 2 "
-                "are needed, one to train on and one to hold out",
+                f"{len(documents)} readable documents ({len(self.bad.left_out)} left out, "
+                f"{len(twins)} repeated); at least 2 are needed, one to train on and one to hold "
+                "out",
             )
-        held = _held_out(len(readable), config)
+        held = _held_out(len(documents), config)
         parts = {
-            split: [d for d, h in zip(readable, held, strict=True) if h == (split == "validation")]
+            split: [d for d, h in zip(documents, held, strict=True) if h == (split == "validation")]
             for split in ("train", "validation")
         }
         self._held = parts["validation"]
@@ -67,19 +82,31 @@ class UserDocuments:
         """Nothing is under way."""
 
     def examples(self) -> list[Example]:
-        """The first held-out documents."""
-        return [document.example() for document in self._held[:EXAMPLES]]
+        """The first held-out documents; with their sound while all of it together is short."""
+        room, examples = float(EXAMPLE_SECONDS), []
+        for document in self._held[:EXAMPLES]:
+            heard = document.seconds <= room
+            room -= document.seconds if heard else 0.0
+            examples.append(document.example(heard))
+        return examples
 
 
 class _Document:
-    """One document with its pictures and sounds opened; sounds are kept as log-mel frames."""
+    """One document with its pictures and sounds opened; sounds are kept as log-mel frames.
+
+    Attributes:
+        seconds: of its first sound.
+    """
 
     def __init__(self, listed: Listed, config: DataConfig) -> None:
         if listed.error is not None:
             raise listed.error
+        self.where = listed.where
+        self.seconds = 0.0
+        self._config = config
+        self._audio: Path | None = None
         names = {name for name, _ in config.modalities}
         self.segments: list[tuple[str, str | np.ndarray]] = []
-        self._audio: Path | None = None
         for kind, value in listed.segments:
             name = _MODALITY[kind]
             if name not in names:
@@ -88,24 +115,34 @@ class _Document:
                     f"has {kind}, but setting {config.setting!r} has only "
                     f"{', '.join(sorted(names))}; choose a setting that has it",
                 )
-            self.segments.append((name, self._content(kind, value, listed.where, config)))
-        self._where = listed.where
+            self.segments.append((name, self._content(kind, value)))
 
-    def _content(
-        self, kind: str, value: str | Path, where: str, config: DataConfig
-    ) -> str | np.ndarray:
+    def _content(self, kind: str, value: str | Path) -> str | np.ndarray:
         if kind == "text":
             return str(value)
-        path = Path(value)
         if kind == "image":
-            return read_image(path, config.chosen("image_size"), where)
-        self._audio = self._audio or path
-        return log_mel(resample(*read_audio(path, where))).astype(np.float16)
+            picture = read_image(value, self._config.max_pixels)
+            return fit_image(picture, self._config.chosen("image_size"))
+        frames = log_mel(read_sound(value, self._config.max_seconds)[0]).astype(np.float16)
+        if self._audio is None:
+            self._audio, self.seconds = Path(value), len(frames) * HOP / SAMPLE_RATE
+        return frames
 
-    def example(self) -> Example:
-        """Its texts, its first picture and its first sound."""
+    def digest(self) -> bytes:
+        """Of its content as it is trained on."""
+        hashed = hashlib.sha256()
+        for name, content in self.segments:
+            data = content.encode() if isinstance(content, str) else content.tobytes()
+            hashed.update(f"{name} {len(data)} ".encode())
+            hashed.update(data)
+        return hashed.digest()
+
+    def example(self, heard: bool) -> Example:
+        """Its texts, its first picture and, if `heard`, its first sound."""
         images = [c for name, c in self.segments if name == "image"]
-        audio = resample(*read_audio(self._audio, self._where)) if self._audio else None
+        audio = None
+        if self._audio is not None and heard:
+            audio, _ = read_sound(self._audio, self._config.max_seconds)
         return Example(
             caption="\n".join(str(c) for name, c in self.segments if name == "text"),
             facts=(),
@@ -138,4 +175,4 @@ def _corpus(documents: list[_Document], size: int) -> Corpus:
             into.append(content)
         rows.append(row)
     stacked = np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
-    return Corpus(rows, stacked, frames)
+    return Corpus(rows, stacked, frames, where=[document.where for document in documents])

@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mixture_of_mamba.data.config import CODE_SIZE
 from mixture_of_mamba.data.threads import one_thread
 from mixture_of_mamba.extras import needs
 
 __all__ = ["Pictures"]
 
-FOLD = 4
+FOLD = CODE_SIZE
 """Pixels folded into channels before the first convolution: the width of one code."""
 WIDTH = 64
 DIM = 16

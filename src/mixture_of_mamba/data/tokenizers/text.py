@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mixture_of_mamba.data.input_checks import check_text
 from mixture_of_mamba.extras import needs
 
 __all__ = ["Text", "fill_up", "text_file"]
 
 _FILE = "text.json"
+_UNUSUAL = "\N{OLD PERSIAN SIGN AURAMAZDAA}"
 
 
 class Text:
     """Strings <-> token ids 0..bpe-1; special tokens are the TokenizerSet's business.
 
-    Every string can be encoded: unknown characters fall back to their bytes.
+    A trained one can encode every string: unknown characters fall back to their bytes. A pretrained
+    one may have a token for what it does not know (`unknown`). The name of a control token in a
+    text, such as `<|endoftext|>`, is text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        # What a foreign file may bring beside its vocabulary: texts cut or filled up to a length,
+        # merges left out at random, and names of control tokens read as these.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        if getattr(tokenizer.model, "dropout", None):
+            tokenizer.model.dropout = None
         self._tokenizer = tokenizer
         self.bpe = tokenizer.get_vocab_size()
 
@@ -52,7 +65,7 @@ class Text:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no tokenizer, or its ids have gaps.
+            ValueError: it is no tokenizer, its ids have gaps, or it drops what it does not know.
         """
         with needs("the text tokenizer", "train"):
             from tokenizers import Tokenizer
@@ -67,15 +80,36 @@ class Text:
                 f"{file} has {len(ids)} tokens, but ids up to {ids[-1]}; leave no gaps"
             )
         fill_up(tokenizer, least)
-        return cls(tokenizer)
+        text = cls(tokenizer)
+        if text.unknown is None and not len(text.encode([_UNUSUAL])[0]):
+            raise ValueError(
+                f"{file} drops characters that it does not know ({_UNUSUAL!r} for one); give a "
+                "tokenizer that falls back to bytes, or that has a token for the unknown"
+            )
+        return text
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """Id of the token that stands for what is not known; None: there is none."""
+        model = json.loads(self._tokenizer.to_str())["model"]
+        if model.get("unk_id") is not None:
+            return int(model["unk_id"])
+        name = model.get("unk_token")
+        found = self._tokenizer.token_to_id(name) if name else None
+        return None if found is None else int(found)
 
     def vocabulary(self) -> dict[str, int]:
         """Ids of all tokens."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each string, int64."""
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        """Token ids of each string, int64.
+
+        Raises:
+            ValueError: a string with lone surrogates.
+        """
+        plain = [check_text(text) for text in texts]
+        encoded = self._tokenizer.encode_batch(plain, add_special_tokens=False)
         return [np.asarray(e.ids, np.int64) for e in encoded]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mixture_of_mamba.data.sound import MELS, SAMPLE_RATE, from_log_mel, log_mel, resample
+from mixture_of_mamba.data.resampling import resample
+from mixture_of_mamba.data.sound import MELS, SAMPLE_RATE, from_log_mel, log_mel
 from mixture_of_mamba.extras import needs
 
 __all__ = ["Units"]
@@ -19,6 +20,8 @@ SAMPLE = 100_000
 """Most units' worth of frames that the clusters are learnt from."""
 CHUNK = 128
 """Utterances encoded at once."""
+ROWS = 1 << 15
+"""Units encoded at once: 22 minutes."""
 
 _FILE = "units.safetensors"
 
@@ -62,15 +65,24 @@ class Units:
 
     def encode_frames(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Unit ids of utterances given as log-mel frames; int64, (ceil(frames / STACK),) each."""
-        half = (self.centres**2).sum(1) / 2
         out: list[np.ndarray] = []
-        for start in range(0, len(frames), CHUNK):
-            stacked = [_stack(f) for f in frames[start : start + CHUNK]]
-            nearest = (half - np.concatenate(stacked) @ self.centres.T).argmin(1)
-            out.extend(
-                np.split(nearest.astype(np.int64), np.cumsum([len(s) for s in stacked])[:-1])
-            )
+        group: list[np.ndarray] = []
+        for i, item in enumerate(frames):
+            group.append(_stack(item))
+            if len(group) == CHUNK or sum(map(len, group)) >= ROWS or i == len(frames) - 1:
+                ids = self._nearest(np.concatenate(group))
+                out.extend(np.split(ids, np.cumsum([len(s) for s in group])[:-1]))
+                group = []
         return out
+
+    def _nearest(self, points: np.ndarray) -> np.ndarray:
+        """(n, STACK * MELS) to the (n,) int64 units whose centres are nearest."""
+        half = (self.centres**2).sum(1) / 2
+        parts = [
+            (half - points[start : start + 2 * ROWS] @ self.centres.T).argmin(1)
+            for start in range(0, len(points), 2 * ROWS)
+        ]
+        return np.concatenate(parts).astype(np.int64)
 
     def encode(self, sounds: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
         """Unit ids of sounds, (waveform (samples,) in -1..1 or int16, samples a second) each.
@@ -84,7 +96,7 @@ class Units:
                     f"a sound has shape {wave.shape}, or holds NaN; at least one finite sample of "
                     "one channel is needed"
                 )
-        return self.encode_frames([log_mel(resample(wave, rate)) for wave, rate in sounds])
+        return self.encode_frames([log_mel(resample(w, rate, SAMPLE_RATE)) for w, rate in sounds])
 
     def decode(self, units: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
         """Sounds of unit sequences: (waveform float32 in -1..1, samples a second) each.

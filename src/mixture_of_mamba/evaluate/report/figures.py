@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..comparison import Comparison
-from ..tables import headline_rows, interval_text
+from ..tables import headline_rows, match_text
 from .charts import loss_curves, shown_variants
 from .html import card, figure, section, table
 
@@ -26,14 +26,15 @@ def ratio_cards(figures: Mapping[str, Any]) -> str:
         value = "—" if ratio is None else f"{100 * ratio:.0f} %"
         note = f"of {figures['baseline']}'s FLOPs to the same loss"
         if ratio is None:
-            note = f"{figures['baseline']}'s final loss was not reached"
-            if interval and interval[0] is not None:
-                note += " by every seed"
-        elif interval and interval[1] is not None:
+            seeds = variant["by_seed"]["relative_flops_to_match"][modality]
+            reached = match_text(None, None, seeds).replace("in ", "reached in ")
+            note = f"{figures['baseline']}'s final loss was {reached}"
+        elif interval:
             note += f" (interval {100 * interval[0]:.0f}–{100 * interval[1]:.0f})"
-        level = abs(gain) < 0.05
-        end = "level with it" if level else f"{abs(gain):.1f} % {'lower' if gain > 0 else 'higher'}"
-        note += f"; ends {end}"
+        if gain is not None:
+            level = abs(gain) < 0.05
+            which = "lower" if gain > 0 else "higher"
+            note += f"; ends {'level with it' if level else f'{abs(gain):.1f} % {which}'}"
         better = ratio is not None and ratio < 1
         cards.append(card(f"{modality} · {name}", value, note, "good" if better else "bad"))
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -48,10 +49,10 @@ def headline(figures: Mapping[str, Any]) -> str:
     return section(
         "What it takes to match",
         *tables,
-        intro="Share of the baseline's training FLOPs and seconds after which the variant has the "
-        "baseline's final loss (in brackets: bootstrap over seeds); final validation losses in "
-        "nats per token, or squared error where a modality is continuous; and how much lower the "
-        "variant ends.",
+        intro="Share of the baseline's training FLOPs after which the variant has the baseline's "
+        "final loss; final validation losses in nats per token, or squared error where a modality "
+        "is continuous; and how much lower the variant ends. In brackets: 95 % intervals over "
+        "seeds.",
     )
 
 
@@ -78,7 +79,7 @@ def losses(comparison: Comparison, figures: Mapping[str, Any]) -> str:
         svg = loss_curves(modality, curves, baseline=baseline, target=target, ratios=ratios)
         said = "; ".join(
             f"{name} reaches {baseline}'s final loss ({target:.3f}) at "
-            f"{interval_text(ratio, None)} of its FLOPs"
+            f"{match_text(ratio, None, [])} of its FLOPs"
             if ratio is not None
             else f"{name} does not reach {baseline}'s final loss ({target:.3f})" + every
             for name, ratio in ratios.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..tables import facts_tables, interval_text, not_judged, percent_text
+from ..tables import facts_tables, match_text, not_judged, percent_text
 from .charts import series, shown_variants
 from .html import figure, section, table
 
@@ -26,8 +26,8 @@ def facts(figures: Mapping[str, Any]) -> str:
         "classifier trained on real handwriting reads the generated pictures; generated captions "
         "are parsed. Asked of every digit that should be there: is the digit, its colour, anything "
         "at its place, and all three (fact) right; of every scene: is all of it right and nothing "
-        "else there. In brackets: 95 % Wilson intervals over the captions; how far runs differ, "
-        f"the seeds show.{left_out}",
+        "else there. In brackets: 95 % intervals of each run over other captions, with the scene "
+        f"as the unit; how far runs differ, the seeds show.{left_out}",
     )
 
 
@@ -59,7 +59,7 @@ def noise_levels(figures: Mapping[str, Any]) -> str:
                 other = found[name][modality][i]
                 key = "relative_flops_to_match"
                 cells.append(_gains(other))
-                cells.append(interval_text(other[key], other["intervals"][key]))
+                cells.append(match_text(other[key], other["intervals"][key], other["by_seed"][key]))
             rows.append((f"{'–'.join(ends)} %", *cells))
         parts += [f'<div class="charts">{drawing}</div>', table(rows, caption=modality)]
     return section(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..intervals import median_coverage
 from ..progress import clock
 from .charts import flops_unit
 from .html import escape, section, table
@@ -47,8 +46,8 @@ def cost(figures: Mapping[str, Any]) -> str:
         table(rows),
         note,
         intro="Each token meets one expert per projection, so a mixture has more parameters but "
-        "the FLOPs per token of the dense model. Times are of training alone, without evaluation, "
-        "one thread a run unless the command says otherwise.",
+        "the FLOPs per token of the dense model. Times are of training, without evaluation, one "
+        f"thread a run unless the command says otherwise. {figures['times']['statement']}",
     )
 
 
@@ -60,13 +59,13 @@ def _flops(flops: float) -> str:
 def how_to_read(figures: Mapping[str, Any]) -> str:
     """The metric's definition, its smoothing and what the seeds can bear."""
     n = len(figures["seeds"])
-    held = f"{100 * median_coverage(n):.0f} %"
     seeds = (
         "There is one seed, so there are no intervals; differences of a few per cent may be chance."
         if n == 1
-        else f"Intervals are 95 % percentile bootstraps of the mean over {n} seeds, paired by "
-        f"seed. They cannot leave the range of the seeds, and the range of {n} seeds holds the "
-        f"true median with probability {held}: read them as a spread, not as 95 % certainty."
+        else f"Intervals are 95 % Student t intervals of the mean over {n} seeds, paired by seed: "
+        "over many such comparisons 95 % of them hold the true mean, where figures vary normally "
+        "from seed to seed. With two or three seeds they are wide; more seeds narrow them. Each "
+        "stands for itself: of twenty, one misses."
     )
     texts = [
         "Relative FLOPs to match = training FLOPs of the variant when its smoothed validation "
@@ -78,8 +77,8 @@ def how_to_read(figures: Mapping[str, Any]) -> str:
         "run: the variant is at a higher learning rate when it is compared with the baseline's "
         "end, which makes the figure a cautious one.",
         seeds,
-        '"Not reached" means that the variant stayed above that loss to its own end; "…" is an '
-        "interval's end where a seed did not reach it.",
+        '"Not reached" means that the variant stayed above that loss to its own end; where only '
+        "some seeds reached it there is no mean and no interval.",
     ]
     return section("How to read it", *(f"<p>{escape(text)}</p>" for text in texts))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -31,6 +34,8 @@ class MixtureOfMambaConfig(PreTrainedConfig):  # type: ignore[misc]
 
     Raises:
         ValueError: a continuous modality, or fields that do not fit together.
+        TypeError: a field that is misspelt, or has ModelConfig's name. Other unknown fields are
+            kept, as transformers does.
     """
 
     model_type = "mixture_of_mamba"
@@ -57,6 +62,7 @@ class MixtureOfMambaConfig(PreTrainedConfig):  # type: ignore[misc]
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        _refuse_misspelt(kwargs, [f.name for f in fields(self)])
         listed = [_modality(m) for m in self.modalities]
         if continuous := [m.name for m in listed if not m.discrete]:
             raise ValueError(
@@ -128,6 +134,29 @@ class MixtureOfMambaConfig(PreTrainedConfig):  # type: ignore[misc]
             tie_word_embeddings=config.tie_embeddings,
             **kwargs,
         )
+
+
+#: What ModelConfig calls the fields.
+_OUR_NAMES = {
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "d_state": "state_size",
+    "d_conv": "conv_kernel",
+    "dt_rank": "time_step_rank",
+    "bias": "use_bias",
+    "conv_bias": "use_conv_bias",
+    "norm_eps": "layer_norm_epsilon",
+    "tie_embeddings": "tie_word_embeddings",
+}
+
+
+def _refuse_misspelt(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise for names that are almost a field's, which would otherwise have its default."""
+    for name in given:
+        near = [_OUR_NAMES[name]] if name in _OUR_NAMES else []
+        near = near or difflib.get_close_matches(name, known, 1, cutoff=0.85)
+        if near:
+            raise TypeError(f"MixtureOfMambaConfig has no field {name!r}; is it {near[0]!r}?")
 
 
 def _modality(given: Any) -> Modality:
