@@ -82,6 +82,22 @@ def test_loading_in_half_precision_keeps_the_decay_wide(model, ids, tmp_path: Pa
     torch.testing.assert_close(half(ids).logits, model(ids).logits, atol=0.1, rtol=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_conversions_keep_dtypes_and_the_decay_wide(ids, dtype: torch.dtype) -> None:
+    """A_log and D in float32 or wider, also where a cast of the whole model narrowed them."""
+    wide = torch.promote_types(dtype, torch.float32)
+    mine = ours().to(dtype)
+    theirs = from_multimodal(mine)
+    back = to_multimodal(from_multimodal(ours()).to(dtype))
+    for model in (theirs, back):
+        for name, p in model.named_parameters():
+            assert p.dtype == (wide if name.endswith((".A_log", ".D")) else dtype), name
+    logits = theirs(ids).logits
+    assert logits.dtype == wide
+    expected = back(as_batch(ids), return_logits=True).logits
+    assert torch.equal(logits, expected.to(wide))
+
+
 def test_missing_tensors_are_drawn_and_present_ones_kept(model, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     from safetensors.torch import load_file, save_file

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from .hf_models import as_batch
+
 pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
@@ -15,6 +17,7 @@ from mixture_of_mamba.interop.hf import (  # noqa: E402
     LORA_TARGETS,
     MixtureOfMambaConfig,
     MixtureOfMambaForCausalLM,
+    to_multimodal,
 )
 
 
@@ -83,6 +86,35 @@ def test_each_adapter_alone_changes_the_output(base, ids, projection: str) -> No
     model(ids, labels=ids).loss.backward()
     gradients = [p.grad for n, p in model.named_parameters() if "lora_" in n]
     assert all(g is not None and g.any() for g in gradients)
+
+
+def test_logits_and_gradients_are_those_of_the_formula(base, ids) -> None:
+    """W + alpha / r * B A for each expert, put into this package's model."""
+    mine = to_multimodal(base)
+    model = adapted(base)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            p.data.normal_(std=0.1)
+    output = model(input_ids=ids, labels=ids)
+    output.loss.backward()
+    weights = {n: p.detach() for n, p in mine.named_parameters()}
+    pairs = {n: p for n, p in model.named_parameters() if "lora_" in n}
+    leaves = {n: p.detach().clone().requires_grad_() for n, p in pairs.items()}
+    for name in [n for n in leaves if "lora_A" in n]:
+        layer, projection = name.split(".layers.")[1].split(".mixer.")
+        target = f"backbone.blocks.{layer}.mixer.{projection.split('.')[0]}.weight"
+        A = leaves[name].view(2, 2, -1)  # experts, rank, in
+        B = leaves[name.replace("lora_A", "lora_B")].view(-1, 2, 2)  # out, rank, experts
+        weights[target] = weights[target] + torch.stack(
+            [4 / 2 * B[..., e] @ A[e] for e in range(2)]
+        )
+    expected = torch.func.functional_call(mine, weights, (as_batch(ids),), {"return_logits": True})
+    expected.loss.backward()
+    torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.loss, expected.loss)
+    for name, leaf in leaves.items():
+        assert leaf.grad.any(), name
+        torch.testing.assert_close(pairs[name].grad, leaf.grad, msg=name, atol=1e-6, rtol=1e-4)
 
 
 def test_both_modalities_have_their_own_adapter(base, ids) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
-__all__ = ["counted_labels", "own_vocabulary", "shifted"]
+__all__ = ["counted_labels", "own_vocabulary", "shifted", "warn_of_uncounted"]
 
 IGNORED = -100
 
@@ -25,6 +27,18 @@ def counted_labels(real: Tensor | None, documents: Tensor | None, labels: Tensor
     if documents is not None:
         counted[:, 1:] &= documents[:, 1:] == documents[:, :-1]
     return counted
+
+
+def warn_of_uncounted(labels: Tensor, counted: Tensor) -> None:
+    """Warn where a caller's count of labels (b, t) holds some that are no targets."""
+    lost = int(((labels[:, 1:] != IGNORED) & ~counted[:, 1:]).sum())
+    if lost:
+        warnings.warn(
+            f"{lost} labels are counted in num_items_in_batch, but are no targets: padding, or "
+            "first tokens of documents or of rows that are padded on the left. The loss is divided "
+            "by too many; give these the label -100, or pad on the right",
+            stacklevel=2,
+        )
 
 
 def shifted(labels: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from .configuration import MixtureOfMambaConfig
 from .documents import document_starts, last_real, packed_documents
 from .generation import StateGenerationMixin
 from .keywords import one_cache, refuse_unknown, without_effect
-from .loss import counted_labels, own_vocabulary, shifted
+from .loss import counted_labels, own_vocabulary, shifted, warn_of_uncounted
 from .outputs import BackboneOutput, CausalLMOutput
 from .padding import fill_padding, real_tokens, run_without_padding
 from .seen import add_seen
@@ -320,8 +320,13 @@ class MixtureOfMambaForCausalLM(StateGenerationMixin, MixtureOfMambaPreTrainedMo
                 f"labels have shape {tuple(labels.shape)}, but the logits "
                 f"{tuple(logits.shape[:2])}; give one label per position and keep all logits"
             )
+        labels = labels.masked_fill(labels == ignore_index, -100)
         counted = counted_labels(real, documents, labels)
-        labels = labels.masked_fill(~counted | (labels == ignore_index), -100)
+        # Elsewhere the question would make the host wait.
+        known = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        if known and "num_items_in_batch" in kwargs:
+            warn_of_uncounted(labels, counted)
+        labels = labels.masked_fill(~counted, -100)
         targets = shifted(labels)
         if shift_labels is not None:
             following = torch.nn.functional.pad(counted[:, 1:], (0, 1), value=True)
