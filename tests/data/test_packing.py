@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mixture_of_mamba.data.cutting import cut
 from mixture_of_mamba.data.documents import EncodedDocument
 from mixture_of_mamba.data.packing import pack
 from mixture_of_mamba.data.windows import PackedWindows
@@ -108,6 +109,64 @@ def test_a_discrete_segment_longer_than_a_window_is_cut_inside() -> None:
 def test_a_continuous_image_longer_than_a_window_is_refused() -> None:
     with pytest.raises(ValueError, match="an image is never cut"):
         pack([document([(0, 3), (1, 40)], 1, dim=2)], [], names=NAMES, window=32, seed=0)
+
+
+def test_a_discrete_image_longer_than_a_window_is_refused() -> None:
+    long = document([(0, 3), (1, 40)], 1)
+    with pytest.raises(ValueError, match="an image takes 40 positions, but a window has 32"):
+        pack([long], [], names=NAMES, window=32, seed=0, whole=["image"])
+
+
+def test_a_long_text_beside_a_continuous_image_is_cut_and_the_image_is_not() -> None:
+    """What is next to the image stays with it; nothing is lost."""
+    for segments in ([(0, 100), (1, 16)], [(1, 16), (0, 100)]):
+        long = document(segments, 1, dim=2)
+        windows = pack([long], [], names=NAMES, window=32, seed=0)
+        np.testing.assert_array_equal(np.sort(np.concatenate(pieces(windows))), long.tokens)
+        row = int(np.flatnonzero((windows.modality_ids == 1).any(1))[0])
+        assert (windows.modality_ids[row] == 1).sum() == 16
+        assert (windows.modality_ids[row] == 0).sum() == 16
+        assert windows.padding == 4 * 32 - 116
+
+
+CAPTIONED = {
+    "captions before": ([(0, 10), (1, 16), (0, 10), (1, 16)], [{0, 1}, {2, 3}]),
+    "captions behind": ([(1, 16), (0, 10), (1, 16), (0, 10)], [{0, 1}, {2, 3}]),
+    "begin and end": ([(0, 1), (1, 15), (0, 10), (1, 16), (0, 9), (0, 1)], [{0, 1, 2}, {3, 4, 5}]),
+    "two in a row": ([(0, 8), (1, 9), (2, 9), (0, 8), (1, 9), (2, 9)], [{0, 1, 2}, {3, 4, 5}]),
+    "two texts": ([(0, 4), (0, 6), (1, 16), (0, 3), (0, 7), (1, 16)], [{0, 1, 2}, {3, 4, 5}]),
+    "several fit": ([(0, 4), (1, 9)] * 3, [{0, 1, 2, 3}, {4, 5}]),
+}
+
+
+@pytest.mark.parametrize("name", CAPTIONED)
+def test_a_caption_stays_with_its_image(name: str) -> None:
+    """Segments of each window; greedy packing alone would part them."""
+    segments, wanted = CAPTIONED[name]
+    long = document(segments, 1)
+    windows = pack([long], [], names=[*NAMES, "speech"], window=30, seed=0)
+    owner = {int(t): int(s) for t, s in zip(long.tokens, long.segment_ids, strict=True)}
+    found = sorted(sorted({owner[int(t)] for t in piece}) for piece in pieces(windows))
+    assert found == [sorted(group) for group in wanted]
+
+
+def test_documents_of_any_form_come_through_whole_and_in_order() -> None:
+    """Random documents at many windows: every token once, images never cut, text beside them."""
+    rng = np.random.default_rng(0)
+    for label in range(200):
+        window = int(rng.integers(20, 60))
+        segments = [(0, 1)]
+        for _ in range(int(rng.integers(1, 8))):
+            kind = int(rng.integers(3))
+            segments.append((kind, 16 if kind == 1 else int(rng.integers(1, 3 * window))))
+        long = document([*segments, (0, 1)], label + 1)
+        parts = list(cut(long, window, whole={1}))
+        assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+        assert parts[-1].stop == len(long) and max(map(len, parts)) <= window
+        for number, (kind, _) in enumerate(segments):
+            at = np.flatnonzero(long.segment_ids == number)
+            holders = [p for p in parts if p.start <= at[-1] and p.stop > at[0]]
+            assert kind != 1 or len(holders) == 1
 
 
 def test_values_follow_their_windows() -> None:

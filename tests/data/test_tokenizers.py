@@ -12,6 +12,7 @@ from mixture_of_mamba.data.documents import Segment
 from mixture_of_mamba.data.latents import LatentCodec, load_codec
 from mixture_of_mamba.data.latents.patches import Patches
 from mixture_of_mamba.data.tokenizers import TokenizerSet
+from mixture_of_mamba.data.tokenizers.text import Text
 from tests.helpers.tiny_data import tiny_config
 
 
@@ -185,3 +186,61 @@ def test_patches_refuse_what_does_not_fit() -> None:
         codec.decode(np.zeros((1, 64, 12), np.float32))
     with pytest.raises(ValueError, match="choose from patches"):
         load_codec("nothing", Path())
+
+
+def test_a_foreign_tokenizer_brings_no_state_of_its_own(tmp_path: Path) -> None:
+    """Saved with truncation, padding, dropout and a control token: texts are encoded whole, the
+    same every time, and the control token's name in a text is text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    words = "hello world, hello there <|endoftext|> hello <unused-350>"
+    theirs = Tokenizer(models.BPE())
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+    )
+    theirs.train_from_iterator([words] * 10, trainer)
+    theirs.model.dropout = 0.9
+    theirs.enable_truncation(4)
+    theirs.enable_padding(length=40)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    text = Text.pretrained(tmp_path, least=400)
+    text.save(tmp_path)
+    for reader in (text, Text.load(tmp_path)):
+        (ids,) = reader.encode([words])
+        assert reader.decode(ids) == words
+        assert 0 not in ids and ids.max() < 300  # neither <|endoftext|> nor <unused-350>
+        for _ in range(5):
+            np.testing.assert_array_equal(reader.encode([words])[0], ids)
+
+
+def test_a_tokenizer_that_drops_what_it_does_not_know_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="drops characters that it does not know"):
+        Text.pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "Unigram"])
+def test_the_token_for_the_unknown_is_found(tmp_path: Path, kind: str) -> None:
+    from tokenizers import Tokenizer, models
+
+    model = (
+        models.WordLevel({"a": 0, "?": 1}, unk_token="?")
+        if kind == "WordLevel"
+        else models.Unigram([("a", -1.0), ("?", -9.0)], 1)
+    )
+    Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    text = Text.pretrained(tmp_path)
+    assert text.unknown == 1
+    assert text.encode(["z"])[0].tolist() == [1]
+
+
+def test_half_a_surrogate_pair_is_refused(bundle: DataBundle) -> None:
+    with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at character 2"):
+        bundle.tokenizers.encode("text", "a\ud800")

@@ -81,7 +81,11 @@ class Text:
             )
         fill_up(tokenizer, least)
         text = cls(tokenizer)
-        if text.unknown is None and not len(text.encode([_UNUSUAL])[0]):
+        try:
+            kept = text.unknown is not None or len(text.encode([_UNUSUAL])[0])
+        except Exception as error:
+            raise ValueError(f"{file} cannot encode {_UNUSUAL!r}: {error}") from error
+        if not kept:
             raise ValueError(
                 f"{file} drops characters that it does not know ({_UNUSUAL!r} for one); give a "
                 "tokenizer that falls back to bytes, or that has a token for the unknown"
