@@ -24,7 +24,7 @@ def make_plan(
 ) -> Plan:
     config = RunConfig.from_dict(
         {
-            "data": {"setting": "chameleon", "window": 16},
+            "data": {"setting": "chameleon", "window": 80},
             "model": {"d_model": d_model, "n_layers": 2},
             "train": {"steps": steps, "batch_size": 4, "warmup": 2, "evaluate_every": 2},
         }
