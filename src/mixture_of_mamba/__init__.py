@@ -1,5 +1,9 @@
 """Mixture-of-Mamba: a Mamba block with one weight per modality in its projections."""
 
+# isort: off
+from . import startup  # noqa: F401  before torch: OpenMP reads its settings when it is loaded
+
+# isort: on
 from ._version import __version__
 from .data.batch import Batch
 from .layers import PROJECTIONS, MambaBlock, MambaConfig, MambaMixer, MambaState, ModalityLinear

@@ -115,7 +115,8 @@ needs_kernels = pytest.mark.skipif(native.why_not() is not None, reason=str(nati
 
 
 @needs_kernels
-def test_results_do_not_depend_on_threads() -> None:
+def test_results_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "GRAIN", 1)  # threads for the smallest work
     case = Case(batch=3, length=50, d=80, modalities=2, documents=True, state=True)
     results = []
     before = torch.get_num_threads()
@@ -133,6 +134,16 @@ def test_results_do_not_depend_on_threads() -> None:
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_little_work_is_done_by_one_thread() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = [native.threads(n) for n in (0, 1, 65_535, 65_536, 98_304, 10**9)]
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1, 1, 1, 2, 3, 3]
 
 
 @needs_kernels

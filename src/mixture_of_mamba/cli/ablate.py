@@ -9,7 +9,6 @@ from jsonargparse import ArgumentParser
 
 from .compare import add_study_options, typed_command
 from .options import add_run_options, run_config
-from .process import granted_cpus
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -27,7 +26,6 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Any) -> int:
     from ..evaluate.ablation import ablation_rows, seeds_statement, synergy_rows
     from ..evaluate.plan import Plan
-    from ..evaluate.runner import default_jobs
     from ..evaluate.study import run_study
     from ..evaluate.tables import text_table
     from ..evaluate.variants import all_splits
@@ -41,8 +39,9 @@ def run(args: Any) -> int:
         smoothing=args.smoothing,
     )
     out = Path(args.out)
-    jobs = default_jobs(plan.config, granted_cpus()) if args.jobs is None else args.jobs
-    _, figures, page = run_study(plan, out, jobs=jobs, samples=args.samples, judged=args.judged)
+    _, figures, page = run_study(
+        plan, out, jobs=args.jobs, samples=args.samples, judged=args.judged
+    )
     print(f"\n{text_table(synergy_rows(figures))}\n\n{seeds_statement(figures)}")
     print(f"\n{text_table(ablation_rows(figures))}\n")
     print(f"{figures['smoothing']['statement']}\nMarkdown: {out / 'ablation.md'}\nreport: {page}")

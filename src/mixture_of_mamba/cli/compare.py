@@ -11,7 +11,6 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from .options import add_run_options, run_config
-from .process import granted_cpus
 
 __all__ = ["HELP", "add_study_options", "configure", "print_figures", "run", "typed_command"]
 
@@ -70,7 +69,6 @@ def add_study_options(parser: ArgumentParser, *, seeds: list[int], samples: int)
 
 def run(args: Any) -> int:
     from ..evaluate.plan import Plan
-    from ..evaluate.runner import default_jobs
     from ..evaluate.study import run_study
 
     plan = Plan(
@@ -81,9 +79,8 @@ def run(args: Any) -> int:
         command=typed_command(),
         smoothing=args.smoothing,
     )
-    jobs = default_jobs(plan.config, granted_cpus()) if args.jobs is None else args.jobs
     _, figures, page = run_study(
-        plan, Path(args.out), jobs=jobs, samples=args.samples, judged=args.judged
+        plan, Path(args.out), jobs=args.jobs, samples=args.samples, judged=args.judged
     )
     print_figures(figures, page)
     return 0

@@ -23,6 +23,7 @@ from ..ops.causal_conv1d.inputs import ConvInputs
 from ..ops.modality_linear.inputs import LinearInputs
 from ..ops.selective_scan.inputs import ScanInputs
 from ..private import check_folder
+from ..startup import WAITING, granted_cores, usable_cores
 from . import process
 
 __all__ = ["HELP", "configure", "environment", "run"]
@@ -35,6 +36,11 @@ PACKAGES = (
     *("torch", "numpy", "safetensors", "lightning", "jsonargparse", "tokenizers", "diffusers"),
     *("transformers", "triton", "scikit-learn", "espeakng-loader", "pyarrow", "soundfile"),
     "tensorboard",
+)
+IN_PROGRAMS = (
+    "in your own programs: threads and waiting the same where mixture_of_mamba is imported before "
+    "torch, else as OpenMP has them (" + ", ".join(f"{k}={v}" for k, v in WAITING.items()) + " "
+    "before Python starts sets them)"
 )
 #: /proc/cpuinfo's names of the vector units that the kernels can use.
 VECTOR_FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
@@ -60,12 +66,11 @@ def environment() -> dict[str, Any]:
         "threads": {
             "torch": torch.get_num_threads(),
             "interop": torch.get_num_interop_threads(),
-            "available_cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            "usable_cores": usable_cores(),
+            "quota": granted_cores(),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         },
-        "process": process.settings(),
+        "process": [*process.settings(), IN_PROGRAMS],
         "devices": _devices(),
         "backends": {device: _backends(device) for device in _devices()},
         "fused_block_on_cpu": _fused_block(),

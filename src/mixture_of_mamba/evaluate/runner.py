@@ -15,6 +15,7 @@ import torch
 
 from ..files import writing
 from ..processes import adopting, unwinding
+from ..startup import usable_cores
 from ..train.config import RunConfig
 from ..train.lock import writer_of
 from .plan import Job
@@ -39,20 +40,12 @@ class _Running:
     started: float
 
 
-def default_jobs(config: RunConfig, granted: int | None = None) -> int:
-    """Runs at a time: the cores that this process may use; one where a GPU is trained on.
-
-    Args:
-        config: of the runs.
-        granted: CPUs that a container grants, where that is known.
-    """
+def default_jobs(config: RunConfig) -> int:
+    """Runs at a time: the cores that this process may use; one where a GPU is trained on."""
     device = config.train.device
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         return 1
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    return min(cores, granted or cores)
+    return usable_cores()
 
 
 def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) -> None:

@@ -31,7 +31,7 @@ import torch
 
 from .. import private
 
-__all__ = ["cache_folder", "describe", "library", "why_not"]
+__all__ = ["cache_folder", "describe", "library", "threads", "why_not"]
 
 SOURCES = Path(__file__).parent / "csrc"
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
@@ -41,6 +41,7 @@ FLAGS = (
     # compiler's mood. No code here reads errno or floating-point traps.
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
+GRAIN = 1 << 15  # elements that a thread is worth waking for, as in torch's own loops
 COMPILE_SECONDS = 300  # a compiler that hangs is a failing compiler
 
 
@@ -76,6 +77,13 @@ def library() -> ctypes.CDLL:
     if found is None:
         raise BuildError(text)
     return found
+
+
+def threads(elements: int) -> int:
+    """Threads for a parallel region of so many elementary steps: torch's number, fewer for little
+    work. Waking a thread costs some microseconds, and milliseconds where its core is busy with
+    something else; results do not depend on the number."""
+    return min(torch.get_num_threads(), max(1, elements // GRAIN))
 
 
 def describe() -> str:

@@ -99,7 +99,7 @@ def _call(inputs: ConvInputs) -> tuple[ConvCall, list[Tensor]]:
         k=inputs.k,
         silu=inputs.silu,
         bf16=inputs.x.dtype == torch.bfloat16,
-        threads=torch.get_num_threads(),
+        threads=native.threads(inputs.x.numel()),
     )
     keep = [put_rows(call, "x", "x_stride", inputs.x)]
     plain = {

@@ -85,7 +85,7 @@ void backward_rows(const NormCall& c, int64_t first, int64_t last, double* total
 extern "C" int mom_norm_forward(const NormCall* call) {
   using namespace mom;
   const NormCall& c = *call;
-#pragma omp parallel for schedule(static) num_threads(int(c.threads)) if (c.threads > 1)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
   for (int i = 0; i < NORM_TASKS; ++i) {
     const int64_t first = c.rows * i / NORM_TASKS, last = c.rows * (i + 1) / NORM_TASKS;
     c.bf16 ? forward_rows<bf16>(c, first, last) : forward_rows<float>(c, first, last);
@@ -97,7 +97,7 @@ extern "C" int mom_norm_backward(const NormCall* call) {
   using namespace mom;
   const NormCall& c = *call;
   const int64_t padded = ceil_div(c.d, W) * W;
-#pragma omp parallel for schedule(static) num_threads(int(c.threads)) if (c.threads > 1)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
   for (int i = 0; i < NORM_TASKS; ++i) {
     static thread_local Scratch scratch;
     float* sums = scratch.get<float>(padded);

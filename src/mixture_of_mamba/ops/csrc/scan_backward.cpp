@@ -363,7 +363,7 @@ extern "C" int mom_scan_backward(const ScanCall* call) {
       const int64_t b = i / each, which = i % each;
       c.bf16 ? backward_task<bf16>(c, cut, b, which) : backward_task<float>(c, cut, b, which);
     }
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 64)
     for (int64_t row = 0; row < rows; ++row)
       c.bf16 ? finish_row<bf16>(c, cut, row) : finish_row<float>(c, cut, row);
   }

@@ -17,6 +17,10 @@ from .call import FORMATS, DecodeCall, DecodeLayer, Packed, pack, together
 
 __all__ = ["FORMATS", "DecodeStep"]
 
+#: Multiply-adds of a step that a thread is worth waking for. Threads meet four times a layer, and
+#: where one's core is busy with something else, all wait for it each time.
+PRODUCTS = 1 << 21
+
 
 class DecodeStep:
     """All blocks, the last norm and the head, for one token of each sequence.
@@ -78,11 +82,16 @@ class DecodeStep:
         self._layers = (DecodeLayer * len(blocks))(*layers)
         self._final = None if final_norm is None else self._hold(final_norm.detach().float())
         self._head = None if head is None else self._packs[-1]
+        self._products = sum(p.weight[0].numel() for p in self._packs)  # of a sequence's step
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights that a step of one modality reads at most."""
         return sum(p.nbytes for p in self._packs)
+
+    def threads(self, batch: int) -> int:
+        """Threads of a step of so many sequences; one for a small model."""
+        return min(torch.get_num_threads(), max(1, batch * self._products // PRODUCTS))
 
     def new_states(self, batch: int) -> list[tuple[Tensor, Tensor]]:
         """Zero states: for each block conv (b, k-1, d) and ssm (b, d, n), float32."""
@@ -120,7 +129,7 @@ class DecodeStep:
             ids = torch.zeros_like(ids)
         hidden = torch.empty(b, self.d_model) if self._final is not None else x
         logits = None if self._head is None else torch.empty(b, self._head.weight.shape[1])
-        threads = torch.get_num_threads()
+        threads = self.threads(b)
         # Inputs of products with many sequences are laid out anew, in whole tiles.
         widest = -(-max(self.d, self.d_model, self.rank) // 32) * 32
         panels = -(-b // 16) * 16 * widest

@@ -66,7 +66,7 @@ def _call(x: Tensor, eps: float) -> NormCall:
         rows=x.shape[0],
         d=x.shape[1],
         bf16=x.dtype == torch.bfloat16,
-        threads=torch.get_num_threads(),
+        threads=native.threads(x.numel()),
         eps=eps,
         x=x.data_ptr(),
     )

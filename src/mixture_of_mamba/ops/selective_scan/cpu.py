@@ -142,7 +142,7 @@ def _call(inputs: ScanInputs) -> tuple[ScanCall, list[Tensor]]:
         modalities=1 if bias is None else bias.shape[0],
         softplus=inputs.softplus,
         bf16=inputs.u.dtype == torch.bfloat16,
-        threads=torch.get_num_threads(),
+        threads=native.threads(inputs.u.numel() * inputs.n // 4),
     )
     keep = []
     for name, stride in (("u", "u"), ("delta", "delta"), ("B", "b"), ("C", "c"), ("z", "z")):
