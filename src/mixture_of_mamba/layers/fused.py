@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 
 from ..ops import Routing
+from ..ops.derivatives import formula_needed
 from ..ops.mamba_block import Weights, mamba_block, why_not
 from .linear import ModalityLinear
 from .mixer import DepthwiseConv, MambaMixer
@@ -31,7 +32,7 @@ def fused_forward(
     if x.device.type != "cpu" or not is_plain(block):
         return None
     weights = block_weights(block)
-    if why_not(x, weights, routing) is not None:
+    if why_not(x, weights, routing) is not None or formula_needed(x, *weights, *(state or ())):
         return None
     b, d = routing.batch, weights.D.shape[0]
     if state is not None and (

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..derivatives import with_derivatives
 from ..dispatch import choose, preferred
 from ..routing import Routing, document_starts
 from .inputs import ConvGrads, ConvInputs
@@ -47,6 +48,7 @@ def causal_conv1d(
     """
     inputs = _inputs(x, weight, bias, activation, state, document_ids, routing)
     backend = preferred("causal_conv1d", backend)
+    backend = with_derivatives("causal_conv1d", backend, x, weight, bias, state)
     if backend == "reference":
         y, final = causal_conv1d_reference(inputs)
     else:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..derivatives import no_second_derivative
 from ..dispatch import choose
 from .inputs import ConvInputs
 
 __all__ = ["conv"]
+
+Grads = tuple[Tensor, Tensor, Tensor, Tensor]
+# Not a list: torch.autograd.grad(…, is_grads_batched=True) calls such an op once per entry.
 
 
 @torch.library.custom_op("mixture_of_mamba::causal_conv1d", mutates_args=())
@@ -60,11 +64,11 @@ def conv_backward(
     length: int,
     silu: bool,
     backend: str,
-) -> list[Tensor]:
+) -> Grads:
     """-> gradients of x, weight, bias, state; empty tensors for absent ones."""
     inputs = ConvInputs(x, weight, bias, rows, resets, state, batch, length, silu)
     grads = choose("causal_conv1d", inputs, backend)[1].backward(inputs, dy, dfinal)
-    return [x.new_empty(0) if g is None else g for g in grads]
+    return tuple(x.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]
 
 
 @conv_backward.register_fake
@@ -81,8 +85,9 @@ def _(
     length: int,
     silu: bool,
     backend: str,
-) -> list[Tensor]:
-    return [x.new_empty(0) if v is None else v.new_empty(v.shape) for v in (x, weight, bias, state)]
+) -> Grads:
+    leaves = (x, weight, bias, state)
+    return tuple(x.new_empty(0) if v is None else v.new_empty(v.shape) for v in leaves)  # type: ignore[return-value]
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -105,3 +110,4 @@ def _backward(ctx, dy, dfinal):  # type: ignore[no-untyped-def]
 
 
 conv.register_autograd(_backward, setup_context=_setup_context)
+conv_backward.register_autograd(no_second_derivative("causal_conv1d"))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..derivatives import formula_needed
 from .op import head_loss
 from .reference import linear_cross_entropy_reference
 
@@ -65,6 +66,10 @@ def linear_cross_entropy(
         slice_rows = max(64, _SLICE_BYTES.get(device, 1 << 28) // (4 * max(weight.shape[0], 1)))
     elif slice_rows < 1:
         raise ValueError(f"slice_rows is {slice_rows}; at least 1 is needed")
+    if formula_needed(hidden, weight):
+        return linear_cross_entropy_reference(
+            hidden, weight, targets, low=low, high=high, ignore_index=ignore_index
+        )
     return head_loss(hidden, weight, targets, low, high, ignore_index, slice_rows)[0]
 
 

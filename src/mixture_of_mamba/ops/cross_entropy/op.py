@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..derivatives import no_second_derivative
+
 __all__ = ["head_loss"]
 
 
@@ -162,3 +164,6 @@ def _backward(ctx, dloss, _):  # type: ignore[no-untyped-def]
 
 
 head_loss.register_autograd(_backward, setup_context=_setup_context)
+head_loss_backward.register_autograd(
+    no_second_derivative("linear_cross_entropy", "use linear_cross_entropy_reference")
+)

@@ -20,6 +20,7 @@ def linear_cross_entropy_reference(
 ) -> Tensor:
     """(r,) losses of `linear_cross_entropy`, through a (r, V) tensor of logits."""
     logits = hidden @ weight.T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if low is not None and high is not None:
         v = torch.arange(weight.shape[0], device=hidden.device)
         logits = logits.masked_fill((v < low[:, None]) | (v >= high[:, None]), -torch.inf)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import native
+from ..derivatives import formula_needed
 from ..dispatch import BackendError
 from ..mamba_block import Weights
 from ..selective_scan.cpu import MOST_STATES
@@ -115,8 +116,13 @@ class DecodeStep:
             Logits (b, v) float32; without a head the (normed) hidden rows (b, d_model).
 
         Raises:
-            ValueError: shapes, dtypes or modalities that do not fit.
+            ValueError: shapes, dtypes or modalities that do not fit; a derivative is asked for.
         """
+        if formula_needed(x) or (torch.is_grad_enabled() and x.requires_grad):
+            raise ValueError(
+                "the native decode step has no derivatives; call it under torch.no_grad(), or "
+                "run the blocks themselves"
+            )
         b = x.shape[0]
         if x.shape != (b, self.d_model):
             raise ValueError(f"x has shape {tuple(x.shape)}; (batch, {self.d_model}) is needed")

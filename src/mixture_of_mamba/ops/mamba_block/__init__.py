@@ -12,7 +12,7 @@ from ..causal_conv1d.cpu import MOST_TAPS
 from ..routing import Routing
 from ..selective_scan import scan_flops
 from ..selective_scan.cpu import DTYPES, MOST_STATES
-from .cpu import Weights
+from .cpu import Saved, Weights
 from .op import block
 
 __all__ = ["Weights", "mamba_block", "why_not"]
@@ -100,25 +100,6 @@ def _forward_flops(  # type: ignore[no-untyped-def]
 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.mamba_block_backward)
-def _backward_flops(  # type: ignore[no-untyped-def]
-    dy,
-    dconv,
-    dssm,
-    saved,
-    x,
-    norm,
-    in_w,
-    in_b,
-    conv_w,
-    conv_b,
-    x_w,
-    dt_w,
-    dt_b,
-    A_log,
-    D,
-    out_w,
-    *_,
-    out_shape=None,
-    **kw,
-) -> int:
+def _backward_flops(*args, out_shape=None, **kw) -> int:  # type: ignore[no-untyped-def]
+    x, _, in_w, _, conv_w, _, x_w, dt_w, _, A_log, _, out_w, *_ = args[3 + len(Saved._fields) :]
     return 2 * _flops(x, in_w, conv_w, x_w, dt_w, A_log, out_w)

@@ -7,12 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..derivatives import no_second_derivative
 from ..selective_scan.cpu import STEPS, padded_states
 from . import cpu
 
 __all__ = ["block", "block_backward"]
 
 _N_WEIGHTS, _N_PLAN = len(cpu.Weights._fields), len(cpu.Plan._fields)
+
+# fmt: off
+Grads = tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+]
+# fmt: on
+# Not a list: torch.autograd.grad(…, is_grads_batched=True) calls such an op once per entry.
 
 
 @torch.library.custom_op("mixture_of_mamba::mamba_block", mutates_args=())
@@ -109,7 +118,14 @@ def block_backward(
     dy: Tensor,
     dconv_final: Tensor | None,
     dssm_final: Tensor | None,
-    saved: list[Tensor],
+    h: Tensor,
+    scale: Tensor,
+    xz: Tensor,
+    u: Tensor,
+    maps: Tensor,
+    delta: Tensor,
+    y: Tensor,
+    checkpoints: Tensor,
     x: Tensor,
     norm: Tensor,
     in_weight: Tensor,
@@ -131,8 +147,11 @@ def block_backward(
     length: int,
     conv_state: Tensor | None,
     ssm_state: Tensor | None,
-) -> list[Tensor]:
-    """-> gradients of x, the weights and the two states; empty tensors for absent ones."""
+) -> Grads:
+    """-> gradients of x, the weights and the two states; empty tensors for absent ones.
+
+    The tensors after the gradients are cpu.Saved.
+    """
     weights = cpu.Weights(
         *(norm, in_weight, in_bias, conv_weight, conv_bias, x_weight, dt_weight, dt_bias),
         *(A_log, D, out_weight, out_bias),
@@ -147,22 +166,17 @@ def block_backward(
         plan,
         conv_state,
         ssm_state,
-        cpu.Saved(*saved),
+        cpu.Saved(h, scale, xz, u, maps, delta, y, checkpoints),
     )
-    return [x.new_empty(0) if g is None else g for g in (dx, *dweights, dconv, dssm)]
+    grads = (dx, *dweights, dconv, dssm)
+    return tuple(x.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]
 
 
 @block_backward.register_fake
-def _(
-    dy: Tensor,
-    dconv_final: Tensor | None,
-    dssm_final: Tensor | None,
-    saved: list[Tensor],
-    x: Tensor,
-    *rest: Any,
-) -> list[Tensor]:
-    weights, states = rest[:_N_WEIGHTS], rest[_N_WEIGHTS + _N_PLAN :]
-    return [x.new_empty(0) if v is None else v.new_empty(v.shape) for v in (x, *weights, *states)]
+def _(*args: Any) -> Grads:
+    x, *rest = args[3 + len(cpu.Saved._fields) :]
+    leaves = (x, *rest[:_N_WEIGHTS], *rest[_N_WEIGHTS + _N_PLAN :])
+    return tuple(x.new_empty(0) if v is None else v.new_empty(v.shape) for v in leaves)  # type: ignore[return-value]
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -183,7 +197,7 @@ def _backward(ctx, dy, dconv_final, dssm_final, *_):  # type: ignore[no-untyped-
     if dy is None:
         dy = torch.zeros_like(x)
     grads = block_backward(
-        *(dy, dconv_final, dssm_final, list(saved), x, *weights, *tensors),
+        *(dy, dconv_final, dssm_final, *saved, x, *weights, *tensors),
         *(ctx.batch, ctx.length, *states),
     )
     found = [
@@ -193,3 +207,4 @@ def _backward(ctx, dy, dconv_final, dssm_final, *_):  # type: ignore[no-untyped-
 
 
 block.register_autograd(_backward, setup_context=_setup_context)
+block_backward.register_autograd(no_second_derivative("a Mamba block"))

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..derivatives import with_derivatives
 from ..dispatch import choose, preferred
 from ..routing import Routing
 from .inputs import LinearInputs
 from .op import linear
-from .reference import modality_linear_reference
+from .reference import modality_linear_formula, modality_linear_reference
 
 __all__ = ["LinearInputs", "modality_linear", "modality_linear_reference"]
 
@@ -67,9 +68,10 @@ def modality_linear(
         x, weight = x.to(cast), weight.to(cast)
         bias = None if bias is None else bias.to(cast)
     inputs = LinearInputs(x, weight, bias, offsets, host)
-    backend = preferred("modality_linear", backend)
+    named = preferred("modality_linear", backend)
+    backend = with_derivatives("modality_linear", named, x, weight, bias)
     if backend == "reference":
-        return modality_linear_reference(inputs)
+        return modality_linear_reference(inputs) if named else modality_linear_formula(inputs)
     if backend:
         choose("modality_linear", inputs, backend)
     return linear(x, weight, bias, offsets, host, backend)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..derivatives import no_second_derivative
 from ..dispatch import choose
 from .inputs import LinearInputs
 
 __all__ = ["linear"]
+
+Grads = tuple[Tensor, Tensor, Tensor]
+# Not a list: torch.autograd.grad(…, is_grads_batched=True) calls such an op once per entry.
 
 
 @torch.library.custom_op("mixture_of_mamba::modality_linear", mutates_args=())
@@ -48,12 +52,12 @@ def linear_backward(
     need_weight: bool,
     need_bias: bool,
     backend: str,
-) -> list[Tensor]:
+) -> Grads:
     """-> gradients of x, weight, bias; empty tensors where not needed."""
     inputs = LinearInputs(x, weight, None, offsets, host_offsets)
     module = choose("modality_linear", inputs, backend)[1]
     grads = module.backward(inputs, dy, (need_x, need_weight, need_bias))
-    return [x.new_empty(0) if g is None else g for g in grads]
+    return tuple(x.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]
 
 
 @linear_backward.register_fake
@@ -67,12 +71,12 @@ def _(
     need_weight: bool,
     need_bias: bool,
     backend: str,
-) -> list[Tensor]:
-    return [
+) -> Grads:
+    return (
         x.new_empty(x.shape) if need_x else x.new_empty(0),
         weight.new_empty(weight.shape) if need_weight else x.new_empty(0),
         weight.new_empty(weight.shape[:2]) if need_bias else x.new_empty(0),
-    ]
+    )
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -90,3 +94,4 @@ def _backward(ctx, dy):  # type: ignore[no-untyped-def]
 
 
 linear.register_autograd(_backward, setup_context=_setup_context)
+linear_backward.register_autograd(no_second_derivative("modality_linear"))

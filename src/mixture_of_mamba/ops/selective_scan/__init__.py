@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..derivatives import with_derivatives
 from ..dispatch import choose, preferred
 from ..routing import Routing, document_starts
 from .inputs import ScanGrads, ScanInputs
@@ -60,15 +61,14 @@ def selective_scan(
     inputs = _inputs(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, state, document_ids, routing
     )
-    backend = preferred("selective_scan", backend)
+    values = (u, delta, A, B, C, D, z, delta_bias, state)
+    backend = with_derivatives("selective_scan", preferred("selective_scan", backend), *values)
     if backend == "reference":
         y, final = selective_scan_reference(inputs)
     else:
         if backend:  # fail here, with a plain traceback, and not inside the graph
             choose("selective_scan", inputs, backend)
-        record = torch.is_grad_enabled() and any(
-            x is not None and x.requires_grad for x in (u, delta, A, B, C, D, z, delta_bias, state)
-        )
+        record = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in values)
         y, final, _ = scan(
             *(getattr(inputs, name) for name in _TENSORS),
             inputs.batch,

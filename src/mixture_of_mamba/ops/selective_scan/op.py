@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..derivatives import no_second_derivative
 from ..dispatch import choose
 from .inputs import ScanInputs
 
 __all__ = ["scan"]
+
+Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+# Not a list: torch.autograd.grad(…, is_grads_batched=True) calls such an op once per entry.
 
 
 @torch.library.custom_op("mixture_of_mamba::selective_scan", mutates_args=())
@@ -92,13 +96,13 @@ def scan_backward(
     length: int,
     softplus: bool,
     backend: str,
-) -> list[Tensor]:
+) -> Grads:
     """-> gradients of u, delta, A, B, C, D, z, delta_bias, state; empty tensors for absent ones."""
     inputs = ScanInputs(
         u, delta, A, B, C, D, z, delta_bias, rows, modality, resets, state, batch, length, softplus
     )
     grads = choose("selective_scan", inputs, backend)[1].backward(inputs, checkpoints, dy, dfinal)
-    return [u.new_empty(0) if g is None else g for g in grads]
+    return tuple(u.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]
 
 
 @scan_backward.register_fake
@@ -122,9 +126,9 @@ def _(
     length: int,
     softplus: bool,
     backend: str,
-) -> list[Tensor]:
+) -> Grads:
     leaves = (u, delta, A, B, C, D, z, delta_bias, state)
-    return [u.new_empty(0) if x is None else x.new_empty(x.shape) for x in leaves]
+    return tuple(u.new_empty(0) if x is None else x.new_empty(x.shape) for x in leaves)  # type: ignore[return-value]
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -148,3 +152,4 @@ def _backward(ctx, dy, dfinal, _):  # type: ignore[no-untyped-def]
 
 
 scan.register_autograd(_backward, setup_context=_setup_context)
+scan_backward.register_autograd(no_second_derivative("selective_scan"))
