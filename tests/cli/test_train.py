@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.train.runs import load_run
+from mixture_of_mamba.train.config import TrainConfig
+from mixture_of_mamba.train.runs import load_run, read_config
 
 SMALL = [
     *("-c", "transfusion", "--data.scenes", "40", "--data.text_vocabulary", "270"),
@@ -91,3 +93,32 @@ def test_taken_folder_is_refused(
     assert len(line.splitlines()) == 1
     assert "already holds a run (finished); continue it with --resume" in line
     assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_says_that_it_may_grow(
+    finished: Path, cache: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    said = capsys.readouterr().err
+    assert "was finished at step 4 before" in said and "a larger --train.steps" in said
+    assert main(["train", *SMALL, *cache, "--out", str(out)]) == 1
+    assert "continue it with --resume and a larger --train.steps" in capsys.readouterr().err
+    assert main(["train", "--out", str(out), "--resume", "--train.steps", "5"]) == 0
+    assert "is finished at step 5" in capsys.readouterr().err
+    assert losses(out)[-1][1] == 5
+
+
+def test_a_warmup_beyond_the_end_is_said(
+    tmp_path: Path, cache: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*SMALL, *cache, "--out", str(tmp_path / "run"), "--train.stop_after", "1"]
+    assert main(["train", *options, "--train.warmup", "50"]) == 0
+    said = capsys.readouterr().err
+    assert "train.warmup is 50 and train.steps 4: the learning rate rises to the end" in said
+    assert "8% of train.learning_rate" in said
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    peak = read_config(tmp_path / "run").train.learning_rate
+    assert 4 * line["learning_rate"] == pytest.approx(0.08 * peak)
+    assert TrainConfig(steps=4, warmup=3).remarks() == []

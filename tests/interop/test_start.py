@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
+from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.tokenizers.text import Text
 from mixture_of_mamba.interop import load_dense, start_from
@@ -123,3 +124,35 @@ def test_bad_tokenizers_are_named(checkpoint: Path, tmp_path: Path) -> None:
         tiny_config(text_tokenizer=str(checkpoint), tokenizers=str(tmp_path))
     text = Text.pretrained(checkpoint)
     assert Text.pretrained(checkpoint, text.bpe + 9).bpe == text.bpe + 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.d_model", "64"], "has another shape than this run; give --model.d_model 32"),
+        (["--data.text_vocabulary", "300"], "text tokens, but the data's text has 300"),
+        ([], None),
+    ],
+)
+def test_a_start_of_another_shape_is_refused_before_data_is_prepared(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str | None,
+) -> None:
+    size = load_dense(checkpoint).config.modalities[0].size
+    given = ["--model.start", str(checkpoint), "--data.text_tokenizer", str(checkpoint)]
+    given += ["--data.setting", "chameleon", "--data.text_vocabulary", str(size + 3)]
+    for name, value in SETTINGS.items():
+        given += [f"--model.{name}", str(value).lower()]
+    given += ["--data.cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), *flags]
+    with pytest.MonkeyPatch.context() as patch:
+
+        def prepared(*args: Any, **more: Any) -> Any:
+            raise RuntimeError("data is prepared")
+
+        patch.setattr("mixture_of_mamba.data.build.materialise", prepared)
+        assert main(["train", *given]) == 1
+    assert (message or "data is prepared") in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

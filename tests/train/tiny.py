@@ -106,7 +106,8 @@ def tiny_config(**train: Any) -> RunConfig:
     }
     return RunConfig.from_dict(
         {
-            "data": {"window": WINDOW},
+            # of one's own: a window of the embedded scenes must hold a whole picture
+            "data": {"window": WINDOW, "source": "mine", "image_size": 8},
             "model": {"d_model": 16, "n_layers": 2},
             "train": values | train,
         }

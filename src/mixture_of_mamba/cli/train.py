@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from .options import add_run_options, run_config
+
+if TYPE_CHECKING:
+    from ..interop import Start
+    from ..train.config import RunConfig
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -35,18 +41,26 @@ def run(args: Namespace) -> int:
     config, out = run_config(args), Path(args.out)
 
     from ..data.build import build
-    from ..interop import start_from
     from ..train.loop import train
+    from ..train.runs import has_finished
     from .samples import show_samples
 
+    already = args.resume and has_finished(out, config.train.steps)
+    start = _start(config, out)
     result = train(
         config,
         out,
         build=lambda data: build(data, progress=_first()),
-        start=lambda network: start_from(str(config.model.start), network, seed=config.train.seed),
+        start=None if start is None else partial(start, seed=config.train.seed),
         resume=args.resume,
         on_evaluation=show_samples(config.train.samples) if config.train.samples else None,
     )
+    if already:
+        _say(
+            f"{out} was finished at step {result.step} before: {out / 'model'}; to train on, give "
+            "a larger --train.steps"
+        )
+        return 0
     if result.finished:
         _say(f"{out} is finished at step {result.step}: {out / 'model'}")
         return 0
@@ -55,6 +69,19 @@ def run(args: Namespace) -> int:
         f"continue with: mom train --out {out} --resume"
     )
     return 0 if result.step == config.train.stop_after else 130
+
+
+def _start(config: RunConfig, out: Path) -> Start | None:
+    """What config.model.start names, unless the run has weights already."""
+    from ..interop import Start
+    from ..train.config import model_config
+    from ..train.runs import start_of
+
+    if (folder := start_of(out, config)) is None:
+        return None
+    text = 1 if config.data.tokenizers else config.data.chosen("text_vocabulary")
+    sizes = [(n, kind, text if n == "text" else 1) for n, kind in config.data.modalities]
+    return Start(folder, model_config(config.model, sizes))
 
 
 def _first() -> bool:

@@ -70,6 +70,8 @@ def _run(
     plan: Plan, out: Path, jobs: int | None, samples: int, judged: int, board: Board
 ) -> tuple[Comparison, dict[str, Any], Path]:
     check_plan(plan, out)
+    for remark in plan.config.train.remarks():
+        board.say(remark)
     bundle = build(plan.config.data)  # before anything is written: it may fail, or be stopped
     write_plan(plan, out)
     save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")

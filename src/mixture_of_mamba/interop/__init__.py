@@ -7,10 +7,11 @@
 from .loading import load_model
 from .merge import merge
 from .pretrained import load_dense, save_state_spaces, save_transformers
-from .start import start_from
+from .start import Start, start_from
 from .upcycle import Upcycled, upcycle
 
 __all__ = [
+    "Start",
     "Upcycled",
     "load_dense",
     "load_model",

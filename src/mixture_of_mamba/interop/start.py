@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..data.tokenizers.tokenizer_set import special_tokens
 from ..models import ModelConfig, MultimodalModel
 from .loading import load_model
-from .upcycle import upcycle
+from .upcycle import grown_config, upcycle
 
-__all__ = ["start_from"]
+__all__ = ["Start", "start_from"]
 
 _SETTINGS = ("d_model", "n_layers", "d_state", "expand", "mixer", "tie_embeddings")
 _FIXED = ("d_conv", "conv_bias", "bias", "norm_eps")
+
+
+class Start:
+    """A pretrained model that a run is to start from, read and checked before data is prepared.
+
+    Args:
+        folder: see start_from.
+        settings: the network of the run as far as its settings say: the sizes of modalities are
+            the largest that they can have, or 1 where that is not known.
+
+    Raises:
+        FileNotFoundError, ValueError: as start_from, but for the sizes that come with the data.
+    """
+
+    def __init__(self, folder: str | Path, settings: ModelConfig) -> None:
+        self.folder, self.source = folder, load_model(folder)
+        _same_shape(folder, self.source.config, settings)
+        if settings.modalities[0].size > 1:
+            _room_for_text(folder, self.source.config, settings)
+        known = {m.name: m.size for m in self.source.config.modalities}
+        wanted = [replace(m, size=known.get(m.name, m.size)) for m in settings.modalities]
+        grown_config(self.source.config, wanted, settings.split)
+
+    def __call__(self, config: ModelConfig, *, seed: int = 0) -> MultimodalModel:
+        """The first weights of the run; see start_from."""
+        _same_shape(self.folder, self.source.config, config)
+        _room_for_text(self.folder, self.source.config, config)
+        grown = upcycle(self.source, config.modalities, split=config.split, seed=seed).model
+        model = MultimodalModel(config, seed=seed)
+        model.load_state_dict(grown.state_dict())
+        return model
 
 
 def start_from(folder: str | Path, config: ModelConfig, *, seed: int = 0) -> MultimodalModel:
@@ -32,13 +64,7 @@ def start_from(folder: str | Path, config: ModelConfig, *, seed: int = 0) -> Mul
         ValueError: one of another shape (the fields are named), of other modalities, or of more
             text tokens than the config leaves room for.
     """
-    source = load_model(folder)
-    _same_shape(folder, source.config, config)
-    _room_for_text(folder, source.config, config)
-    grown = upcycle(source, config.modalities, split=config.split, seed=seed).model
-    model = MultimodalModel(config, seed=seed)
-    model.load_state_dict(grown.state_dict())
-    return model
+    return Start(folder, config)(config, seed=seed)
 
 
 def _same_shape(folder: str | Path, old: ModelConfig, new: ModelConfig) -> None:

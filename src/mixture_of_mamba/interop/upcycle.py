@@ -108,9 +108,9 @@ def upcycle(
     """
     old = source.config
     wanted = [m if isinstance(m, Modality) else parse_modality(m, old) for m in modalities]
-    grown, markers = _grow(old, wanted)
+    config, markers = grown_config(old, wanted, split)
+    grown = config.modalities
     first = expert or old.names[0]
-    config = replace(old, modalities=grown, split=_split(old, split))
     with torch.device("meta"):  # almost every value comes from the source
         model = MultimodalModel(config)
     device, dtype = source.embedding.weight.device, source.embedding.weight.dtype
@@ -129,6 +129,18 @@ def upcycle(
     model.reset_buffers(device)
     kept = {m.name: m.size for m in old.modalities if m.discrete}
     return Upcycled(model, kept, markers)
+
+
+def grown_config(
+    old: ModelConfig, wanted: Sequence[Modality], split: str | frozenset[str] | None
+) -> tuple[ModelConfig, dict[str, int]]:
+    """The config of a mixture that starts from a model of `old`, and its markers' ids.
+
+    Raises:
+        ValueError: see upcycle.
+    """
+    grown, markers = _grow(old, wanted)
+    return replace(old, modalities=grown, split=_split(old, split)), markers
 
 
 def parse_modality(text: str, known: ModelConfig | None = None) -> Modality:

@@ -163,6 +163,16 @@ class TrainConfig:
                 f"{self.accumulate} parts do not divide; use a multiple of {parts}"
             )
 
+    def remarks(self) -> list[str]:
+        """What is possible and hardly meant, a line each."""
+        if self.warmup < self.steps:
+            return []
+        return [
+            f"train.warmup is {self.warmup} and train.steps {self.steps}: the learning rate rises "
+            f"to the end, where it is {self.steps / self.warmup:.0%} of train.learning_rate; "
+            "give a smaller --train.warmup (0: none)"
+        ]
+
 
 _LEAST = {
     "steps": 1,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from .objective import Objective
 from .optimizer import make_optimizer
 from .progress import Progress
 from .random_state import aside
-from .runs import beginning, hold_against_data, prepare_folder, publish_model
+from .runs import beginning, hold_against_data, prepare_folder, publish_model, start_of
 from .schedule import learning_rate
 from .tensorboard import Board
 
@@ -89,7 +90,8 @@ def train(
         folder: gets config.yaml, metrics.jsonl, checkpoints/, tokenizers/ and at the end model/.
         build: makes `tokenizers`, `train` and `validation` of a DataConfig; called on the first
             process first, so that the others find the cache filled.
-        start: makes the first weights where config.model.start names some (interop.start_from).
+        start: makes the first weights where config.model.start names some; interop.Start has
+            checked them before data is prepared, interop.start_from checks them after.
         resume: continue what is in `folder`.
         on_evaluation: called after each evaluation, e.g. to show decoded samples.
 
@@ -103,22 +105,13 @@ def train(
         NonFiniteLoss: the training diverged; the last good checkpoint stays.
         CheckpointError: a checkpoint could not be written.
     """
-    folder, first = Path(folder), config.model.start
-    if config.data.tokenizers is not None:  # they decide some fields, which config.yaml records
-        from ..data.build import settled
-
-        config = replace(config, data=settled(config.data))
-    if first is not None and start is None:
-        raise ValueError(
-            f"model.start is {first!r}, but train was given no `start` to read it with; pass "
-            "start=lambda c: start_from(config.model.start, c) of interop"
-        )
-    if first is None or checkpoints(folder):
+    folder = Path(folder)
+    if start_of(folder, config) is None:
         start = None  # the weights are new, or those of a checkpoint
-    elif not Path(first).is_dir():
-        raise FileNotFoundError(
-            f"model.start is {first!r}, which is no folder; give that of a pretrained model, or "
-            "leave it out to start from new weights"
+    elif start is None:
+        raise ValueError(
+            f"model.start is {config.model.start!r}, but train was given no `start` to read it "
+            "with; pass start=lambda c: start_from(config.model.start, c) of interop"
         )
     further = os.environ.get("LOCAL_RANK", "0") != "0"
     end_with_parent(grace=0.0 if further else GRACE_SECONDS)  # a further process writes nothing
@@ -131,6 +124,8 @@ def train(
             torch.set_num_threads(config.train.threads)
         try:
             on_first(fabric, lambda: prepare_folder(lock, config, resume=resume))
+            for remark in config.train.remarks() if fabric.global_rank == 0 else ():
+                print(remark, file=sys.stderr)
             interrupt = Interrupt()
             with beginning(folder, ours=fabric.global_rank == 0 and not resume):
                 with fabric.rank_zero_first():

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Run",
     "beginning",
+    "has_finished",
     "hold_against_data",
     "load_run",
     "prepare_folder",
     "publish_model",
     "read_config",
+    "start_of",
 ]
 
 _FURTHER = " and a larger --train.steps"
@@ -236,6 +238,29 @@ def publish_model(folder: Path) -> None:
     with filling(folder / "model", anew=True) as part:
         for name in names:
             shutil.copyfile(newest / name, part / name)
+
+
+def start_of(folder: Path, config: RunConfig) -> Path | None:
+    """The pretrained model that a run begins with; None where weights are new or in a checkpoint.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    start = config.model.start
+    if start is None or checkpoints(folder):
+        return None
+    if not Path(start).is_dir():
+        raise FileNotFoundError(
+            f"model.start is {start!r}, which is no folder; give that of a pretrained model, or "
+            "leave it out to start from new weights"
+        )
+    return Path(start)
+
+
+def has_finished(folder: Path, steps: int) -> bool:
+    """Whether a run has a checkpoint of step `steps` and the model made of it."""
+    saved = checkpoints(folder)
+    return (folder / "model").is_dir() and bool(saved) and step_of(saved[-1]) >= steps
 
 
 def _progress(folder: Path) -> str:
