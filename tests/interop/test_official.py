@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -227,8 +230,48 @@ def test_constructor_options_mean_what_they_say() -> None:
     assert bool((fresh.dt_proj.weight == 1.0).all())  # 4 ** -0.5 * 2
     with pytest.raises(NotImplementedError, match="choose 'random' or 'constant'"):
         make(dt_init="zeros")
-    with pytest.raises(ValueError, match="a whole number"):
-        make(expand=1.5)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        make(expand=0.01)
+
+
+def test_expansions_that_are_not_whole(x, ids) -> None:
+    for expand, inner in ((1.5, 48), (1.3, 41), (0.5, 16)):
+        module = make(expand=expand)
+        assert (module.expand, module.d_inner) == (expand, inner)  # rounded down, as there
+        state = module.state_dict()
+        assert state["local_experts_in_proj.0.weight"].shape == (2 * inner, D)
+        with torch.no_grad():
+            expected = formula(state, x, ids)
+            torch.testing.assert_close(module(x, ids), expected, atol=1e-5, rtol=1e-5)
+            conv, ssm = module.allocate_inference_cache(B, max_seqlen=L)
+            assert conv.shape == (B, inner, 4) and ssm.shape == (B, inner, 8)
+            steps = [module.step(x[:, t : t + 1], conv, ssm, ids[:, t : t + 1])[0] for t in (0, 1)]
+            torch.testing.assert_close(torch.cat(steps, 1), expected[:, :2], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MixtureOfMamba, BaselineDenseMamba])
+def test_a_whole_module_is_saved_and_copied(x, ids, kind, tmp_path: Path) -> None:
+    """Read in a fresh process, which has registered no hook yet; names stay the official ones."""
+    module = kind(SimpleNamespace(n_modalities=M, do_not_split_x_proj=True), D)
+    torch.save({"module": module, "x": x, "ids": ids}, tmp_path / "whole.pt")
+    code = (
+        "import sys, torch\n"
+        f"saved = torch.load({str(tmp_path / 'whole.pt')!r}, weights_only=False)\n"
+        "y = saved['module'](saved['x'], saved['ids'])\n"
+        "state = saved['module'].state_dict()\n"
+        "saved['module'].load_state_dict(state)\n"
+        f"torch.save((y.detach(), state), {str(tmp_path / 'result.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    y, state = torch.load(tmp_path / "result.pt")
+    assert torch.equal(y, module(x, ids))
+    assert list(state) == list(module.state_dict())
+    assert torch.equal(copy.deepcopy(module)(x, ids), y)
+
+
+def test_both_modules_say_how_many_modalities_their_arguments_have() -> None:
+    for kind in (MixtureOfMamba, BaselineDenseMamba):
+        assert kind(SimpleNamespace(n_modalities=M), D).n_modalities == M
 
 
 def test_low_precision_keeps_decay_and_state_in_float32(x, ids) -> None:

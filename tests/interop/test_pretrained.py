@@ -147,6 +147,22 @@ def test_any_folder_is_recognised(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def test_an_inner_width_that_is_no_multiple(tmp_path: Path) -> None:
+    """state-spaces rounds expand * d_model down; transformers' own class refuses the number."""
+    modalities = (Modality("text", "discrete", 40),)
+    model = MultimodalModel(
+        ModelConfig(d_model=30, n_layers=2, expand=1.25, modalities=modalities, split="none")
+    )
+    assert model.backbone.blocks[0].mixer.D.shape == (37,)
+    save_state_spaces(model, tmp_path / "ss")
+    ids = torch.randint(0, 40, (2, 9))
+    assert torch.equal(logits(load_dense(tmp_path / "ss"), ids), logits(model, ids))
+    model.save_pretrained(tmp_path / "ours")
+    assert torch.equal(logits(load_model(tmp_path / "ours"), ids), logits(model, ids))
+    with pytest.raises(ValueError, match=r"expand is 1\.25, but transformers"):
+        save_transformers(model, tmp_path / "tf")
+
+
 def test_a_mixture_is_not_saved_as_dense(tmp_path: Path) -> None:
     mixture = tiny(modalities=[Modality("text", "discrete", 40), Modality("image", "discrete", 9)])
     with pytest.raises(ValueError, match=r"2 experts .* merge the experts first"):

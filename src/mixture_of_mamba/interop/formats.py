@@ -166,7 +166,16 @@ def state_spaces_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def transformers_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """config.json for transformers' MambaForCausalLM."""
+    """config.json for transformers' MambaForCausalLM.
+
+    Raises:
+        ValueError: an `expand` that is no whole number, which transformers does not read.
+    """
+    if int(config.expand) != config.expand:
+        raise ValueError(
+            f"expand is {config.expand}, but transformers' Mamba takes whole numbers only; "
+            "save in state-spaces' format instead"
+        )
     return {
         "architectures": ["MambaForCausalLM"],
         "model_type": "mamba",
@@ -176,7 +185,7 @@ def transformers_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "num_hidden_layers": config.n_layers,
         "state_size": config.d_state,
         "conv_kernel": config.d_conv,
-        "expand": config.expand,
+        "expand": int(config.expand),
         "time_step_rank": config.block.rank,
         "use_bias": config.bias,
         "use_conv_bias": config.conv_bias,

@@ -46,7 +46,8 @@ class MixtureOfMamba(MambaMixer):
             `do_not_split_in_proj`, `do_not_split_x_proj`, `do_not_split_dt_proj`,
             `do_not_split_out_proj`.
         d_model: width.
-        d_state, d_conv, expand: states per channel, convolution taps, inner width / d_model.
+        d_state, d_conv: states per channel, convolution taps.
+        expand: inner width / d_model, which is rounded down to a whole width.
         dt_rank: rank of the step-size projection, or "auto": ceil(d_model / 16).
         dt_min, dt_max, dt_init_floor: range of the initial step sizes.
         dt_init: "random" or "constant" initial weight of dt_proj, times `dt_scale`.
@@ -69,7 +70,7 @@ class MixtureOfMamba(MambaMixer):
         d_model: int,
         d_state: int = 16,
         d_conv: int = 4,
-        expand: int = 2,
+        expand: float = 2,
         dt_rank: int | str = "auto",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
@@ -83,15 +84,13 @@ class MixtureOfMamba(MambaMixer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if int(expand * d_model) != expand * d_model or int(expand) != expand:
-            raise ValueError(f"expand is {expand}; a whole number is needed")
         config = MambaConfig(
             d_model=d_model,
-            n_modalities=self._modalities(args),
+            n_modalities=self._experts(args),
             split=self._split(args),
             d_state=d_state,
             d_conv=d_conv,
-            expand=int(expand),
+            expand=expand,
             dt_rank=None if dt_rank == "auto" else int(dt_rank),
             conv_bias=conv_bias,
             bias=bias,
@@ -106,18 +105,18 @@ class MixtureOfMamba(MambaMixer):
             if dtype is not None and name not in ("A_log", "D"):
                 parameter.data = parameter.data.to(dtype)
         self.args = args
-        self.n_modalities = config.n_modalities
-        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, int(expand)
+        self.n_modalities = int(getattr(args, "n_modalities", _DEFAULT_MODALITIES))
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner, self.dt_rank = config.d_inner, config.rank
         self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
         for parameter in (self.A_log, self.D):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
         assert self.dt_proj.bias is not None
         self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]
-        install_official_names(self, config.split)
+        install_official_names(self)
 
     @staticmethod
-    def _modalities(args: Any) -> int:
+    def _experts(args: Any) -> int:
         return int(getattr(args, "n_modalities", _DEFAULT_MODALITIES))
 
     @staticmethod
@@ -197,12 +196,12 @@ class MixtureOfMamba(MambaMixer):
         batch, length = x.shape[:2]
         ids = modality_ids_from(
             masks,
-            n_modalities=self.n_modalities,
+            n_modalities=self.config.n_modalities,
             batch=batch,
             length=length,
             device=x.device,
         )
-        routing = Routing.build(ids.to(x.device), self.n_modalities, check=False)
+        routing = Routing.build(ids.to(x.device), self.config.n_modalities, check=False)
         y, after = super().forward(routing.to_rows(x), routing, state)
         return routing.to_time(y), after
 
@@ -247,7 +246,7 @@ class BaselineDenseMamba(MixtureOfMamba):
     """
 
     @staticmethod
-    def _modalities(args: Any) -> int:
+    def _experts(args: Any) -> int:
         return 1
 
     @staticmethod

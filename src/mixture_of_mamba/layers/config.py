@@ -39,7 +39,7 @@ class MambaConfig:
         split: projections with one weight per modality. `frozenset()` is dense Mamba-1.
         d_state: states per channel `n`.
         d_conv: convolution taps `k`.
-        expand: inner width / d_model.
+        expand: inner width / d_model; need not be whole, the inner width is rounded down.
         dt_rank: rank of the step-size projection; None: ceil(d_model / 16).
         conv_bias, bias: biases of the convolution, and of in_proj and out_proj.
         dt_min, dt_max, dt_init_floor: range of the initial step sizes.
@@ -51,7 +51,7 @@ class MambaConfig:
     split: frozenset[str] = PROJECTIONS
     d_state: int = 16
     d_conv: int = 4
-    expand: int = 2
+    expand: float = 2
     dt_rank: int | None = None
     conv_bias: bool = True
     bias: bool = False
@@ -62,9 +62,13 @@ class MambaConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "split", parse_split(self.split))
-        for name in ("d_model", "n_modalities", "d_state", "d_conv", "expand"):
+        for name in ("d_model", "n_modalities", "d_state", "d_conv"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.expand > 0 or self.d_inner < 1:
+            raise ValueError(
+                f"expand is {self.expand}; expand * d_model ({self.d_model}) must be at least 1"
+            )
         if self.dt_rank is not None and self.dt_rank < 1:
             raise ValueError(f"dt_rank is {self.dt_rank}; give at least 1, or None for the default")
         if not 0 < self.dt_min <= self.dt_max:
@@ -72,7 +76,7 @@ class MambaConfig:
 
     @property
     def d_inner(self) -> int:
-        return self.expand * self.d_model
+        return int(self.expand * self.d_model)
 
     @property
     def rank(self) -> int:

@@ -77,7 +77,7 @@ class ModelConfig:
     mixer: Literal["mamba", "attention"] = "mamba"
     d_state: int = 16
     d_conv: int = 4
-    expand: int = 2
+    expand: float = 2
     dt_rank: int | None = None
     conv_bias: bool = True
     bias: bool = False

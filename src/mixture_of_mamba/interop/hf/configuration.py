@@ -47,7 +47,7 @@ class MixtureOfMambaConfig(PreTrainedConfig):  # type: ignore[misc]
     hidden_size: int = 768
     num_hidden_layers: int = 24
     state_size: int = 16
-    expand: int = 2
+    expand: int | float = 2
     conv_kernel: int = 4
     time_step_rank: int | str = "auto"
     use_bias: bool = False
