@@ -57,8 +57,8 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                 raise ValueError("it has several frames; save the one that is meant on its own")
             white = _white(opened)
             opened.info.update(_transparent(opened))
-            upright = ImageOps.exif_transpose(opened)
-            return np.asarray(_rgb(upright if white is None else _eight_bits(upright, white)))
+            ImageOps.exif_transpose(opened, in_place=True)
+            return np.asarray(_rgb(opened if white is None else _eight_bits(opened, white)))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
@@ -101,15 +101,19 @@ def _eight_bits(image: Image.Image, white: float) -> Image.Image:
     """Grey of 0..white, with its transparent level as alpha."""
     from PIL import Image
 
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if not np.isfinite([low, high]).all():
         raise ValueError("it contains NaN or infinity")
-    if values.min() < 0 or values.max() > white:
+    if low < 0 or high > white:
         raise ValueError(
-            f"its values lie in {values.min():g}..{values.max():g}, not in 0..{white:g}; scale "
-            "them, or save it with 8 bits"
+            f"its values lie in {low:g}..{high:g}, not in 0..{white:g}; scale them, or save it "
+            "with 8 bits"
         )
-    grey = Image.fromarray(np.floor(values * (255 / white) + 0.5).astype(np.uint8))
+    bytes_of = np.empty(values.shape, np.uint8)
+    for row, line in enumerate(values):  # a line at a time: in float64 a picture is large
+        bytes_of[row] = np.floor(line.astype(np.float64) * (255 / white) + 0.5)
+    grey = Image.fromarray(bytes_of)
     key = image.info.get("transparency")
     if key is not None:
         grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
@@ -133,8 +137,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
-        return image.convert("RGB")
-    visible = image.convert("RGBA")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    visible = image if image.mode == "RGBA" else image.convert("RGBA")
     sheet = Image.new("RGB", image.size, BACKGROUND)
     sheet.paste(visible, (0, 0), visible)
     return sheet
