@@ -85,6 +85,45 @@ def test_wrong_options_of_train(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["generate", "r", "--weights", "fp8"], "--weights is 'fp8'; choose from "),
+        (["tokenizer", "foo"], "action is 'foo'; choose from train, inspect"),
+        (["bench", "--device", "tpu"], "--device is 'tpu'; choose from cpu, cuda"),
+        (["upcycle", "d", "--out", "o", "--format", "x"], "--format is 'x'; choose from "),
+        (["generate", "r", "--temperature", "hot"], "--temperature is 'hot', which is no number"),
+        (["generate", "r", "--top_k", "1.5"], "--top_k is '1.5', which is no whole number"),
+        (["compare", "--out", "o", "--seeds", "a"], "--seeds is 'a', which is no whole number"),
+        (["train", "--out", "o", "--model.diffusion", "x"], "is 'x', which is no mapping"),
+        (["generate", "r", "--weights"], "--weights needs a value"),
+        (["compare", "--out", "o", "--variants"], "--variants needs a value"),
+        (["report"], "missing FOLDER; see --help"),
+        (["generate"], "missing RUN; see --help"),
+        (["env", "more"], "there is no place for more; see --help"),
+    ],
+)
+def test_wrong_values_of_every_kind_say_what_is_valid(
+    capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
+    line = fails(capsys, *argv)
+    assert message in line
+    assert not any(raw in line for raw in ("Parser key", "typing.", "<class", "NoneType"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_with_choices_names_them(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = Parser(prog=f"mom {name}", exit_on_error=False)
+    import_module(f"mixture_of_mamba.cli.{name}").configure(parser)
+    for action in parser._actions:
+        if action.choices and action.option_strings:
+            line = fails(capsys, name, f"{action.option_strings[-1]}=foo")
+            assert f"is 'foo'; choose from {', '.join(map(str, action.choices))}" in line
+
+
 def test_out_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing --out; see --help" in fails(capsys, "train")
 

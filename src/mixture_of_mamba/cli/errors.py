@@ -36,6 +36,12 @@ def report(error: BaseException, command: str) -> int:
         print(f"{command}: interrupted", file=sys.stderr)
         return 130
     message = one_line(error)
+    if isinstance(error, ModuleNotFoundError) and message.startswith("No module named"):
+        missing = (error.name or "").partition(".")[0]
+        message = (
+            f"this needs the package {missing!r}, which is not installed; "
+            "install it with: pip install 'mixture-of-mamba[train]'"
+        )
     if not isinstance(error, WriteError) and (why := why_not_written(error)) and why[0] in _FULL:
         named = getattr(error, "filename", None)
         message = f"{named or message}: {'; '.join(why)}".format(elsewhere="choose another place")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
+from ..ops.decode_step import FORMATS
 
 if TYPE_CHECKING:
     from ..generate import Event, Generator
@@ -81,7 +82,7 @@ def configure(parser: Any) -> None:
     parser.add_argument(
         "--weights",
         default=None,
-        type=Literal["float32", "bfloat16", "int8"] | None,
+        choices=FORMATS,
         help="format of the weights while decoding, natively on the CPU; default: the model's own",
     )
     parser.add_argument(

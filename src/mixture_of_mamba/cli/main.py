@@ -54,13 +54,9 @@ def _run(name: str, args: list[str]) -> int:
     from . import process
 
     process.configure(name)
-    try:
-        from jsonargparse import set_parsing_settings
-    except ImportError as error:
-        raise ImportError(
-            f"mom needs the package {error.name!r}, which is not installed; "
-            "install it with: pip install 'mixture-of-mamba[train]'"
-        ) from error
+    from jsonargparse import set_parsing_settings
+
+    from ..train.launch import check_alone
     from .options import Parser
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -68,7 +64,10 @@ def _run(name: str, args: list[str]) -> int:
     parser = Parser(prog=f"mom {name}", description=module.HELP, exit_on_error=False)
     parser.usage = f"mom {name} [options]"
     module.configure(parser)
-    return int(module.run(parser.parse_args(args)) or 0)
+    given = parser.parse_args(args)
+    if name not in ("train", "env"):
+        check_alone(f"mom {name}")
+    return int(module.run(given) or 0)
 
 
 def _overview() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,7 @@ _TYPES = {
     "<class 'float'>": "number",
     "<class 'bool'>": "true or false",
     "<class 'str'>": "text",
+    "<class 'dict'>": "mapping",
 }
 
 
@@ -59,7 +61,8 @@ class Parser(ArgumentParser):
         try:
             parsed = super().parse_args(given, **kwargs)
         except ArgumentError as error:
-            raise ArgumentError(None, _plain(error.message)) from error
+            places = [a.dest for a in self._actions if not a.option_strings]
+            raise ArgumentError(None, _plain(str(error), places)) from error
         if parsed.get("data.tokenizers") is not None:
             _leave_to_tokenizers(parsed, _set_by_user(given, files))
         return parsed
@@ -82,25 +85,41 @@ class Parser(ArgumentParser):
         return json.dumps(used) if len(used) < len(plain) else str(path)
 
 
-def _plain(message: str) -> str:
-    """jsonargparse's messages in words of the command line."""
-    message = " ".join(message.split())
-    message = re.sub(
-        r'Parser key "(\S+?)": Expected an? (.+?)\. Got value: (.*)',
+#: jsonargparse's and argparse's messages -> words of the command line.
+_MESSAGES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (
+        r'Parser key "(\S+?)"(?: element \d+)?: Expected an? (.+?)\. Got value: (.*)',
         lambda m: f"--{m[1]} is {m[3]!r}, which is no {_TYPES.get(m[2], m[2])}",
-        message,
-    )
-    message = re.sub(  # of fields that may be left out
+    ),
+    (  # of fields that may be left out
         r'Parser key "(\S+?)": Does not validate against any of the Union subtypes '
         r"Subtypes: \[(<class '\w+'>), <class 'NoneType'>\] .* Given value: (.*)",
         lambda m: f"--{m[1]} is {m[3]!r}, which is no {_TYPES.get(m[2], m[2])}",
-        message,
-    )
-    return re.sub(
-        r"the following arguments are required: (.*)",
-        lambda m: f"missing {', '.join(f'--{name}' for name in m[1].split(', '))}; see --help",
-        message,
-    )
+    ),
+    (
+        r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)",
+        lambda m: f"{m[1]} is {m[2]!r}; choose from {m[3].replace(chr(39), '')}",
+    ),
+    (r"argument (\S+): expected (?:at least )?one argument", lambda m: f"{m[1]} needs a value"),
+    (r"^unrecognized arguments: (.*)", lambda m: f"there is no place for {m[1]}; see --help"),
+)
+
+
+def _plain(message: str, places: Sequence[str] = ()) -> str:
+    """A parser's message in words of the command line.
+
+    Args:
+        places: names of arguments without a flag.
+    """
+    message = " ".join(message.split())
+    for pattern, words in _MESSAGES:
+        message = re.sub(pattern, words, message)
+
+    def missing(m: re.Match[str]) -> str:
+        names = [n.upper() if n in places else f"--{n}" for n in m[1].split(", ")]
+        return f"missing {', '.join(names)}; see --help"
+
+    return re.sub(r"the following arguments are required: (.*)", missing, message)
 
 
 def _known(name: str, flags: list[str]) -> bool:

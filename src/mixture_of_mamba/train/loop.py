@@ -25,6 +25,7 @@ from .distributed import leave, make_fabric, sum_over_ranks
 from .evaluation import validation_losses
 from .gradients import step_gradients
 from .interrupt import Interrupt
+from .launch import check_launch
 from .lock import FolderLock
 from .metrics import Means, MetricsLog
 from .objective import Objective
@@ -105,6 +106,7 @@ def train(
         NonFiniteLoss: the training diverged; the last good checkpoint stays.
         CheckpointError: a checkpoint could not be written.
     """
+    check_launch(config.train.devices)
     folder = Path(folder)
     if start_of(folder, config) is None:
         start = None  # the weights are new, or those of a checkpoint
