@@ -111,6 +111,22 @@ def test_sampling_draws_from_the_right_distribution(mine, model, ids) -> None:
             torch.testing.assert_close(logits[row], whole[6 + step], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_penalty_on_repetition(mine, model, ids, use_cache: bool) -> None:
+    """arXiv 1909.05858, section 4.1: logits of tokens that were there divided, or multiplied."""
+    found = model.generate(ids, repetition_penalty=1.7, use_cache=use_cache, **GREEDY)
+    for row in range(2):
+        tokens = ids[row]
+        for _ in range(6):
+            logits = logits_alone(mine, tokens)[-1].detach()
+            there = tokens.unique()
+            old = logits[there]
+            logits[there] = torch.where(old < 0, old * 1.7, old / 1.7)
+            tokens = torch.cat([tokens, logits.argmax()[None]])
+        assert torch.equal(found[row], tokens)
+    assert not torch.equal(found, model.generate(ids, **GREEDY))  # or it was not tested
+
+
 def guided(mine: MultimodalModel, ids: Tensor, other: Tensor, scale: float, steps: int) -> Tensor:
     """(steps,) greedy tokens of classifier-free guidance, arXiv 2306.17806 eq. 7, in log space."""
     drawn = ids.new_zeros(0)
