@@ -28,6 +28,7 @@ from mixture_of_mamba.train.lock import FolderLock
 from mixture_of_mamba.train.loop import train
 from mixture_of_mamba.train.metrics import MetricsLog
 from mixture_of_mamba.train.runs import publish_model, write_config
+from mixture_of_mamba.train.tensorboard import Board
 
 from .evaluate.runs import make_plan
 from .helpers.disks import full_disk, read_only
@@ -195,3 +196,17 @@ def test_publishing_on_a_full_disk_keeps_the_checkpoint(tmp_path: Path) -> None:
 def test_a_lock_on_a_read_only_disk(tmp_path: Path) -> None:
     with read_only(tmp_path / "ro"), pytest.raises(WriteError, match="choose another folder with"):
         FolderLock(tmp_path / "ro").acquire()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_events_that_do_not_fit_are_said(tmp_path: Path) -> None:
+    line: dict[str, Any] = {"phase": "train", "loss": 1.0, "losses": {"text": 1.0}}
+    line |= dict.fromkeys(("learning_rate", "gradient_norm", "tokens_per_second"), 1.0)
+    with full_disk(tmp_path / "tensorboard", kilobytes=8) as reason:
+        board = Board(tmp_path, step=0, enabled=True)
+        with pytest.raises(WriteError) as error:
+            for step in range(2000):
+                board.write(line | {"step": step})
+                board.writer.flush() if step % 100 == 99 else None
+        assert f"tensorboard could not be written ({reason})" in str(error.value)
+        board.close()

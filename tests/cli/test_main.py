@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import set_parsing_settings
+from safetensors import SafetensorError
 
 from mixture_of_mamba.cli.errors import report
 from mixture_of_mamba.cli.main import COMMANDS, main
@@ -154,6 +155,14 @@ def test_unexpected_errors_are_one_line_too(
     assert line == "mom train: unexpected KeyError: blocks; MOM_TRACEBACK=1 shows where\n"
     assert report(ValueError("two\n  lines"), "mom train") == 1
     assert capsys.readouterr().err == "mom train: two lines\n"
+    full = SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+    for error in (full, OSError(28, "No space left on device", "/disk/log")):
+        assert report(error, "mom train") == 1
+        line = capsys.readouterr().err
+        assert "No space left on device; make room there" in line and "unexpected" not in line
+    assert "/disk/log: No space" in line
+    assert report(PermissionError(13, "Permission denied", "/your/document"), "mom train") == 1
+    assert "write" not in capsys.readouterr().err, "it was read"
     assert report(KeyboardInterrupt(), "mom train") == 130
     monkeypatch.setenv("MOM_TRACEBACK", "1")
     try:

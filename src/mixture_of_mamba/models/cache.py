@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,8 +172,10 @@ class Cache:
         metadata = {"config": json.dumps(self.config.to_dict())}
         if model is not None:
             metadata["model"] = fingerprint(model)
+        tensors = {k: v.contiguous() for k, v in _unshared(tensors).items()}
+        metadata["sha256"] = _digest(tensors)
         with replacing(path) as part:
-            save_file({k: v.contiguous() for k, v in _unshared(tensors).items()}, part, metadata)
+            save_file(tensors, part, metadata)
 
     @classmethod
     def load(
@@ -208,6 +210,8 @@ class Cache:
         wanted = [f"{i}.{name}" for i in range(config.n_layers) for name in names]
         if missing := [name for name in wanted if name not in tensors]:
             raise ValueError(f"{path} is incomplete: {', '.join(missing)} missing; save it again")
+        if "sha256" in metadata and metadata["sha256"] != _digest(tensors):
+            raise ValueError(f"{path} is damaged: its numbers are not those saved; save it again")
         blocks = tuple(
             MambaState(*(tensors[f"{i}.{name}"] for name in names)) for i in range(config.n_layers)
         )
@@ -285,6 +289,17 @@ def check_state(
                 f"the state is {block.conv.dtype}, but the model computes in {dtype}; "
                 "prefill again in one dtype for both"
             )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and every byte."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().reshape(-1).cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint(model: MultimodalModel) -> str:

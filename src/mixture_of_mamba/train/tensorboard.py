@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ..files import writing
 
 __all__ = ["Board"]
 
@@ -17,6 +20,7 @@ class Board:
 
     def __init__(self, folder: Path, *, step: int, enabled: bool) -> None:
         self.writer: Any = None
+        self._folder = folder / "tensorboard"
         if enabled:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -25,12 +29,21 @@ class Board:
                     "train.tensorboard needs the package 'tensorboard'; install it with: "
                     "pip install 'mixture-of-mamba[train]', or use --train.tensorboard false"
                 ) from error
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            with writing(self._folder):
+                self.writer = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
-        """One line of metrics.jsonl as scalars."""
+        """One line of metrics.jsonl as scalars.
+
+        Raises:
+            WriteError: the events of an earlier line could not be written.
+        """
         if self.writer is None:
             return
+        with writing(self._folder):
+            self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
         step, phase = line["step"], line["phase"]
         self.writer.add_scalar(f"{phase}/loss", line["loss"], step)
         for name, loss in line["losses"].items():
@@ -42,4 +55,5 @@ class Board:
 
     def close(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError):  # an interrupted or full disk has been said
+                self.writer.close()
