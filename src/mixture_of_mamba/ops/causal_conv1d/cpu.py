@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..selective_scan.cpu import put_rows
+from ..native_buffers import put, put_rows, rows_of
 from .inputs import ConvGrads, ConvInputs
 
 __all__ = ["backward", "forward", "why_not"]
@@ -52,8 +52,9 @@ def forward(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
     call, keep = _call(inputs)
     y = torch.empty(inputs.x.shape, dtype=inputs.x.dtype)
     final = torch.empty(inputs.batch, inputs.k - 1, inputs.d, dtype=inputs.x.dtype)
-    put_rows(call, "y", "y_stride", y)
-    call.final_state = final.data_ptr()
+    rows, dtype = inputs.batch * inputs.length, inputs.x.dtype
+    put_rows(call, "y", "y_stride", y, dtype, rows, inputs.d)
+    put(call, "final_state", final, dtype, inputs.batch, inputs.k - 1, inputs.d)
     _check(native.library().mom_conv_forward(ctypes.byref(call)), inputs)
     del keep
     return y, final
@@ -69,19 +70,23 @@ def backward_into(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None, dx: Ten
     call, keep = _call(inputs)
     library = native.library()
     lanes = library.mom_vector_lanes()
-    dweight, dbias = torch.empty(inputs.d, inputs.k), torch.empty(inputs.d)
-    dstate = None if inputs.state is None else torch.empty_like(inputs.state).contiguous()
-    sums = torch.empty(
-        (inputs.batch, inputs.k + 1, -(-inputs.d // lanes) * lanes), dtype=torch.float64
-    )
-    keep.append(put_rows(call, "dy", "dy_stride", dy))
-    put_rows(call, "dx", "dx_stride", dx)
+    dtype, rows, d, k = inputs.x.dtype, inputs.batch * inputs.length, inputs.d, inputs.k
+    states = (inputs.batch, k - 1, d)
+    dweight = torch.empty(d, k, dtype=torch.float32)
+    dbias = torch.empty(d, dtype=torch.float32)
+    dstate = None if inputs.state is None else torch.empty(states, dtype=dtype)
+    partials = (inputs.batch, k + 1, -(-d // lanes) * lanes)
+    sums = torch.empty(partials, dtype=torch.float64)
+    dy = rows_of(dy)
+    put_rows(call, "dy", "dy_stride", dy, dtype, rows, d)
+    put_rows(call, "dx", "dx_stride", dx, dtype, rows, d)
     if dfinal is not None:
-        keep.append(dfinal.to(inputs.x.dtype).contiguous())
-        call.dfinal = keep[-1].data_ptr()
-    call.dstate = None if dstate is None else dstate.data_ptr()
-    call.dweight, call.dbias = dweight.data_ptr(), dbias.data_ptr()
-    call.partials = sums.data_ptr()
+        dfinal = dfinal.to(dtype).contiguous()
+    put(call, "dfinal", dfinal, dtype, *states)
+    put(call, "dstate", dstate, dtype, *states)
+    put(call, "dweight", dweight, torch.float32, d, k)
+    put(call, "dbias", dbias, torch.float32, d)
+    put(call, "partials", sums, torch.float64, *partials)
     _check(library.mom_conv_backward(ctypes.byref(call)), inputs)
     del keep
     bias = inputs.bias
@@ -101,18 +106,20 @@ def _call(inputs: ConvInputs) -> tuple[ConvCall, list[Tensor]]:
         bf16=inputs.x.dtype == torch.bfloat16,
         threads=native.threads(inputs.x.numel()),
     )
-    keep = [put_rows(call, "x", "x_stride", inputs.x)]
-    plain = {
-        "weight": inputs.weight.float(),
-        "bias": None if inputs.bias is None else inputs.bias.float(),
-        "rows": inputs.rows,
-        "resets": inputs.resets,
-        "state": inputs.state,
-    }
-    for name, tensor in plain.items():
+    b, t, d, k = inputs.batch, inputs.length, inputs.d, inputs.k
+    keep = [rows_of(inputs.x)]
+    put_rows(call, "x", "x_stride", keep[0], inputs.x.dtype, b * t, d)
+    bias = None if inputs.bias is None else inputs.bias.float()
+    for name, tensor, dtype, shape in (
+        ("weight", inputs.weight.float(), torch.float32, (d, k)),
+        ("bias", bias, torch.float32, (d,)),
+        ("rows", inputs.rows, torch.int32, (b, t)),
+        ("resets", inputs.resets, torch.bool, (b, t)),
+        ("state", inputs.state, inputs.x.dtype, (b, k - 1, d)),
+    ):
         if tensor is not None:
             keep.append(tensor.contiguous())
-            setattr(call, name, keep[-1].data_ptr())
+            put(call, name, keep[-1], dtype, *shape)
     return call, keep
 
 

@@ -31,7 +31,9 @@ def head_loss(
     total = torch.empty_like(losses)
     for part in _slices(hidden, weight, targets, low, high, slice_rows):
         kept = targets[part.rows] != ignore_index
-        total[part.rows] = torch.logsumexp(part.logits, 1)
+        denominator = torch.logsumexp(part.logits, 1)
+        # As a softmax has it: with an infinite logit there are no probabilities.
+        total[part.rows] = denominator.masked_fill(denominator == torch.inf, torch.nan)
         at_target = part.logits.gather(1, part.targets[:, None])[:, 0]
         beyond = targets[part.rows] != part.targets + part.words.start
         at_target = at_target.masked_fill(beyond, -torch.inf)  # impossible, and not its neighbour
@@ -76,6 +78,8 @@ def head_loss_backward(
             dlogits = part.logits.sub_(total[rows, None]).exp_()
             # A row without a vocabulary (ignored, empty range) has total -inf: no probabilities.
             dlogits.masked_fill_(~kept[:, None], 0.0).mul_(share)
+            if part.outside is not None:  # NaN of a row stays in the row's own vocabulary
+                dlogits.masked_fill_(part.outside, 0.0)
             dlogits.scatter_add_(1, part.targets[:, None], -share)
             dlogits = dlogits.to(hidden.dtype)
             dhidden[rows] = dlogits @ weight[words]
@@ -103,6 +107,7 @@ class _Slice(NamedTuple):
     words: slice
     logits: Tensor  # (rows, words) wide, -inf outside each row's range; may be overwritten
     targets: Tensor  # (rows,) index into words; 0 where the row is ignored
+    outside: Tensor | None  # (rows, words) bool
 
 
 def _slices(
@@ -121,12 +126,13 @@ def _slices(
             first = min(int(low[rows].min()), weight.shape[0] - 1)
             words = slice(first, max(int(high[rows].max()), first + 1))
         logits = (hidden[rows] @ weight[words].T).to(_wide(hidden))
+        outside = None
         if low is not None and high is not None:
             v = torch.arange(words.start, words.stop, device=hidden.device)
             outside = (v < low[rows, None]) | (v >= high[rows, None])
             logits.masked_fill_(outside, -torch.inf)
         index = targets[rows] - words.start
-        yield _Slice(rows, words, logits, index.clamp(0, words.stop - words.start - 1))
+        yield _Slice(rows, words, logits, index.clamp(0, words.stop - words.start - 1), outside)
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -115,7 +115,7 @@ void forward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t grou
         }
         const vf now = load(from[t] + channel, lanes);
         vf y = weighted<K>(r.tap, r.bias, now, r.window);
-        if (c.silu) y *= sigmoid(y);
+        if (c.silu) y = silu(y);
         store(to[t] + channel, y, lanes);
         push<K>(r.window, now);
       }

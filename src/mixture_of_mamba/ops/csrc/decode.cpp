@@ -136,7 +136,7 @@ struct Worker {
         if (j) store(window + (j - 1) * c.d, old, lanes);
       }
       if (k > 1) store(window + (k - 2) * c.d, now, lanes);
-      store(u + b * c.d + channel, sum * sigmoid(sum), lanes);
+      store(u + b * c.d + channel, silu(sum), lanes);
     }
   }
 
@@ -164,11 +164,13 @@ struct Worker {
           const vf decay = exp2_product(splat(steps[lane]), load(A2 + n, states));
           const vf next = decay * load(h + n, states) + inputs[lane] * load(B + n, states);
           store(h + n, next, states);
-          products[lane] += next * load(C + n, states);
+          const vf product = next * load(C + n, states);
+          // an infinite step makes NaN of states that are not there
+          products[lane] += states < W ? first_lanes(product, states) : product;
         }
       }
       const vf sum = lane_sums(products) + load(l.D + channel, lanes) * in;
-      store(y + b * c.d + channel, sum * z * sigmoid(z), lanes);
+      store(y + b * c.d + channel, sum * silu(z), lanes);
     }
   }
 };

@@ -48,7 +48,6 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // since memory likes whole rows. Each task leaves one plane of sums.
 struct Cut {
   int64_t blocks, group, groups, span, planes, padded_d, checkpoint;  // group in blocks, span in groups
-  int padded_n;
 
   explicit Cut(const ScanCall& c) {
     blocks = ceil_div(c.d, W);
@@ -62,7 +61,6 @@ struct Cut {
     planes = ceil_div(groups, span);
     padded_d = blocks * W;
     checkpoint = ceil_div(c.d, CHECKPOINT_LANES) * CHECKPOINT_LANES * c.n;
-    padded_n = int(c.n <= 1 ? 1 : c.n <= 2 ? 2 : c.n <= 4 ? 4 : ceil_div(c.n, PASS) * PASS);
   }
 
   // Blocks that the busiest thread walks if a task takes `width` groups.
@@ -99,8 +97,18 @@ class Scratch {
   size_t size_ = 0;
 };
 
-// One chunk of COUNT steps of one sequence: where its rows are and its B and C in float32, zero-padded in
-// n; and where the rows of the chunk that is walked after it are, to be fetched meanwhile.
+// Walks the states in passes of 8 or 4, then of 4, 2 and 1: none is padded, since an infinite step makes
+// NaN even of zeros. `run` gets the pass's number of states as a constant, and its first state.
+template <typename Run>
+MOM_INLINE void for_passes(int n, const Run& run) {
+  int first = 0;
+  for (; first + PASS <= n; first += PASS) run(std::integral_constant<int, PASS>{}, first);
+  if (PASS > 4 && n - first >= 4) run(std::integral_constant<int, 4>{}, first), first += 4;
+  if (n - first >= 2) run(std::integral_constant<int, 2>{}, first), first += 2;
+  if (n - first >= 1) run(std::integral_constant<int, 1>{}, first);
+}
+
+// One chunk of COUNT steps of one sequence: where its rows are and its B and C in float32; and where the rows of the chunk that is walked after it are, to be fetched meanwhile.
 template <typename T, int COUNT>
 struct Steps {
   int count, next_count;
@@ -108,8 +116,7 @@ struct Steps {
   int64_t modality[COUNT];
   bool reset[COUNT];
 
-  Steps(const ScanCall& c, int64_t b, int64_t chunk, int64_t next, int padded_n, float* B,
-        float* C) {
+  Steps(const ScanCall& c, int64_t b, int64_t chunk, int64_t next, float* B, float* C) {
     next_count = 0;
     for (int64_t t = next * COUNT; t >= 0 && t < c.length && next_count < COUNT; ++t) {
       const int64_t at = b * c.length + t, row = c.rows ? c.rows[at] : at;
@@ -127,10 +134,9 @@ struct Steps {
       const T* Bt = static_cast<const T*>(c.B) + row[t] * c.b_stride;
       const T* Ct = static_cast<const T*>(c.C) + row[t] * c.c_stride;
       for (int n = 0; n < c.n; ++n) {
-        B[t * padded_n + n] = widen(Bt[n]);
-        C[t * padded_n + n] = widen(Ct[n]);
+        B[t * c.n + n] = widen(Bt[n]);
+        C[t * c.n + n] = widen(Ct[n]);
       }
-      for (int n = int(c.n); n < padded_n; ++n) B[t * padded_n + n] = C[t * padded_n + n] = 0.0f;
     }
   }
 };
@@ -150,14 +156,13 @@ MOM_INLINE void fetch_output(const Steps<T, COUNT>& s, int t, void* base, int64_
   if (base) __builtin_prefetch(static_cast<T*>(base) + s.row[t] * stride + channel, 1, 3);
 }
 
-// (d, n) row-major -> vectors over channels, [n] for one block; absent lanes and states are zero.
-inline void gather_states(const float* from, int64_t channel, int lanes, int64_t n, int padded_n,
-                          float scale, vf* to) {
+// (d, n) row-major -> vectors over channels, [n] for one block; absent lanes are zero.
+inline void gather_states(const float* from, int64_t channel, int lanes, int64_t n, float scale,
+                          vf* to) {
   float* out = reinterpret_cast<float*>(to);
-  for (int j = 0; j < padded_n; ++j)
+  for (int64_t j = 0; j < n; ++j)
     for (int lane = 0; lane < W; ++lane)
-      out[j * W + lane] =
-          from && j < n && lane < lanes ? from[(channel + lane) * n + j] * scale : 0.0f;
+      out[j * W + lane] = from && lane < lanes ? from[(channel + lane) * n + j] * scale : 0.0f;
 }
 inline void scatter_states(const vf* from, int64_t channel, int lanes, int64_t n, float* to) {
   const float* in = reinterpret_cast<const float*>(from);

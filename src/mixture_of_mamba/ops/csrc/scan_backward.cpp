@@ -22,14 +22,15 @@ struct Local {
 struct Memory {
   vd *dA, *dD, *dbias;     // [blocks][N], [blocks], [modalities][blocks]
   vf *A2, *carry, *fresh;  // [blocks][N] A * log2(e); gradient of the state after the chunk; recent dA
-  vf *dB, *dC;             // [N / pass][STEPS][pass] lane accumulators of a group
+  vf *dB, *dC;             // [passes][STEPS][pass] lane accumulators of a group
+  vf *spare_B, *spare_C;   // the same of a block with absent lanes
   float* sums;             // [1 + levels][STEPS][2][n] a group; subtrees of groups, see Cut
   Local* local;
 
-  static int lanes(int N) { return STEPS * N < W ? W : STEPS * N; }
+  static int lanes(int N) { return (STEPS * N + W - 1) / W * W; }
   static int levels(int64_t span) { return span > 1 ? 1 + levels(span / 2) : 1; }
   static int64_t bytes(int64_t blocks, int64_t span, int64_t n, int N, int64_t M) {
-    return blocks * (N + 1 + M) * sizeof(vd) + (3 * blocks * N + 2 * lanes(N)) * sizeof(vf) +
+    return blocks * (N + 1 + M) * sizeof(vd) + (3 * blocks * N + 4 * lanes(N)) * sizeof(vf) +
            sizeof(Local) + (levels(span) + 1) * STEPS * 2 * n * sizeof(float);
   }
   Memory(char* base, int64_t blocks, int N, int64_t M) {
@@ -41,12 +42,32 @@ struct Memory {
     fresh = carry + blocks * N;
     dB = fresh + blocks * N;
     dC = dB + lanes(N);
-    local = reinterpret_cast<Local*>(dC + lanes(N));
+    spare_B = dC + lanes(N);
+    spare_C = spare_B + lanes(N);
+    local = reinterpret_cast<Local*>(spare_C + lanes(N));
     sums = reinterpret_cast<float*>(local + 1);
     std::memset(base, 0, blocks * (N + 1 + M) * sizeof(vd));
     for (int64_t i = 0; i < blocks * N; ++i) fresh[i] = vf{};
   }
+
+  // An absent lane is zero, but zero times an infinite B or C is not: such a block's sums are formed
+  // apart, between these two, and only its own lanes join the others.
+  void open_spare(int N) {
+    std::swap(dB, spare_B);
+    std::swap(dC, spare_C);
+    for (int i = 0; i < lanes(N); ++i) dB[i] = dC[i] = vf{};
+  }
+  void join_spare(int N, int count) {
+    std::swap(dB, spare_B);
+    std::swap(dC, spare_C);
+    for (int i = 0; i < lanes(N); ++i) {
+      dB[i] += first_lanes(spare_B[i], count);
+      dC[i] += first_lanes(spare_C[i], count);
+    }
+  }
 };
+
+const vf none[PASS] = {};  // a state that a document starts from
 
 template <int NP>
 MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const float* B,
@@ -71,19 +92,18 @@ MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const floa
       sum += h[n] * C[t * N + n];
     }
     v.y[t] = even + odd;
-    if (__builtin_expect(reset[t], 0))  // no gradient passes it either
-      std::memset(v.decay + t * NP, 0, NP * sizeof(vf));
   }
 }
 
 template <int NP>
-MOM_INLINE void reverse(int count, const vf* A2, const float* B, const float* C, int N, vf* carry,
-                        vf* dA_total, vf* dB, vf* dC, Local& v) {
+MOM_INLINE void reverse(const bool* reset, int count, const vf* A2, const float* B, const float* C, int N,
+                        vf* carry, vf* dA_total, vf* dB, vf* dC, Local& v) {
   vf dh[NP], dA[NP];
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) dh[n] = carry[n], dA[n] = dA_total[n];
   for (int t = count - 1; t >= 0; --t) {
     const vf step = v.step[t], input = v.input[t], dout = v.dout[t];
+    const vf* before = __builtin_expect(reset[t], 0) ? none : v.history + t * NP;
     vf dinput = v.dinput[t], dstep = v.dstep[t];
     MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
@@ -92,12 +112,16 @@ MOM_INLINE void reverse(int count, const vf* A2, const float* B, const float* C,
       dB[t * NP + n] += g * input;
       dinput += g * B[t * N + n];
       dh[n] = g * v.decay[t * NP + n];
-      const vf dexponent = dh[n] * v.history[t * NP + n];
+      const vf dexponent = dh[n] * before[n];
       dstep += dexponent * A2[n];
       dA[n] += dexponent * step;
     }
     v.dinput[t] = dinput;
     v.dstep[t] = dstep;
+    if (__builtin_expect(reset[t], 0)) {  // no gradient passes a document's start
+      MOM_UNROLL
+      for (int n = 0; n < NP; ++n) dh[n] = vf{};
+    }
   }
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) carry[n] = dh[n], dA_total[n] = dA[n];
@@ -137,14 +161,14 @@ MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t 
       const vf z = load(static_cast<const T*>(c.z) + row * c.z_stride + channel, lanes);
       const vf gate = sigmoid(z);
       v.dgate[t] = dout * gate * (1.0f + z * (1.0f - gate));
-      dout *= z * gate;
+      dout *= silu(z);
     }
     v.u[t] = u;
     v.step[t] = step;
     v.slope[t] = slope;
     v.input[t] = step * u;
     v.dout[t] = dout;
-    v.y[t] = D * u;
+    v.y[t] = c.D ? D * u : vf{};
     v.dinput[t] = v.dstep[t] = vf{};
   }
 }
@@ -157,7 +181,8 @@ MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t
   for (int t = 0; t < s.count; ++t) {
     const int64_t row = s.row[t];
     const vf dstep = (v.dstep[t] * LN2 + v.dinput[t] * v.u[t]) * v.slope[t];
-    const vf du = v.dinput[t] * v.step[t] + v.dout[t] * D;
+    vf du = v.dinput[t] * v.step[t];
+    if (c.D) du += v.dout[t] * D;
     dD += v.dout[t] * v.u[t];
     store(static_cast<T*>(c.ddelta) + row * c.ddelta_stride + channel, dstep, lanes);
     store(static_cast<T*>(c.du) + row * c.du_stride + channel, du, lanes);
@@ -170,15 +195,14 @@ MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t
 
 // NP states of one block, from state `n`.
 template <int NP>
-MOM_INLINE void run_pass(const bool* reset, int count, int64_t states, int N, int n, int64_t k,
-                         const float* start, const float* B, const float* C, Memory& m) {
+MOM_INLINE void run_pass(const bool* reset, int count, int N, int n, int64_t k, const float* start,
+                         const float* B, const float* C, Memory& m) {
   MOM_UNROLL
-  for (int i = 0; i < NP; ++i)
-    m.local->history[i] = n + i < states ? load(start + (n + i) * W) : vf{};
+  for (int i = 0; i < NP; ++i) m.local->history[i] = load(start + (n + i) * W);
   const int64_t at = k * N + n;
   recompute<NP>(reset, count, m.A2 + at, B + n, C + n, N, *m.local);
-  reverse<NP>(count, m.A2 + at, B + n, C + n, N, m.carry + at, m.fresh + at, m.dB + n * STEPS,
-              m.dC + n * STEPS, *m.local);
+  reverse<NP>(reset, count, m.A2 + at, B + n, C + n, N, m.carry + at, m.fresh + at,
+              m.dB + n * STEPS, m.dC + n * STEPS, *m.local);
 }
 
 // One block, number k of its task, through one chunk.
@@ -198,13 +222,9 @@ MOM_INLINE void run_block(const ScanCall& c, const Steps<T, STEPS>& s, int N, in
     fetch_output(s, t, c.ddelta, c.ddelta_stride, channel + W);
     fetch_output(s, t, c.dz, c.dz_stride, channel + W);
   }
-#define MOM_PASS(NP, AT) run_pass<NP>(s.reset, s.count, c.n, N, AT, k, start, B, C, m)
-  if (N == 1) MOM_PASS(1, 0);
-  else if (N == 2) MOM_PASS(2, 0);
-  else if (N == 4) MOM_PASS(4, 0);
-  else
-    for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
-#undef MOM_PASS
+  for_passes(N, [&](auto NP, int n) {
+    run_pass<NP>(s.reset, s.count, N, n, k, start, B, C, m);
+  });
   store_chunk(c, s, channel, lanes, *m.local, m.dD[k], m.dbias + k, blocks);
 }
 
@@ -216,11 +236,7 @@ MOM_INLINE void reduce_both(int count, int first, int64_t n, Memory& m, float* s
 
 // The lane accumulators of a group -> [STEPS][2][n].
 MOM_INLINE void reduce_group(int count, int N, int64_t n, Memory& m, float* sums) {
-  if (N == 1) reduce_both<1>(count, 0, n, m, sums);
-  else if (N == 2) reduce_both<2>(count, 0, n, m, sums);
-  else if (N == 4) reduce_both<4>(count, 0, n, m, sums);
-  else
-    for (int first = 0; first < N; first += PASS) reduce_both<PASS>(count, first, n, m, sums);
+  for_passes(N, [&](auto NP, int first) { reduce_both<NP>(count, first, n, m, sums); });
 }
 
 // dB and dC of the chunk's steps: the task's own plane, or the result where there is only one task.
@@ -260,7 +276,7 @@ MOM_INLINE const float* join_subtrees(float* sums, int64_t groups, int64_t plane
 // is the tree of Cut.
 template <typename T>
 void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
-  const int N = cut.padded_n;
+  const int N = int(c.n);
   const int64_t first = cut.first_block(which), blocks = cut.task_blocks(which), M = c.modalities;
   static thread_local Scratch scratch;
   Memory m(scratch.get<char>(Memory::bytes(blocks, cut.span, c.n, N, M)), blocks, N, M);
@@ -270,22 +286,25 @@ void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) 
     return int(left < W ? left : W);
   };
   for (int64_t k = 0; k < blocks; ++k) {
-    gather_states(c.A, channel_of(k), lanes_of(k), c.n, N, LOG2E, m.A2 + k * N);
+    gather_states(c.A, channel_of(k), lanes_of(k), N, LOG2E, m.A2 + k * N);
     const float* dfinal = c.dfinal ? c.dfinal + b * c.d * c.n : nullptr;
-    gather_states(dfinal, channel_of(k), lanes_of(k), c.n, N, 1.0f, m.carry + k * N);
+    gather_states(dfinal, channel_of(k), lanes_of(k), N, 1.0f, m.carry + k * N);
   }
   alignas(64) float B[STEPS * 64], C[STEPS * 64];
   const int64_t chunks = ceil_div(c.length, STEPS), plane = STEPS * 2 * c.n;
   const int64_t groups = ceil_div(blocks, cut.group);
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-    const Steps<T, STEPS> s(c, b, chunk, chunk - 1, N, B, C);
+    const Steps<T, STEPS> s(c, b, chunk, chunk - 1, B, C);
     const float* start = c.checkpoints + (b * chunks + chunk) * cut.checkpoint;
     for (int64_t g = 0; g < groups; ++g) {
       for (int i = 0; i < Memory::lanes(N); ++i) m.dB[i] = m.dC[i] = vf{};
       const int64_t end = (g + 1) * cut.group < blocks ? (g + 1) * cut.group : blocks;
-      for (int64_t k = g * cut.group; k < end; ++k)
-        run_block(c, s, N, k, blocks, channel_of(k), lanes_of(k), start + (first + k) * c.n * W, B,
-                  C, m);
+      for (int64_t k = g * cut.group; k < end; ++k) {
+        const int lanes = lanes_of(k);
+        if (lanes < W) m.open_spare(N);
+        run_block(c, s, N, k, blocks, channel_of(k), lanes, start + (first + k) * c.n * W, B, C, m);
+        if (lanes < W) m.join_spare(N, lanes);
+      }
       float* leaf = m.sums;
       reduce_group(s.count, N, c.n, m, leaf);
       int level = 0;

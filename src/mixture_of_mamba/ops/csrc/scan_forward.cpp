@@ -13,13 +13,13 @@ struct Local {
 // handed to `save`.
 template <int NP, typename Fetch, typename Save>
 MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const float* B,
-                           const float* C, int padded_n, vf* h_memory, Local& v, int pass,
+                           const float* C, int N, vf* h_memory, Local& v, int pass,
                            const Fetch& fetch, const Save& save) {
   vf h[NP], a2[NP];
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) h[n] = h_memory[n], a2[n] = A2[n];
   for (int t = 0; t < count; ++t) {
-    fetch(t, pass);
+    fetch(t, pass == 0, pass + NP == N);
     if (t % STEPS == 0) {
       MOM_UNROLL
       for (int n = 0; n < NP; ++n) save(t, pass + n, h[n]);
@@ -31,9 +31,9 @@ MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const flo
     vf even = v.y[t], odd = vf{};
     MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
-      h[n] = exp2_product(step, a2[n]) * h[n] + input * B[t * padded_n + n];
+      h[n] = exp2_product(step, a2[n]) * h[n] + input * B[t * N + n];
       vf& sum = n % 2 ? odd : even;
-      sum += h[n] * C[t * padded_n + n];
+      sum += h[n] * C[t * N + n];
     }
     v.y[t] = even + odd;
   }
@@ -52,7 +52,7 @@ MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t c
     if (c.softplus) softplus(step, step, slope);
     v.step[t] = step;
     v.input[t] = step * u;
-    v.y[t] = D * u;
+    v.y[t] = c.D ? D * u : vf{};
   }
 }
 
@@ -63,7 +63,7 @@ MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t 
     vf y = v.y[t];
     if (c.z) {
       const vf z = load(static_cast<const T*>(c.z) + s.row[t] * c.z_stride + channel, lanes);
-      y *= z * sigmoid(z);
+      y *= silu(z);
     }
     store(static_cast<T*>(c.y) + s.row[t] * c.y_stride + channel, y, lanes);
   }
@@ -71,7 +71,7 @@ MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t 
 
 template <typename T>
 void forward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
-  const int N = cut.padded_n;
+  const int N = int(c.n);
   const int64_t first = cut.first_block(which), blocks = cut.task_blocks(which);
   static thread_local Scratch scratch;
   vf* A2 = scratch.get<vf>(2 * blocks * N);
@@ -82,43 +82,38 @@ void forward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
     return int(left < W ? left : W);
   };
   for (int64_t k = 0; k < blocks; ++k) {
-    gather_states(c.A, channel_of(k), lanes_of(k), c.n, N, LOG2E, A2 + k * N);
+    gather_states(c.A, channel_of(k), lanes_of(k), N, LOG2E, A2 + k * N);
     const float* state = c.state ? c.state + b * c.d * c.n : nullptr;
-    gather_states(state, channel_of(k), lanes_of(k), c.n, N, 1.0f, h + k * N);
+    gather_states(state, channel_of(k), lanes_of(k), N, 1.0f, h + k * N);
   }
   alignas(64) float B[SPAN * 64], C[SPAN * 64];
   const int64_t chunks = ceil_div(c.length, SPAN), checkpoints = ceil_div(c.length, STEPS);
   Local v;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const Steps<T, SPAN> s(c, b, chunk, chunk + 1, N, B, C);
+    const Steps<T, SPAN> s(c, b, chunk, chunk + 1, B, C);
     for (int64_t k = 0; k < blocks; ++k) {
       const int64_t channel = channel_of(k);
       const int lanes = lanes_of(k);
       load_chunk(c, s, channel, lanes, c.D ? load(c.D + channel, lanes) : vf{}, v);
-      const auto fetch = [&](int t, int pass) {
-        if (pass == 0) {
+      const auto fetch = [&](int t, bool first, bool last) {
+        if (first) {
           fetch_next(s, t, c.u, c.u_stride, channel);
           fetch_next(s, t, c.delta, c.delta_stride, channel);
         }
-        if (pass + PASS >= N) {
+        if (last) {
           fetch_next(s, t, c.z, c.z_stride, channel);
           fetch_output(s, t, c.y, c.y_stride, channel);
         }
       };
       vf *hk = h + k * N, *a2 = A2 + k * N;
       const auto save = [&](int t, int n, vf state) {
-        if (!c.checkpoints || n >= c.n) return;
+        if (!c.checkpoints) return;
         const int64_t at = b * checkpoints + chunk * (SPAN / STEPS) + t / STEPS;
         store(c.checkpoints + at * cut.checkpoint + channel * c.n + n * W, state);
       };
-#define MOM_PASS(NP, AT) \
-  run_states<NP>(s.reset, s.count, a2 + AT, B + AT, C + AT, N, hk + AT, v, AT, fetch, save)
-      if (N == 1) MOM_PASS(1, 0);
-      else if (N == 2) MOM_PASS(2, 0);
-      else if (N == 4) MOM_PASS(4, 0);
-      else
-        for (int n = 0; n < N; n += PASS) MOM_PASS(PASS, n);
-#undef MOM_PASS
+      for_passes(N, [&](auto NP, int n) {
+        run_states<NP>(s.reset, s.count, a2 + n, B + n, C + n, N, hk + n, v, n, fetch, save);
+      });
       store_chunk(c, s, channel, lanes, v);
     }
   }

@@ -43,6 +43,11 @@ class Tiles {
   Tiles(const Tiles&) = delete;
 };
 
+// What x has beyond its high half; nothing where that is infinite.
+MOM_INLINE vu rest(vf x, vu high) {
+  return (vu)select((vf)high == x, vf{}, x - (vf)high);
+}
+
 // The vectors that take part, in tiles of 32 inputs x 16 sequences: each as its high and its low half.
 // Inputs and sequences that are missing are 0.
 inline void to_tiles(const Product& p, float* panels) {
@@ -58,7 +63,7 @@ inline void to_tiles(const Product& p, float* panels) {
           uint32_t* row = tile + half * SIDE * SIDE / 2 + k / 2 * SIDE;
           const vu even = (vu)v[k] & 0xffff0000, odd = (vu)v[k + 1] & 0xffff0000;
           store(reinterpret_cast<float*>(row), (vf)(even >> 16 | odd));
-          const vu low = (vu)(v[k] - (vf)even), next = (vu)(v[k + 1] - (vf)odd);
+          const vu low = rest(v[k], even), next = rest(v[k + 1], odd);
           const vu a = low + 0x7fff + (low >> 16 & 1), b = next + 0x7fff + (next >> 16 & 1);
           store(reinterpret_cast<float*>(row + PAIR / 2), (vf)(a >> 16 | (b & 0xffff0000)));
         }

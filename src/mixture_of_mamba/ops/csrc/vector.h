@@ -51,40 +51,83 @@ MOM_INLINE vf select(vi mask, vf yes, vf no) {
 }
 MOM_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
-// 2^(x * y), relative error 1e-7. NaN stays NaN, large negative products give 0.
-// The nearest integer is found by adding 1.5 * 2^23. The polynomial of degree 5 on [-1/2, 1/2] is exact at
-// 0 and minimises the largest error of 1 / (1 - 2^x): what an error of a decay grows to in a state
-// that lives 1 / (1 - decay) steps.
-MOM_INLINE vf exp2_product(vf x, vf y) {
-  const float magic = 12582912.0f;
+// The larger or smaller of a number and x, where NaN stays NaN.
+MOM_INLINE vf at_least(float low, vf x) {
 #if defined(__AVX512F__)
-  const vf shifted = x * y + magic;
-  const vf whole = shifted - magic;
-  const vf f = x * y - whole;
+  return (vf)_mm512_max_ps((__m512)splat(low), (__m512)x);
+#elif defined(__AVX__)
+  return (vf)_mm256_max_ps((__m256)splat(low), (__m256)x);
+#elif defined(__SSE2__)
+  return (vf)_mm_max_ps((__m128)splat(low), (__m128)x);
 #else
+  return select(x < low, splat(low), x);
+#endif
+}
+MOM_INLINE vf at_most(float high, vf x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_min_ps((__m512)splat(high), (__m512)x);
+#elif defined(__AVX__)
+  return (vf)_mm256_min_ps((__m256)splat(high), (__m256)x);
+#elif defined(__SSE2__)
+  return (vf)_mm_min_ps((__m128)splat(high), (__m128)x);
+#else
+  return select(x > high, splat(high), x);
+#endif
+}
+
+// The first `count` lanes of x, zero in the others, whatever stood there.
+MOM_INLINE vf first_lanes(vf x, int count) {
+  vi lane;
+  for (int i = 0; i < W; ++i) lane[i] = i;
+  return (vf)((vi)x & (lane < count));
+}
+
+// scale * 2^f on [-1/2, 1/2]. The polynomial of degree 5 is exact at 0 and minimises the largest error of
+// 1 / (1 - 2^f): what an error of a decay grows to in a state that lives 1 / (1 - decay) steps.
+MOM_INLINE vf exp2_fraction(vf f, float scale) {
+  vf q = splat(scale * 1.320149625e-03f);
+  q = q * f + scale * 9.668242425e-03f;
+  q = q * f + scale * 5.550919932e-02f;
+  q = q * f + scale * 2.402231512e-01f;
+  q = q * f + scale * 6.931468928e-01f;
+  return q * f + scale;
+}
+
+// 2^(x * y) for any two numbers: 0 below 2^-126, infinite from 2^128, NaN for NaN. Its relative error is
+// 1e-7, and that of a rounded product.
+MOM_INLINE vf exp2_product(vf x, vf y) {
   vf p = x * y;
-  p = select(p < -126.0f, splat(-126.0f), p);
-  p = select(p > 127.0f, splat(127.0f), p);
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  // A product that were fused with the subtraction below would leave the rest of a huge one as fraction.
+  asm("" : "+v"(p));
+  const vf f = (vf)_mm512_reduce_ps((__m512)p, 8);  // what is left of the nearest integer
+  return (vf)_mm512_scalef_ps((__m512)exp2_fraction(f, 1.0f), (__m512)(p - f));
+#else
+  // The nearest integer is found by adding 1.5 * 2^23, its exponent bits by 126 more: half of 2^integer,
+  // which is finite for all that is.
+  const float magic = 12582912.0f + 126.0f;
+  p = at_most(128.0f, at_least(-126.0f, p));
   const vf shifted = p + magic;
   const vf f = p - (shifted - magic);
-#endif
-  vf q = splat(1.320149625e-03f);
-  q = q * f + 9.668242425e-03f;
-  q = q * f + 5.550919932e-02f;
-  q = q * f + 2.402231512e-01f;
-  q = q * f + 6.931468928e-01f;
-  q = q * f + 1.0f;
-#if defined(__AVX512F__)
-  return (vf)_mm512_scalef_ps((__m512)q, (__m512)whole);
-#else
-  return (vf)((vi)q + ((vi)shifted << 23));
+  return exp2_fraction(f, 2.0f) * (vf)((vi)shifted << 23);
 #endif
 }
 
 constexpr float LOG2E = 1.44269504088896341f;
 constexpr float LN2 = 0.693147180559945309f;
 
-MOM_INLINE vf vexp(vf x) { return exp2_product(x, splat(LOG2E)); }
+// e^x, relative error 1e-7 where products are fused.
+MOM_INLINE vf vexp(vf x) {
+#if defined(__AVX512F__)
+  x = at_most(128.0f, at_least(-128.0f, x));
+  const float magic = 12582912.0f;
+  const vf whole = x * LOG2E + magic - magic;
+  const vf f = x * LOG2E - whole;
+  return (vf)_mm512_scalef_ps((__m512)exp2_fraction(f, 1.0f), (__m512)whole);
+#else
+  return exp2_product(x, splat(LOG2E));
+#endif
+}
 
 // log(1 + exp(x)) and its derivative, accurate relative to the result also where it is tiny.
 MOM_INLINE void softplus(vf x, vf& value, vf& slope) {
@@ -107,6 +150,7 @@ MOM_INLINE void softplus(vf x, vf& value, vf& slope) {
 }
 
 MOM_INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
+MOM_INLINE vf silu(vf x) { return x / (1.0f + vexp(-x)); }
 
 struct bf16 {
   uint16_t bits;

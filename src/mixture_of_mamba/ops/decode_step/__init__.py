@@ -13,6 +13,7 @@ from .. import native
 from ..derivatives import formula_needed
 from ..dispatch import BackendError
 from ..mamba_block import Weights
+from ..native_buffers import put
 from ..selective_scan.cpu import MOST_STATES
 from .call import FORMATS, DecodeCall, DecodeLayer, Packed, pack, together
 
@@ -97,7 +98,10 @@ class DecodeStep:
     def new_states(self, batch: int) -> list[tuple[Tensor, Tensor]]:
         """Zero states: for each block conv (b, k-1, d) and ssm (b, d, n), float32."""
         return [
-            (torch.zeros(batch, self.k - 1, self.d), torch.zeros(batch, self.d, self.n))
+            (
+                torch.zeros(batch, self.k - 1, self.d, dtype=torch.float32),
+                torch.zeros(batch, self.d, self.n, dtype=torch.float32),
+            )
             for _ in self._layers
         ]
 
@@ -128,19 +132,23 @@ class DecodeStep:
             raise ValueError(f"x has shape {tuple(x.shape)}; (batch, {self.d_model}) is needed")
         if modality.shape != (b,):
             raise ValueError(f"modality has shape {tuple(modality.shape)}; ({b},) is needed")
+        if modality.is_floating_point() or modality.dtype == torch.bool:
+            raise ValueError(f"modality is {modality.dtype}; integers are needed")
         self._attach(states, b)
         x = x.detach().float().clone(memory_format=torch.contiguous_format)
         ids = modality.to(torch.int32).contiguous()
         if self.modalities == 1:
             ids = torch.zeros_like(ids)
-        hidden = torch.empty(b, self.d_model) if self._final is not None else x
-        logits = None if self._head is None else torch.empty(b, self._head.weight.shape[1])
+        wide = torch.float32
+        hidden = torch.empty(b, self.d_model, dtype=wide) if self._final is not None else x
+        words = 0 if self._head is None else self._head.weight.shape[1]
+        logits = None if self._head is None else torch.empty(b, words, dtype=wide)
         threads = self.threads(b)
         # Inputs of products with many sequences are laid out anew, in whole tiles.
         widest = -(-max(self.d, self.d_model, self.rank) // 32) * 32
         panels = -(-b // 16) * 16 * widest
         each = b * (5 * self.d + self.rank + 2 * self.n)
-        scratch = torch.empty(each + threads * (b * self.d_model + panels) + 16)
+        scratch = torch.empty(each + threads * (b * self.d_model + panels) + 16, dtype=wide)
         call = DecodeCall(
             layers=len(self._layers),
             batch=b,
@@ -153,13 +161,13 @@ class DecodeStep:
             threads=threads,
             eps=self.eps,
             layer=self._layers,
-            x=x.data_ptr(),
-            modality=ids.data_ptr(),
-            final_norm=None if self._final is None else self._final.data_ptr(),
-            hidden=hidden.data_ptr(),
-            logits=None if logits is None else logits.data_ptr(),
-            scratch=scratch.data_ptr(),
         )
+        put(call, "x", x, wide, b, self.d_model)
+        put(call, "modality", ids, torch.int32, b)
+        put(call, "final_norm", self._final, wide, self.d_model)
+        put(call, "hidden", hidden, wide, b, self.d_model)
+        put(call, "logits", logits, wide, b, words)
+        put(call, "scratch", scratch, wide, *scratch.shape)
         if self._head is not None:
             call.head = self._head.matrix()
         if native.library().mom_decode_step(ctypes.byref(call)):
@@ -170,20 +178,9 @@ class DecodeStep:
         """Enter the states' places into the layers' records."""
         if len(states) != len(self._layers):
             raise ValueError(f"there are {len(states)} states, but {len(self._layers)} blocks")
-        wanted = ((batch, self.k - 1, self.d), (batch, self.d, self.n))
         for layer, (conv, ssm) in zip(self._layers, states, strict=True):
-            for name, state, shape in (("conv", conv, wanted[0]), ("ssm", ssm, wanted[1])):
-                if (
-                    tuple(state.shape) != shape
-                    or state.dtype != torch.float32
-                    or not state.is_contiguous()
-                    or state.device.type != "cpu"
-                ):
-                    raise ValueError(
-                        f"the {name} state is {tuple(state.shape)} {state.dtype} on {state.device};"
-                        f" contiguous {shape} float32 on cpu is needed"
-                    )
-                setattr(layer, name, state.data_ptr())
+            put(layer, "conv", conv, torch.float32, batch, self.k - 1, self.d)
+            put(layer, "ssm", ssm, torch.float32, batch, self.d, self.n)
 
     def _packed(self, w: Weights) -> list[Packed]:
         """The projections in the order of DecodeLayer."""
@@ -198,16 +195,16 @@ class DecodeStep:
         return [pack(weight, bias, self.format) for weight, bias in pairs]
 
     def _layer(self, w: Weights, packed: Sequence[Packed]) -> DecodeLayer:
-        bias = None if w.conv_bias is None else self._hold(w.conv_bias.float())
         names = ("in_proj", "x_proj", "dt_proj", "out_proj")
-        return DecodeLayer(
-            **{name: p.matrix() for name, p in zip(names, packed, strict=True)},
-            norm=self._hold(w.norm.float()).data_ptr(),
-            taps=self._hold(w.conv_weight.float().t()).data_ptr(),
-            conv_bias=None if bias is None else bias.data_ptr(),
-            A2=self._hold(-torch.exp(w.A_log.float()) / math.log(2)).data_ptr(),
-            D=self._hold(w.D.float()).data_ptr(),
-        )
+        layer = DecodeLayer(**{name: p.matrix() for name, p in zip(names, packed, strict=True)})
+        bias = None if w.conv_bias is None else self._hold(w.conv_bias.float())
+        decay = self._hold(-torch.exp(w.A_log.float()) / math.log(2))
+        put(layer, "norm", self._hold(w.norm.float()), torch.float32, self.d_model)
+        put(layer, "taps", self._hold(w.conv_weight.float().t()), torch.float32, self.k, self.d)
+        put(layer, "conv_bias", bias, torch.float32, self.d)
+        put(layer, "A2", decay, torch.float32, self.d, self.n)
+        put(layer, "D", self._hold(w.D.float()), torch.float32, self.d)
+        return layer
 
     def _hold(self, x: Tensor) -> Tensor:
         x = x.detach().contiguous()

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..native_buffers import put
+
 __all__ = ["FORMATS", "DecodeCall", "DecodeLayer", "Matrix", "Packed", "pack", "together"]
 
 FORMATS = ("float32", "bfloat16", "int8")
@@ -58,14 +60,11 @@ class Packed(NamedTuple):
     def matrix(self) -> Matrix:
         """The record; it borrows the tensors."""
         experts, out, width = self.weight.shape
-        return Matrix(
-            experts=experts,
-            out=out,
-            in_=width,
-            weight=self.weight.data_ptr(),
-            scale=None if self.scale is None else self.scale.data_ptr(),
-            bias=None if self.bias is None else self.bias.data_ptr(),
-        )
+        record = Matrix(experts=experts, out=out, in_=width)
+        put(record, "weight", self.weight, self.weight.dtype, experts, out, width)
+        put(record, "scale", self.scale, torch.float32, experts, out)
+        put(record, "bias", self.bias, torch.float32, experts, out)
+        return record
 
     @property
     def nbytes(self) -> int:

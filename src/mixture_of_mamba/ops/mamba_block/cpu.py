@@ -110,8 +110,9 @@ def backward(
     dxz, dmaps = torch.empty_like(xz), torch.empty_like(maps)
     du, ddelta = torch.empty_like(u), torch.empty_like(delta)
     inputs = _scan(u, delta, maps, xz, w, plan, ssm_state)
-    dA, dD, dbias = (torch.empty(s) for s in (w.A_log.shape, w.D.shape, w.dt_bias.shape))
-    dssm = None if ssm_state is None else torch.empty(plan.batch, d, n)
+    shapes = (w.A_log.shape, w.D.shape, w.dt_bias.shape, (plan.batch, d, n))
+    dA, dD, dbias, dstate = (torch.empty(shape, dtype=torch.float32) for shape in shapes)
+    dssm = None if ssm_state is None else dstate
     scan.backward_into(
         inputs,
         checkpoints,

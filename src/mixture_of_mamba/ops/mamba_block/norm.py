@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import native
+from ..native_buffers import put
 
 __all__ = ["norm_backward", "norm_forward"]
 
@@ -29,10 +30,13 @@ class NormCall(ctypes.Structure):
 
 def norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(r, d) contiguous rows -> x / rms(x) * weight in x's dtype, and (r,) float32 1 / rms(x)."""
-    y, scale = torch.empty_like(x), torch.empty(x.shape[0])
+    (rows, d), wide = x.shape, torch.float32
+    y, scale = torch.empty_like(x), torch.empty(rows, dtype=wide)
     weight = weight.float().contiguous()
     call = _call(x, eps)
-    call.weight, call.y, call.scale = weight.data_ptr(), y.data_ptr(), scale.data_ptr()
+    put(call, "weight", weight, wide, d)
+    put(call, "y", y, x.dtype, rows, d)
+    put(call, "scale", scale, wide, rows)
     native.library().mom_norm_forward(ctypes.byref(call))
     return y, scale
 
@@ -43,30 +47,29 @@ def norm_backward(
     """-> gradient of x plus `skip` (what reaches x past the norm), gradient of the weight."""
     library = native.library()
     lanes = library.mom_vector_lanes()
-    dx, dweight = torch.empty_like(x), torch.empty(x.shape[1])
-    partials = torch.empty(TASKS, -(-x.shape[1] // lanes) * lanes, dtype=torch.float64)
-    wide = weight.float().contiguous()
+    (rows, d), wide = x.shape, torch.float32
+    dx, dweight = torch.empty_like(x), torch.empty(d, dtype=wide)
+    sums = (TASKS, -(-d // lanes) * lanes)
+    partials = torch.empty(sums, dtype=torch.float64)
+    weights = weight.float().contiguous()
     call = _call(x, 0.0)
-    for name, tensor in {
-        "weight": wide,
-        "y": dy,
-        "scale": scale,
-        "skip": skip,
-        "dx": dx,
-        "dweight": dweight,
-        "partials": partials,
-    }.items():
-        setattr(call, name, tensor.data_ptr())
+    put(call, "weight", weights, wide, d)
+    put(call, "scale", scale, wide, rows)
+    for name, tensor in (("y", dy), ("skip", skip), ("dx", dx)):
+        put(call, name, tensor, x.dtype, rows, d)
+    put(call, "dweight", dweight, wide, d)
+    put(call, "partials", partials, torch.float64, *sums)
     library.mom_norm_backward(ctypes.byref(call))
     return dx, dweight.to(weight.dtype)
 
 
 def _call(x: Tensor, eps: float) -> NormCall:
-    return NormCall(
+    call = NormCall(
         rows=x.shape[0],
         d=x.shape[1],
         bf16=x.dtype == torch.bfloat16,
         threads=native.threads(x.numel()),
         eps=eps,
-        x=x.data_ptr(),
     )
+    put(call, "x", x, x.dtype, *x.shape)
+    return call

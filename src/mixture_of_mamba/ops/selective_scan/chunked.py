@@ -7,7 +7,7 @@ is kept for the backward, so memory grows with `t / c`, not with `t`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,9 @@ class Chunk(NamedTuple):
         where: (c * b,) int64, rows of the chunk's positions, time-major.
         u, raw, step: (c, b, d) input, step size before and after softplus.
         B, C: (c, b, n).
-        decay, h: (c, b, d, n) exp(step * A), zero at a reset, and the states after each step.
+        decay, h: (c, b, d, n) exp(step * A), and the states after each step.
+        resets: (c, b, 1, 1) bool, where a document starts, and nothing of the state before counts,
+            not even as zero times NaN; None: nowhere.
     """
 
     where: Tensor
@@ -57,6 +59,7 @@ class Chunk(NamedTuple):
     C: Tensor
     decay: Tensor
     h: Tensor
+    resets: Tensor | None
 
 
 def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,7 +114,7 @@ def _chunk_backward(
 ) -> Tensor:
     """Add one chunk's gradients to `grads`; -> gradient of the state that enters it."""
     chunk = _run(inputs, span, start)
-    index, u, raw, step, B, C, decay, h = chunk
+    index, u, raw, step, B, C, decay, h, resets = chunk
     dout = _take(dy, index, u)
 
     def put(name: str, value: Tensor) -> None:
@@ -128,9 +131,18 @@ def _chunk_backward(
     # dh[t] = dout[t] * C[t] + decay[t+1] * dh[t+1], in place over the first term.
     dh = dout[..., None] * C[:, :, None, :]
     dh[-1] += dstate
+    starts = _steps_with_resets(chunk)
     for t in range(len(dh) - 2, -1, -1):
-        dh[t].addcmul_(decay[t + 1], dh[t + 1])
+        if resets is not None and t + 1 in starts:
+            dh[t] += (decay[t + 1] * dh[t + 1]).masked_fill_(resets[t + 1], 0.0)
+        else:
+            dh[t].addcmul_(decay[t + 1], dh[t + 1])
     entering = decay[0] * dh[0]
+    if resets is not None:
+        entering.masked_fill_(resets[0], 0.0)
+        # From here on h is needed as what enters the next step.
+        h[:-1].masked_fill_(resets[1:], 0.0)
+        start = start.masked_fill(resets[0], 0.0)
     put("B", torch.einsum("cbd,cbdn->cbn", step * u, dh))
     dinput = torch.einsum("cbdn,cbn->cbd", dh, B)
     # Gradient of the exponent step * A: decay * h[t-1] * dh[t].
@@ -164,13 +176,26 @@ def _run(inputs: ScanInputs, span: slice, state: Tensor) -> Chunk:
         )
     step = F.softplus(raw) if inputs.softplus else raw
     decay = torch.exp(step[..., None] * inputs.A)
-    if inputs.resets is not None:
-        decay.masked_fill_(inputs.resets[:, span].T[..., None, None], 0.0)
     h = (step * u)[..., None] * B[:, :, None, :]
+    resets = None if inputs.resets is None else inputs.resets[:, span].T[..., None, None]
+    chunk = Chunk(index, u, raw, step, B, C, decay, h, resets)
+    starts = _steps_with_resets(chunk)
     previous = state
     for t in range(len(h)):
+        if resets is not None and t in starts:
+            previous = previous.masked_fill(resets[t], 0.0)
         previous = h[t].addcmul_(decay[t], previous)
-    return Chunk(index, u, raw, step, B, C, decay, h)
+    return chunk
+
+
+def _steps_with_resets(chunk: Chunk) -> Container[int]:
+    """Steps of a chunk where a document may start in some sequence: on the CPU those where one
+    does, elsewhere all, since asking would wait for the device."""
+    if chunk.resets is None:
+        return ()
+    if chunk.resets.device.type != "cpu":
+        return range(len(chunk.resets))
+    return set(chunk.resets.flatten(1).any(1).nonzero()[:, 0].tolist())
 
 
 def _output(inputs: ScanInputs, chunk: Chunk) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .. import native
+from ..native_buffers import put, put_rows, rows_of
 from .inputs import ScanGrads, ScanInputs
 
 __all__ = ["backward", "checkpoint_shape", "forward", "why_not"]
@@ -27,6 +29,11 @@ _POINTERS = (
     *("checkpoints", "y", "final_state", "dy", "dfinal", "du", "ddelta", "dB", "dC", "dz"),
     *("dA", "dD", "dbias", "dstate", "partials", "parameter_partials"),
 )
+_ROWS: tuple[tuple[str, str, Callable[[ScanInputs], int]], ...] = (
+    *((name, name, lambda inputs: inputs.d) for name in ("u", "delta", "z")),
+    *((name, name.lower(), lambda inputs: inputs.n) for name in ("B", "C")),
+)
+"""Inputs in rows: name, name of their stride, and number of channels."""
 
 
 class ScanCall(ctypes.Structure):
@@ -61,12 +68,14 @@ def padded_states(d: int, n: int) -> int:
 
 def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     call, keep = _call(inputs)
-    y = torch.empty(inputs.u.shape, dtype=inputs.u.dtype)
-    final = torch.empty(inputs.batch, inputs.d, inputs.n)
-    checkpoints = torch.empty(checkpoint_shape(inputs) if save else (0,))
-    put_rows(call, "y", "y_stride", y)
-    call.final_state = final.data_ptr()
-    call.checkpoints = checkpoints.data_ptr() if save else None
+    dtype, states = inputs.u.dtype, (inputs.batch, inputs.d, inputs.n)
+    y = torch.empty(inputs.u.shape, dtype=dtype)
+    final = torch.empty(states, dtype=torch.float32)
+    checkpoints = torch.empty(checkpoint_shape(inputs) if save else (0,), dtype=torch.float32)
+    put_rows(call, "y", "y_stride", y, dtype, inputs.batch * inputs.length, inputs.d)
+    put(call, "final_state", final, torch.float32, *states)
+    if save:
+        put(call, "checkpoints", checkpoints, torch.float32, *checkpoint_shape(inputs))
     check(native.library().mom_scan_forward(ctypes.byref(call)), inputs)
     del keep
     return y, final, checkpoints
@@ -76,13 +85,15 @@ def backward(
     inputs: ScanInputs, checkpoints: Tensor, dy: Tensor, dfinal: Tensor | None
 ) -> ScanGrads:
     dtype, rows, n = inputs.u.dtype, inputs.batch * inputs.length, inputs.n
+
+    def like(x: Tensor | None) -> Tensor | None:
+        return None if x is None else torch.empty(x.shape, dtype=torch.float32)
+
     du, ddelta = (torch.empty(rows, inputs.d, dtype=dtype) for _ in range(2))
     dz = None if inputs.z is None else torch.empty(rows, inputs.d, dtype=dtype)
     dB, dC = (torch.empty(rows, n, dtype=dtype) for _ in range(2))
-    dA = torch.empty(inputs.d, n)
-    dD = None if inputs.D is None else torch.empty(inputs.d)
-    dbias = None if inputs.delta_bias is None else torch.empty(inputs.delta_bias.shape)
-    dstate = None if inputs.state is None else torch.empty(inputs.batch, inputs.d, n)
+    dA = torch.empty(inputs.d, n, dtype=torch.float32)
+    dD, dbias, dstate = like(inputs.D), like(inputs.delta_bias), like(inputs.state)
     backward_into(
         inputs, checkpoints, dy, dfinal, ScanGrads(du, ddelta, dA, dB, dC, dD, dz, dbias, dstate)
     )
@@ -106,27 +117,29 @@ def backward_into(
     buffer); A, D, delta_bias and state are float32."""
     call, keep = _call(inputs)
     library = native.library()
+    dtype, wide = inputs.u.dtype, torch.float32
+    rows, d, n = inputs.batch * inputs.length, inputs.d, inputs.n
     dy = rows_of(dy)
-    put_rows(call, "dy", "dy_stride", dy)
-    for name, stride in (("u", "du"), ("delta", "ddelta"), ("B", "db"), ("C", "dc"), ("z", "dz")):
+    put_rows(call, "dy", "dy_stride", dy, dtype, rows, d)
+    for name, stride, width in _ROWS:
         if (x := getattr(out, name)) is not None:
-            put_rows(call, f"d{name}", f"{stride}_stride", x)
+            put_rows(call, f"d{name}", f"d{stride}_stride", x, dtype, rows, width(inputs))
     if dfinal is not None:
-        dfinal = dfinal.to(torch.float32).contiguous()
-        call.dfinal = dfinal.data_ptr()
-    call.checkpoints = checkpoints.data_ptr()
+        dfinal = dfinal.to(wide).contiguous()
+    put(call, "dfinal", dfinal, wide, inputs.batch, d, n)
+    put(call, "checkpoints", checkpoints, wide, *checkpoint_shape(inputs))
     library.mom_scan_planes.restype = ctypes.c_int64
     planes = library.mom_scan_planes(ctypes.byref(call))
-    rows, lanes = inputs.batch * inputs.length, library.mom_vector_lanes()
-    partials = torch.empty(planes if planes > 1 else 0, rows, 2, inputs.n)
-    sums = torch.empty(
-        (inputs.batch, inputs.n + 1 + call.modalities, -(-inputs.d // lanes) * lanes),
-        dtype=torch.float64,
-    )
-    call.partials, call.parameter_partials = partials.data_ptr(), sums.data_ptr()
-    for field, name in (("dA", "A"), ("dD", "D"), ("dbias", "delta_bias"), ("dstate", "state")):
-        if (x := getattr(out, name)) is not None:
-            setattr(call, field, x.data_ptr())
+    lanes = library.mom_vector_lanes()
+    partials = (planes if planes > 1 else 0, rows, 2, n)
+    sums = (inputs.batch, n + 1 + call.modalities, -(-d // lanes) * lanes)
+    scratch = torch.empty(partials, dtype=wide), torch.empty(sums, dtype=torch.float64)
+    put(call, "partials", scratch[0], wide, *partials)
+    put(call, "parameter_partials", scratch[1], torch.float64, *sums)
+    put(call, "dA", out.A, wide, d, n)
+    put(call, "dD", out.D, wide, d)
+    put(call, "dbias", out.delta_bias, wide, call.modalities, d)
+    put(call, "dstate", out.state, wide, inputs.batch, d, n)
     check(library.mom_scan_backward(ctypes.byref(call)), inputs)
     del keep
 
@@ -145,36 +158,25 @@ def _call(inputs: ScanInputs) -> tuple[ScanCall, list[Tensor]]:
         threads=native.threads(inputs.u.numel() * inputs.n // 4),
     )
     keep = []
-    for name, stride in (("u", "u"), ("delta", "delta"), ("B", "b"), ("C", "c"), ("z", "z")):
+    b, t, d, n = inputs.batch, inputs.length, inputs.d, inputs.n
+    for name, stride, width in _ROWS:
         if (x := getattr(inputs, name)) is not None:
-            keep.append(put_rows(call, name, f"{stride}_stride", x))
-    plain = {
-        "A": inputs.A,
-        "D": inputs.D if inputs.D is None else inputs.D.float(),
-        "bias": bias if bias is None else bias.float(),
-        "state": inputs.state,
-        "rows": inputs.rows,
-        "modality": inputs.modality,
-        "resets": inputs.resets,
-    }
-    for name, tensor in plain.items():
+            keep.append(rows_of(x))
+            put_rows(call, name, f"{stride}_stride", keep[-1], inputs.u.dtype, b * t, width(inputs))
+    wide = torch.float32
+    for name, tensor, dtype, shape in (
+        ("A", inputs.A, wide, (d, n)),
+        ("D", None if inputs.D is None else inputs.D.float(), wide, (d,)),
+        ("bias", None if bias is None else bias.float(), wide, (call.modalities, d)),
+        ("state", inputs.state, wide, (b, d, n)),
+        ("rows", inputs.rows, torch.int32, (b, t)),
+        ("modality", inputs.modality, torch.int32, (b, t)),
+        ("resets", inputs.resets, torch.bool, (b, t)),
+    ):
         if tensor is not None:
             keep.append(tensor.contiguous())
-            setattr(call, name, keep[-1].data_ptr())
+            put(call, name, keep[-1], dtype, *shape)
     return call, keep
-
-
-def put_rows(call: ctypes.Structure, name: str, stride: str, x: Tensor) -> Tensor:
-    """Enter (r, channels) into the record; -> the tensor that was entered."""
-    x = rows_of(x)
-    setattr(call, name, x.data_ptr())
-    setattr(call, stride, x.stride(0))
-    return x
-
-
-def rows_of(x: Tensor) -> Tensor:
-    """x itself where its channels are contiguous, else a copy."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
 def check(code: int, inputs: ScanInputs) -> None:

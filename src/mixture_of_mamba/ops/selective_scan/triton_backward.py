@@ -19,12 +19,14 @@ import triton.language as tl
 from ..triton_math import LOG2E, sigmoid
 from .triton_tiles import (
     advance,
+    at_start,
     at_step,
-    decay_size,
+    existing,
     load_bias,
     load_info,
     load_rows,
     load_words,
+    next_state,
     row_offset,
     step_size,
     store,
@@ -34,17 +36,17 @@ __all__ = ["scan_backward_kernel"]
 
 
 @triton.jit
-def add_column(total, terms, column: tl.constexpr, T: tl.constexpr, PRECISION: tl.constexpr):
-    """total (N, T) with the sum over channels of terms (N, D) added to one column.
+def put_column(total, terms, column: tl.constexpr, T: tl.constexpr, PRECISION: tl.constexpr):
+    """total (N, T) with one column replaced by the sum over channels of terms (N, D).
 
-    A product with a matrix of one column of ones, which is constant and costs no data movement. The
-    sum over an axis of one changes nothing and is free, but the compiler stops there when it moves
-    what comes before a product into the product's layout, which would compute all of it twice.
+    A product with ones, which are constant and cost no data movement. (With zeros in the other
+    columns it could add to `total`, but zero times NaN would enter other steps.) The sum over an
+    axis of one changes nothing and is free, but the compiler stops there when it moves what comes
+    before a product into the product's layout, which would compute all of it twice.
     """
     left = tl.sum(terms[None, :, :], 0)
-    right = tl.where(tl.arange(0, T)[None, :] == column, 1.0, 0.0)
-    right = tl.broadcast_to(right, (terms.shape[1], T))
-    return tl.dot(left, right, acc=total, input_precision=PRECISION)
+    sums = tl.dot(left, tl.full((terms.shape[1], T), 1.0, tl.float32), input_precision=PRECISION)
+    return tl.where(tl.arange(0, T)[None, :] == column, sums, total)
 
 
 @triton.jit
@@ -195,9 +197,9 @@ def scan_backward_kernel(
                 x = tile_u[i].to(tl.float32)
                 dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
                 in_b, out_c = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
-                a = tl.exp2(decay_size(dt, info[i], HAS_RESETS)[None, :] * decay)
-                before = before + (h,)
-                h = a * h + (dt * x)[None, :] * in_b
+                a = tl.exp2(dt[None, :] * decay)
+                before = before + (at_start(h, info[i], HAS_RESETS),)
+                h = next_state(h, a, dt * x, in_b, both, info[i], HAS_RESETS, WHOLE)
                 g = tile_dy[i].to(tl.float32)
                 if HAS_Z:
                     gate = tile_z[i].to(tl.float32)
@@ -206,7 +208,7 @@ def scan_backward_kernel(
                     slope = share * (1.0 + gate * (1.0 - share))
                     dzs = dzs + ((g * out * slope).to(dz.dtype.element_ty),)
                     g = g * gate * share
-                total_C = add_column(total_C, h * g[None, :], i, T, PRECISION)
+                total_C = put_column(total_C, h * g[None, :], i, T, PRECISION)
                 dts = dts + (dt,)
                 grads = grads + (g,)
 
@@ -219,13 +221,13 @@ def scan_backward_kernel(
                 dt = dts[i]
                 g = grads[i]
                 in_b, out_c = load_words(tile_again, i, state, here, N, BLOCK, WHOLE)
-                dh += out_c * g[None, :]
-                total_B = add_column(total_B, dh * (dt * x)[None, :], i, T, PRECISION)
+                dh = existing(dh + out_c * g[None, :], both, WHOLE)
+                total_B = put_column(total_B, dh * (dt * x)[None, :], i, T, PRECISION)
                 along_b = tl.sum(dh * in_b, 0)
                 # Recomputed, and not kept: see words_again.
-                size = decay_size(dt * hidden_one.to(tl.float32), info[i], HAS_RESETS)
-                dh = dh * tl.exp2(size[None, :] * decay)
+                dh = dh * tl.exp2((dt * hidden_one.to(tl.float32))[None, :] * decay)
                 q = dh * before[i]
+                dh = at_start(dh, info[i], HAS_RESETS)
                 sum_A += dt[None, :] * q
                 slope = x * along_b + tl.sum(q * decay, 0) * (1.0 / LOG2E)
                 if SOFTPLUS:

@@ -15,11 +15,11 @@ import triton.language as tl
 from ..triton_math import LOG2E, sigmoid
 from .triton_tiles import (
     at_step,
-    decay_size,
     load_bias,
     load_info,
     load_rows,
     load_words,
+    next_state,
     row_offset,
     step_size,
     store,
@@ -123,8 +123,8 @@ def scan_forward_kernel(
             x = tile_u[i].to(tl.float32)
             dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
             in_b, out_c = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
-            a = tl.exp2(decay_size(dt, info[i], HAS_RESETS)[None, :] * decay)
-            h = a * h + (dt * x)[None, :] * in_b
+            a = tl.exp2(dt[None, :] * decay)
+            h = next_state(h, a, dt * x, in_b, both, info[i], HAS_RESETS, WHOLE)
             out = tl.sum(h * out_c, 0) + skip * x
             if HAS_Z:
                 gate = tile_z[i].to(tl.float32)

@@ -16,7 +16,8 @@ import triton.language as tl
 from ..triton_math import LOG2E, sigmoid
 from .triton_tiles import (
     advance,
-    decay_size,
+    at_start,
+    existing,
     load_bias,
     load_info,
     load_rows,
@@ -144,9 +145,11 @@ def segment_gradient_kernel(
             if HAS_Z:
                 gate = tile_z[i].to(tl.float32)
                 g = g * gate * sigmoid(gate)
-            size = decay_size(dt, info[i], HAS_RESETS)
-            dh = (dh + out_c * g[None, :]) * tl.exp2(size[None, :] * decay)
-            total += size
+            dh = (dh + out_c * g[None, :]) * tl.exp2(dt[None, :] * decay)
+            dh = existing(at_start(dh, info[i], HAS_RESETS), both, WHOLE)
+            total += dt
+            if HAS_RESETS:
+                total = tl.where((info[i] & 1) != 0, float("inf"), total)
     slot = (b * segments + s).to(tl.int64)
     tl.store(slots + (slot * n + state[:, None]) * d + channel[None, :], dh, mask=both)
     tl.store(totals + slot * d + channel, total, mask=live)
@@ -186,5 +189,7 @@ def carry_kernel(
         if i > 0:
             total = tl.load(totals + slot * d + channel, mask=live, other=0.0)
             added = tl.load(at, mask=both, other=0.0)
-            h = tl.exp2(total[None, :] * decay) * h + added
+            # An infinite sum says that a document started, or that nothing is left of the state.
+            left = tl.where(total[None, :] == float("inf"), 0.0, h)
+            h = tl.exp2(total[None, :] * decay) * left + added
         tl.store(at, h, mask=both)

@@ -27,13 +27,15 @@ __all__ = [
     "MAX_MODALITIES",
     "MAX_ROWS",
     "advance",
+    "at_start",
     "at_step",
-    "decay_size",
+    "existing",
     "load",
     "load_bias",
     "load_info",
     "load_rows",
     "load_words",
+    "next_state",
     "row_offset",
     "step_size",
     "store",
@@ -146,12 +148,28 @@ def step_size(
 
 
 @triton.jit
-def decay_size(dt, info, HAS_RESETS: tl.constexpr):
-    """The step size that the decay sees: infinite at a reset, so that exp(dt A) is 0 for A < 0."""
+def at_start(value, info, HAS_RESETS: tl.constexpr):
+    """The value; 0 where a document starts, also where it is not finite."""
     if HAS_RESETS:
-        return tl.where((info & 1) != 0, float("inf"), dt)
+        return tl.where((info & 1) != 0, 0.0, value)
     else:
-        return dt
+        return value
+
+
+@triton.jit
+def existing(value, mask, WHOLE: tl.constexpr):
+    """The value; 0 in states and channels that only fill a tile, where an infinite step, B or C
+    would make NaN of zeros."""
+    if WHOLE:
+        return value
+    else:
+        return tl.where(mask, value, 0.0)
+
+
+@triton.jit
+def next_state(h, a, x, in_b, both, info, HAS_RESETS: tl.constexpr, WHOLE: tl.constexpr):
+    """The state (N, D) after a step with decay a and input x (D,)."""
+    return existing(a * at_start(h, info, HAS_RESETS) + x[None, :] * in_b, both, WHOLE)
 
 
 @triton.jit
@@ -222,9 +240,12 @@ def advance(
             here = t + i < end
             dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
             in_b, _ = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
-            size = decay_size(dt, info[i], HAS_RESETS)
-            h = tl.exp2(size[None, :] * decay) * h + (dt * tile_u[i].to(tl.float32))[None, :] * in_b
-            total += size
+            a = tl.exp2(dt[None, :] * decay)
+            x = dt * tile_u[i].to(tl.float32)
+            h = next_state(h, a, x, in_b, both, info[i], HAS_RESETS, WHOLE)
+            if HAS_RESETS:
+                total = tl.where((info[i] & 1) != 0, float("inf"), total)
+            total += dt
         if KEEP:
             to += n * d
             tl.store(to, h, mask=both)

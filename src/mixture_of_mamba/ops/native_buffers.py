@@ -1,0 +1,54 @@
+"""What native code may be handed: every pointer goes through here, and its buffer has the dtype,
+shape and layout that the kernel reads or writes, whatever led to it."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+__all__ = ["put", "put_rows", "rows_of"]
+
+
+def put(
+    record: ctypes.Structure, field: str, x: Tensor | None, dtype: torch.dtype, *shape: int
+) -> None:
+    """Enter a contiguous tensor's address into a record; nothing (null) where there is none.
+
+    Raises:
+        ValueError: another dtype or shape than the kernel's, not contiguous, or not on the CPU.
+    """
+    if x is not None:
+        _check(field, x, dtype, shape, x.is_contiguous(), "contiguous")
+        setattr(record, field, x.data_ptr())
+
+
+def put_rows(
+    record: ctypes.Structure, field: str, stride: str, x: Tensor, dtype: torch.dtype, *shape: int
+) -> None:
+    """Enter (rows, channels) and the distance of rows; channels are contiguous, rows may be slices
+    of wider ones (see `rows_of`).
+
+    Raises:
+        ValueError: see `put`.
+    """
+    _check(field, x, dtype, shape, x.shape[-1] == 1 or x.stride(-1) == 1, "channel-contiguous")
+    setattr(record, field, x.data_ptr())
+    setattr(record, stride, x.stride(0))
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """(r, channels) itself where its channels are contiguous, else a copy."""
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def _check(
+    field: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...], fits: bool, layout: str
+) -> None:
+    if x.dtype == dtype and x.shape == shape and fits and x.device.type == "cpu":
+        return
+    raise ValueError(
+        f"{field} is {tuple(x.shape)} {x.dtype} with strides {x.stride()} on {x.device}; {layout} "
+        f"{shape} {dtype} on cpu is needed by the native kernel"
+    )
