@@ -62,8 +62,13 @@ class Draws:
     def next(self) -> Tensor:
         """(b,) float64 in [0, 1)."""
         if self._used == self._block.shape[1]:
-            rows = [torch.rand(self._AHEAD, generator=g).double() for g in self._generators]
-            self._block = torch.stack(rows) if rows else torch.empty(0, self._AHEAD).double()
+            rows = [
+                torch.rand(self._AHEAD, generator=g, dtype=torch.float32).double()
+                for g in self._generators
+            ]
+            self._block = (
+                torch.stack(rows) if rows else torch.empty(0, self._AHEAD, dtype=torch.float64)
+            )
             self._used = 0
         self._used += 1
         return self._block[:, self._used - 1]

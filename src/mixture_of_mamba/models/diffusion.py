@@ -74,8 +74,10 @@ class ContinuousMaps(nn.Module):
 
     def rows(self, values: Tensor, t: Tensor, place: Tensor) -> Tensor:
         """(p, d) vectors, (p,) levels, (p,) places -> (p, d_model)."""
-        where = torch.cat([waves(t), waves(place)], dim=-1).to(values.dtype)
-        return self.inward(values) + self.condition(F.silu(self.hidden(where)))
+        # Noise is drawn and mixed in float32; the network computes in its own dtype.
+        dtype = self.inward.weight.dtype
+        where = torch.cat([waves(t), waves(place)], dim=-1).to(dtype)
+        return self.inward(values.to(dtype)) + self.condition(F.silu(self.hidden(where)))
 
     def predict(self, hidden: Tensor) -> Tensor:
         """(p, d_model) -> (p, d)."""
@@ -143,7 +145,9 @@ class Diffusion(nn.Module):
         return noised
 
     def _noise(self, clean: Tensor, where: Segments, generator: torch.Generator | None) -> Noised:
-        draws = torch.rand(len(clean), generator=generator, device=clean.device)[where.number]
+        draws = torch.rand(
+            len(clean), generator=generator, device=clean.device, dtype=torch.float32
+        )[where.number]
         top = torch.where(where.leads, self.config.limit_before_caption, 1.0)
         last = self.config.timesteps - 1
         draws = draws**self.config.level_power
@@ -192,7 +196,8 @@ class Diffusion(nn.Module):
 def waves(x: Tensor) -> Tensor:
     """(p,) -> (p, FREQUENCIES) sines and cosines of wavelengths 2 pi … 20,000 pi."""
     half = FREQUENCIES // 2
-    rates = torch.exp(torch.arange(half, device=x.device) * (-math.log(10_000) / half))
+    steps = torch.arange(half, device=x.device, dtype=torch.float32)
+    rates = torch.exp(steps * (-math.log(10_000) / half))
     angle = x[:, None].float() * rates
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 

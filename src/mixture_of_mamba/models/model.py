@@ -89,7 +89,9 @@ class MultimodalModel(nn.Module):
         nothing to it."""
         modalities = self.config.modalities
         ranges = torch.tensor(self.config.vocabulary_ranges, device=device)
-        weights = torch.tensor([m.loss_weight for m in modalities], device=device)
+        weights = torch.tensor(
+            [m.loss_weight for m in modalities], device=device, dtype=torch.float32
+        )
         discrete = torch.tensor([m.discrete for m in modalities], device=device)
         self.register_buffer("_ranges", ranges, persistent=False)
         self.register_buffer("_low", ranges[:, 0].contiguous(), persistent=False)
@@ -205,7 +207,7 @@ class MultimodalModel(nn.Module):
             counted = self.diffusion.drop_captions(batch, self._discrete)
         targets = next_tokens(counted, self._low, self._discrete)
         mask = batch.loss_mask if batch.loss_mask is not None else batch.modality_ids >= 0
-        numbers = torch.zeros(len(self._discrete), device=batch.tokens.device)
+        numbers = torch.zeros(len(self._discrete), device=batch.tokens.device, dtype=torch.float32)
         numbers.index_add_(0, targets.modality.flatten(), targets.counts.flatten().float())
         continuous = mask & ~self._discrete[batch.modality_ids]
         return numbers.index_add_(0, batch.modality_ids.flatten(), continuous.flatten().float())

@@ -102,7 +102,8 @@ def forget_context(batch: Batch, discrete: Tensor, chance: float, generator) -> 
         chance: of each segment.
         generator: of the draws, on the batch's device, or None.
     """
-    draws = torch.rand(batch.shape, generator=generator, device=batch.tokens.device)
+    device = batch.tokens.device
+    draws = torch.rand(batch.shape, generator=generator, device=device, dtype=torch.float32)
     kind = ~discrete[batch.modality_ids]
     opens = torch.zeros_like(kind)
     opens[:, :-1] = kind[:, 1:] & ~kind[:, :-1] & (draws[:, :-1] < chance)

@@ -94,7 +94,7 @@ def denoise(
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
     device = model.device
     shape = (length, model.config.modalities[rows.modality].size)
-    noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+    noise = torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in generators])
     sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     extra = {} if type(scheduler).__name__ == "DDIMScheduler" else {"generator": generators}
     for t in scheduler.timesteps:
@@ -166,6 +166,6 @@ class _Rows:
     def _embed(self, values: Tensor, t: float) -> Tensor:
         count = values.shape[0] * self.length
         place = torch.arange(self.length, device=values.device).repeat(values.shape[0])
-        level = torch.full((count,), t, device=values.device)
+        level = torch.full((count,), t, device=values.device, dtype=torch.float32)
         weight = self.maps.inward.weight
         return self.maps.rows(values.reshape(count, -1).to(weight.dtype), level, place)
