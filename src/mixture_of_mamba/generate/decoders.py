@@ -85,11 +85,7 @@ class CachedDecoder:
         self._store(cache)
 
     def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
-        logits, cache = self.model.advance(
-            tokens[:, None].to(self._device),
-            modality_ids[:, None].to(self._device),
-            self._present,
-        )
+        logits, cache = self.model.advance(tokens[:, None], modality_ids[:, None], self._present)
         self._store(cache)
         return logits
 
@@ -135,7 +131,7 @@ class CachedDecoder:
                 modality_ids=batch.modality_ids[:, here],
                 document_ids=None if documents is None else documents[:, here],
                 values=batch.values,
-            ).to(self._device)
+            )
             logits, before = self.model.advance(
                 part.tokens,
                 part.modality_ids,

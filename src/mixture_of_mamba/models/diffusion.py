@@ -15,7 +15,7 @@ from ..layers.init import parameter_generator
 from ..ops import Routing
 from .config import ModelConfig
 from .noise import DiffusionConfig, NoiseSchedule
-from .segments import Segments, before_captions, find_segments, forget_context
+from .segments import Segments, before_captions, draw_fresh_starts, find_segments
 
 if TYPE_CHECKING:
     from .model import ModelOutput
@@ -107,12 +107,13 @@ class Diffusion(nn.Module):
         for name in self.modalities:
             self[name].init_weights(seed, f"diffusion.{name}")
 
-    def drop_captions(self, batch: Batch, discrete: Tensor) -> Batch:
-        """The batch with some images cut off from their context, for guided sampling."""
+    def drop_captions(self, batch: Batch, discrete: Tensor) -> Tensor | None:
+        """(b, t) bool, where some images are cut off from their context, for guided sampling; None:
+        nowhere."""
         if not self.config.caption_dropout:
-            return batch
+            return None
         generator = batch_generator(batch, "captions")
-        return forget_context(batch, discrete, self.config.caption_dropout, generator)
+        return draw_fresh_starts(batch, discrete, self.config.caption_dropout, generator)
 
     def noise(
         self, batch: Batch, routing: Routing, discrete: Tensor, *, clean: bool = False

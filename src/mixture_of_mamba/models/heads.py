@@ -10,7 +10,10 @@ from ..ops.cross_entropy import linear_cross_entropy
 from .config import ModelConfig
 from .embedding import init_vocabulary
 
-__all__ = ["DiscreteHead"]
+__all__ = ["IGNORED", "DiscreteHead"]
+
+IGNORED = -100
+"""Target of a row without one: its loss is 0."""
 
 #: Up to so many logits (64 MiB) they are kept for the backward, which saves a matrix product.
 KEEP_LOGITS = 1 << 24
@@ -41,7 +44,7 @@ class DiscreteHead(nn.Module):
 
         Args:
             hidden: (..., d_model); (r, d_model) with targets.
-            targets: (r,) ids in the joint vocabulary.
+            targets: (r,) ids in the joint vocabulary, or IGNORED.
             modality: (r,) modality of the target.
             ranges: (m, 2) each modality's [low, high) in the joint vocabulary.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,7 @@ def run_blocks(
     batch: Batch,
     state: Cache | Sequence[MambaState] | None = None,
     *,
+    fresh: Tensor | None = None,
     keep: bool = True,
     embed: Callable[[Batch, Routing], Tensor] | None = None,
 ) -> tuple[Tensor, Routing, Cache | None]:
@@ -32,6 +34,7 @@ def run_blocks(
     Args:
         batch: (b, t) tokens.
         state: of the tokens before these.
+        fresh: (b, t) bool, tokens inside documents that begin with an empty state.
         keep: also return the cache after these.
         embed: instead of model.embed.
 
@@ -50,6 +53,9 @@ def run_blocks(
         host_offsets=batch.row_ends,
         check=False,
     )
+    if fresh is not None:
+        resets = fresh if routing.resets is None else routing.resets | fresh
+        routing = replace(routing, resets=resets)
     rows = (embed or model.embed)(batch, routing)
     hidden, blocks = model.backbone(rows, routing, state)
     if not keep or config.mixer != "mamba":
@@ -96,5 +102,6 @@ def activation_dtype(model: MultimodalModel) -> torch.dtype | None:
 
     None where autocast leaves more than one dtype around.
     """
-    autocast = torch.is_autocast_enabled(model.device.type)
+    kind = model.device.type
+    autocast = kind != "meta" and torch.is_autocast_enabled(kind)
     return None if autocast else model.embedding.weight.dtype

@@ -19,7 +19,7 @@ from .cache import Cache
 from .config import ModelConfig
 from .diffusion import Diffusion, Noised
 from .embedding import TokenEmbedding
-from .heads import DiscreteHead
+from .heads import IGNORED, DiscreteHead
 from .inference import advance, run_blocks
 from .saving import load_model, save_model
 from .targets import next_tokens
@@ -142,17 +142,19 @@ class MultimodalModel(nn.Module):
         if batch.modality_ids.device.type == "cpu" and not torch.compiler.is_compiling():
             self.config.check(batch)
         noised: dict[str, Noised] = {}
-        documents = batch
+        fresh = None
         if self.diffusion is not None and self.training and not clean:
-            batch = self.diffusion.drop_captions(batch, self._discrete)
+            fresh = self.diffusion.drop_captions(batch, self._discrete)
 
         def embed(batch: Batch, routing: Routing) -> Tensor:
             if self.diffusion is not None and not clean:
-                noised.update(self.diffusion.noise(documents, routing, self._discrete))
+                noised.update(self.diffusion.noise(batch, routing, self._discrete))
             return self.embed(batch, routing, noised)
 
-        hidden, routing, after = run_blocks(self, batch, state, keep=return_state, embed=embed)
-        output = self.losses(hidden, batch, routing, noised)
+        hidden, routing, after = run_blocks(
+            self, batch, state, fresh=fresh, keep=return_state, embed=embed
+        )
+        output = self.losses(hidden, batch, routing, noised, fresh)
         if return_logits:
             output.logits = routing.to_time(self.head(hidden))
         if return_state:
@@ -178,10 +180,13 @@ class MultimodalModel(nn.Module):
         batch: Batch,
         routing: Routing,
         noised: Mapping[str, Noised] | None = None,
+        fresh: Tensor | None = None,
     ) -> ModelOutput:
-        """Losses of the rows' predictions, by modality of the target."""
-        targets = next_tokens(batch, self._low, self._discrete)
+        """Losses of the rows' predictions, by modality of the target; `fresh` as in next_tokens."""
+        targets = next_tokens(batch, self._low, self._discrete, fresh)
         ids, modality, counts = (routing.to_rows(x) for x in targets)
+        # A row that does not count may have no vocabulary of its own: what follows is continuous.
+        ids = ids.masked_fill(~counts, IGNORED)
         each = self.head(hidden, ids, modality, self._ranges)
         each = torch.where(counts, each, 0.0)
         n = len(self.config.modalities)
@@ -202,10 +207,10 @@ class MultimodalModel(nn.Module):
 
     def target_counts(self, batch: Batch) -> Tensor:
         """(m,) float32 numbers of targets by modality, as `forward` would count them; cheap."""
-        counted = batch
+        fresh = None
         if self.diffusion is not None and self.training:
-            counted = self.diffusion.drop_captions(batch, self._discrete)
-        targets = next_tokens(counted, self._low, self._discrete)
+            fresh = self.diffusion.drop_captions(batch, self._discrete)
+        targets = next_tokens(batch, self._low, self._discrete, fresh)
         mask = batch.loss_mask if batch.loss_mask is not None else batch.modality_ids >= 0
         numbers = torch.zeros(len(self._discrete), device=batch.tokens.device, dtype=torch.float32)
         numbers.index_add_(0, targets.modality.flatten(), targets.counts.flatten().float())
@@ -225,7 +230,9 @@ class MultimodalModel(nn.Module):
         """Continue from a state: prefill, a chunk, or one token; without gradients and losses.
 
         Args:
-            tokens, modality_ids, document_ids: (b, t), t >= 1, as in Batch.
+            tokens, modality_ids, document_ids: (b, t), t >= 1, as in Batch; on the model's device,
+                or on the host, from where they are copied: then the host knows how many rows each
+                modality has, and need not wait for the device.
             state: of the tokens before these; it stays as it was.
             values: by name of a continuous modality, (p, dim) vectors, read as they are.
             all_positions: logits of every position instead of the last.
@@ -244,6 +251,8 @@ class MultimodalModel(nn.Module):
             document_ids=document_ids,
             values=values or {},
         )
+        if tokens.device != self.device:
+            batch = batch.to(self.device)
         return advance(self, batch, state, all_positions=all_positions)
 
     def parameter_count(self, *, active: bool = False) -> int:

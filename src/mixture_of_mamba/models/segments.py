@@ -6,7 +6,6 @@ each unbroken run of one modality in a document is a segment.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from ..data.batch import Batch
 from ..ops import Routing
 from ..ops.routing import document_starts
 
-__all__ = ["Segments", "before_captions", "find_segments", "forget_context"]
+__all__ = ["Segments", "before_captions", "draw_fresh_starts", "find_segments"]
 
 
 class Segments(NamedTuple):
@@ -92,22 +91,22 @@ def before_captions(batch: Batch, discrete: Tensor, opening: int) -> Tensor:
     return (before <= opening) & (after > opening)
 
 
-def forget_context(batch: Batch, discrete: Tensor, chance: float, generator) -> Batch:  # type: ignore[no-untyped-def]
-    """Let some continuous segments start a document of their own at their begin token.
+def draw_fresh_starts(
+    batch: Batch, discrete: Tensor, chance: float, generator: torch.Generator | None
+) -> Tensor:
+    """(b, t) bool: the begin tokens of some continuous segments, where the state is to be empty.
 
-    A state-space model then meets the image with an empty state: the caption is dropped without
-    touching a token.
+    A state-space model then meets the image without its context: the caption is dropped without
+    touching a token, and the document stays the same one for whoever carries a state on.
 
     Args:
+        discrete: (m,) bool.
         chance: of each segment.
         generator: of the draws, on the batch's device, or None.
     """
     device = batch.tokens.device
     draws = torch.rand(batch.shape, generator=generator, device=device, dtype=torch.float32)
     kind = ~discrete[batch.modality_ids]
-    opens = torch.zeros_like(kind)
-    opens[:, :-1] = kind[:, 1:] & ~kind[:, :-1] & (draws[:, :-1] < chance)
-    documents = batch.document_ids
-    starts = document_starts(documents, batch.modality_ids.shape)
-    starts = opens if starts is None else starts | opens
-    return replace(batch, document_ids=starts.long().cumsum(1))
+    starts = torch.zeros_like(kind)
+    starts[:, :-1] = kind[:, 1:] & ~kind[:, :-1] & (draws[:, :-1] < chance)
+    return starts

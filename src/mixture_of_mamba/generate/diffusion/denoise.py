@@ -41,9 +41,8 @@ def empty_context(model: MultimodalModel, begin: int, *, modality: str = "text")
     Args:
         begin: id of the begin token in the vocabulary of `modality`.
     """
-    device = model.device
-    ids = torch.full((1, 1), model.config.index(modality), device=device)
-    return model.advance(torch.full((1, 1), begin, device=device), ids)[1]
+    ids = torch.full((1, 1), model.config.index(modality))
+    return model.advance(torch.full((1, 1), begin), ids)[1]
 
 
 @torch.no_grad()
@@ -138,9 +137,13 @@ class _Rows:
             self.snapshot = Cache(
                 model.config, blocks, torch.cat([state.position, forgotten.position])
             )
-        device = model.device
-        ids = torch.full((self.snapshot.batch, length), self.modality, device=device)
-        self.routing = Routing.build(ids, len(model.config.modalities), check=False)
+        rows = self._tokens(self.snapshot.batch)
+        self.routing = Routing.build(
+            rows.modality_ids,
+            len(model.config.modalities),
+            host_offsets=rows.row_ends,
+            check=False,
+        )
 
     def predict(self, sample: Tensor, t: float) -> Tensor:
         """(b, length, d) noisy vectors, one level for all -> the guided prediction."""
@@ -156,12 +159,16 @@ class _Rows:
 
     def advance(self, clean: Tensor) -> Cache:
         """The state after the clean vectors."""
-        ids = torch.full(clean.shape[:2], self.modality, device=clean.device)
-        batch = Batch(modality_ids=ids, tokens=torch.zeros_like(ids))
+        batch = self._tokens(self.batch)
         embed = lambda batch, routing: self._embed(clean, 0.0)  # noqa: E731
         after = run_blocks(self.model, batch, self.state, embed=embed)[2]
         assert after is not None
         return after
+
+    def _tokens(self, batch: int) -> Batch:
+        """The segments' positions, made on the host, which so knows the numbers of rows."""
+        ids = torch.full((batch, self.length), self.modality)
+        return Batch(modality_ids=ids, tokens=torch.zeros_like(ids)).to(self.model.device)
 
     def _embed(self, values: Tensor, t: float) -> Tensor:
         count = values.shape[0] * self.length
