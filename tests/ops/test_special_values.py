@@ -199,7 +199,7 @@ def assert_ends(found: Tensor, wanted: Tensor) -> None:
 @needs_kernels
 @pytest.mark.parametrize("value", [*VALUES, 1e-30])
 @pytest.mark.parametrize("d", [16, 33])
-def test_norm_equals_torchs(d: int, value: float) -> None:
+def test_norm_equals_the_formula(d: int, value: float) -> None:
     x, dy, weight = normal(4, d), normal(4, d, seed=1), normal(d)
     x[1, 0] = value
     leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
