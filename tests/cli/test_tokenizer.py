@@ -134,6 +134,13 @@ def test_values_of_a_preset_are_not_the_users(patches: Path, cells: Path, tmp_pa
         reused("transfusion", cells, "-c", str(mine))
     with pytest.raises(ValueError, match=r"data.patch is 8, but .* made with 4"):
         reused("transfusion", cells, "-c", "transfusion", "--data.patch=8")
+    with pytest.raises(ValueError, match=r"data.patch is 8, but .* made with 4"):
+        reused("transfusion", cells, "-c", "transfusion", "--data={patch: 8}")
+    mine.write_text(f"data: {{tokenizers: {patches}}}")  # a file on top of the preset
+    parser = Parser(prog="mom", exit_on_error=False)
+    add_run_options(parser)
+    both = run_config(parser.parse_args(["-c", "transfusion", "-c", str(mine)])).data
+    assert (both.patch, both.patch_order) == (8, "z")
     nothing = ["--data.tokenizers=null", "--data.image_steps=1"]
     assert reused("transfusion", cells, "-c", "transfusion", *nothing).data.patch == 8
 

@@ -144,16 +144,22 @@ def _config_first(args: list[str]) -> list[str]:
 
 def _set_by_user(args: list[str], files: list[str]) -> set[str]:
     """Dotted names that flags and the user's own files set; a shipped preset is not the user's."""
-    names = {arg[2:].partition("=")[0] for arg in args if arg.startswith("--")}
-    if "data" in names:  # `--data FILE` or `--data '{patch: 8}'`: what is in it counts as set
-        names |= {f"data.{field}" for field in OF_TOKENIZERS}
-    for name in files:
-        path = preset_path(name)
-        shipped = _shipped(path.stem)
-        if not (shipped.is_file() and shipped.read_bytes() == path.read_bytes()):
-            data = (yaml.safe_load(path.read_text()) or {}).get("data") or {}
-            names |= {f"data.{field}" for field in data}
-    return names
+    names: set[str] = set()
+    parts: list[Any] = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name == "--data":  # a file, or the fields themselves: --data '{patch: 8}'
+            value = value if equals else following
+            parts.append(
+                yaml.safe_load(Path(value).read_text() if Path(value).is_file() else value)
+            )
+        elif name.startswith("--"):
+            names.add(name[2:])
+    for file in map(preset_path, files):
+        shipped = _shipped(file.stem)
+        if not (shipped.is_file() and shipped.read_bytes() == file.read_bytes()):
+            parts.append((yaml.safe_load(file.read_text()) or {}).get("data"))
+    return names | {f"data.{field}" for part in parts if isinstance(part, dict) for field in part}
 
 
 def _leave_to_tokenizers(parsed: Namespace, named: set[str]) -> None:
