@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "digest",
     "PART",
     "SUMS",
     "DamagedFile",
@@ -242,7 +243,7 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
         path = folder / name
         if not path.is_file():
             raise DamagedFile(f"{path} is missing, but {SUMS} beside it names it")
-        if _digest(path) != sums[name]:
+        if digest(path) != sums[name]:
             raise DamagedFile(
                 f"{path} is damaged: its content is not what {folder / SUMS} says; copy or save it "
                 f"again, or, where it was changed on purpose, remove {SUMS}"
@@ -250,14 +251,15 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
     return sums
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seal(folder: Path) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / SUMS)
-    lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    lines = [f"{digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 

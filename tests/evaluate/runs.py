@@ -11,6 +11,7 @@ import numpy as np
 from mixture_of_mamba.evaluate.plan import Job, Plan, write_plan
 from mixture_of_mamba.models import Modality, MultimodalModel
 from mixture_of_mamba.train.config import RunConfig, model_config
+from mixture_of_mamba.train.runs import write_config
 
 MODALITIES = (Modality("text", "discrete", 30), Modality("image", "discrete", 20))
 FLOPS_PER_STEP, TOKENS_PER_STEP = 1000, 64
@@ -51,8 +52,8 @@ def write_runs(out: Path, plan: Plan, loss: Callable[[Job, str, np.ndarray], np.
 
 def write_run(job: Job, loss: Callable[[Job, str, np.ndarray], np.ndarray]) -> None:
     train = job.config.train
-    sizes = [(m.name, m.kind, m.size) for m in MODALITIES]
-    MultimodalModel(model_config(job.config.model, sizes)).save_pretrained(job.folder / "model")
+    write_model(job)
+    write_config(job.folder, job.config)
     steps = np.arange(train.evaluate_every, train.steps + 1, train.evaluate_every)
     losses = {m.name: loss(job, m.name, steps) for m in MODALITIES}
     with (job.folder / "metrics.jsonl").open("w") as file:
@@ -68,3 +69,9 @@ def write_run(job: Job, loss: Callable[[Job, str, np.ndarray], np.ndarray]) -> N
                 "losses": {name: float(values[i]) for name, values in losses.items()},
             }
             file.write(json.dumps(line) + "\n")
+
+
+def write_model(job: Job, seed: int = 0) -> None:
+    sizes = [(m.name, m.kind, m.size) for m in MODALITIES]
+    network = model_config(job.config.model, sizes)
+    MultimodalModel(network, seed=seed).save_pretrained(job.folder / "model")

@@ -12,6 +12,7 @@ import pytest
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.examples import Example
+from mixture_of_mamba.evaluate.artefacts import checkpoint_of
 from mixture_of_mamba.evaluate.comparison import load_comparison, write_comparison
 from mixture_of_mamba.evaluate.facts import QUESTIONS
 from mixture_of_mamba.evaluate.judgements import why_not_sampled
@@ -179,6 +180,17 @@ def test_a_folder_of_another_comparison_is_refused(folder: Path) -> None:
     assert read_plan(folder).seeds == (0, 1, 2)
 
 
+def test_a_baseline_that_is_no_variant_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", "-c", "demo", "--out", str(tmp_path / "a"), "--baseline"]
+    assert main([*arguments, "foo"]) == 1
+    assert "there is no variant 'foo'; choose from dense, mom" in capsys.readouterr().err
+    assert main([*arguments, "mot"]) == 1
+    said = capsys.readouterr().err
+    assert "needs the baseline 'mot'" in said and "the variants are dense, mom" in said
+
+
 def test_a_plan_that_never_began_gives_way(tmp_path: Path) -> None:
     plan = make_plan()
     write_plan(plan, tmp_path)
@@ -212,8 +224,8 @@ def test_plans_that_cannot_be_run_are_refused(changes: dict[str, object], messag
 def test_curves_get_enough_points() -> None:
     plan: Plan = make_plan(steps=1500)
     often = replace(plan.config, train=replace(plan.config.train, evaluate_every=250))
-    assert replace(plan, config=often).with_enough_points().config.train.evaluate_every == 50
-    assert plan.with_enough_points().config.train.evaluate_every == 2
+    assert replace(plan, config=often).settled().config.train.evaluate_every == 50
+    assert plan.settled().config.train.evaluate_every == 2
 
 
 def level_lines(out: Path, plan: Plan) -> None:
@@ -265,9 +277,14 @@ def answers(right: int) -> dict[str, object]:
             "text_to_image": task, "image_to_text": task}  # fmt: skip
 
 
+def write_facts(run: Path, facts: dict[str, object]) -> None:
+    plain = {"checkpoint": checkpoint_of(run), **facts}
+    (run / "facts.json").write_text(json.dumps(plain))
+
+
 def test_every_seed_s_answers_are_in_the_report(folder: Path) -> None:
     for i, job in enumerate(read_plan(folder).jobs(folder)):
-        (job.folder / "facts.json").write_text(json.dumps(answers(2 + i)))
+        write_facts(job.folder, answers(2 + i))
     comparison = load_comparison(folder)
     page = write_report(comparison, write_comparison(comparison)).read_text()
     found = re.findall(r"<tr><th scope=.row.>(dense|mom)</th><td>(\d)</td><td>(\d+).%", page)
@@ -279,7 +296,7 @@ def test_every_seed_s_answers_are_in_the_report(folder: Path) -> None:
 
 def judged(folder: Path, *names: str) -> None:
     for i, name in enumerate(names):
-        (folder / name / "facts.json").write_text(json.dumps(answers(2 + i)))
+        write_facts(folder / name, answers(2 + i))
 
 
 def test_facts_stand_in_the_file_and_are_printed(
@@ -334,7 +351,7 @@ def test_a_folder_judged_before_a_question_was_asked_is_read(
     tasks = ("ceiling", "text_to_image", "image_to_text")
     before |= {t: {q: x for q, x in before[t].items() if q != "fact"} for t in tasks}  # type: ignore[attr-defined]
     for job in read_plan(folder).jobs(folder):
-        (job.folder / "facts.json").write_text(json.dumps(before))
+        write_facts(job.folder, before)
     assert main(["report", str(folder)]) == 0
     assert re.search(r"^mom +1(?: +4/10 \(\S+ %\)){3} +4/10", capsys.readouterr().out, re.MULTILINE)
 

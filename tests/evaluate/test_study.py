@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,42 @@ def test_the_same_command_again_trains_nothing(
     assert (out / "mom-seed0" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "was"),
+    [("steps", "41", "40"), ("evaluate_batches", "2", "4"), ("threads", "2", "1")],
+)
+def test_other_settings_are_refused_before_anything_is_trained(
+    study: tuple[Path, list[str], str],
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+    value: str,
+    was: str,
+) -> None:
+    out, arguments, _ = study
+    before = (out / "report.html").read_bytes()
+    assert main([*arguments, f"--train.{flag}", value]) == 1
+    assert f"train.{flag}: {was} -> {value}" in capsys.readouterr().err
+    assert (out / "report.html").read_bytes() == before
+
+
+def test_what_another_model_made_is_made_anew(
+    study: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dense run's samples and facts, copied beside the mixture's model."""
+    out, arguments, printed = study
+    names = ("facts.json", "samples/samples.json")
+    before = [(out / "mom-seed0" / name).read_text() for name in names]
+    for name in names:
+        shutil.copy(out / "dense-seed0" / name, out / "mom-seed0" / name)
+    shutil.copy(out / "dense-seed0/samples/SHA256SUMS", out / "mom-seed0/samples/SHA256SUMS")
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "mom-seed0: generating samples" in said.err and "mom-seed0: judging" in said.err
+    assert "dense-seed0: generating" not in said.err
+    assert said.out == printed
+    assert [(out / "mom-seed0" / name).read_text() for name in names] == before
+
+
 def test_report_rebuilds_the_page(
     study: tuple[Path, list[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +234,7 @@ def test_samples_are_files_that_can_be_opened(study: tuple[Path, list[str], str]
 
     out, _, _ = study
     real = json.loads((out / "examples" / "examples.json").read_text())
-    made = json.loads((out / "mom-seed0" / "samples" / "samples.json").read_text())
+    made = json.loads((out / "mom-seed0" / "samples" / "samples.json").read_text())["samples"]
     assert [e["caption"] for e in made] == [e["caption"] for e in real[:2]]
     for folder, entry in ((out / "examples", real[0]), (out / "mom-seed0" / "samples", made[0])):
         assert np.asarray(Image.open(folder / entry["image"])).shape == (32, 32, 3)

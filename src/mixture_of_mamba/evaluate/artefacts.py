@@ -6,9 +6,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..files import DamagedFile, read_json, verify
+from ..files import DamagedFile, digest, read_json, read_sums, verify
+from ..models.saving import WEIGHTS
+from ..train.metrics import read_metrics
 
-__all__ = ["read_artefact"]
+__all__ = ["checkpoint_of", "read_artefact", "read_made"]
+
+
+def checkpoint_of(run: Path) -> dict[str, Any]:
+    """Which model a finished run holds: {"step", "sha256" of its weights}. What is made from a run
+    carries it."""
+    weights = run / "model" / WEIGHTS
+    known = read_sums(weights.parent).get(WEIGHTS)
+    step = read_metrics(run / "metrics.jsonl")[-1]["step"]
+    return {"step": step, "sha256": known or digest(weights)}
+
+
+def read_made(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """What was made from a run, and where it was not made from the run's present model, why it is
+    left out: (value, None), (None, reason), or (None, None) where there is nothing."""
+    found = read_artefact(path)
+    if found is None:
+        return None, None
+    made_from = found.get("checkpoint")
+    if made_from == checkpoint_of(run):
+        return found, None
+    return None, f"{path.name} " + (
+        "does not say which checkpoint it was made from"
+        if made_from is None
+        else f"was made from another checkpoint (step {made_from.get('step')}, "
+        f"{str(made_from.get('sha256'))[:8]})"
+    )
 
 
 def read_artefact(path: Path, kind: type = dict) -> Any:

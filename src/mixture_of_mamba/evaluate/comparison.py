@@ -14,13 +14,13 @@ from ..files import read_json, write_json
 from ..models import ModelConfig, MultimodalModel
 from ..models.flops import flops_breakdown
 from ..train.metrics import read_metrics
-from .artefacts import read_artefact
+from .artefacts import checkpoint_of, read_artefact
 from .curves import Curve, read_curves, read_level_curves, smoothing_points
 from .intervals import Estimate, estimate
 from .judgements import judgements
 from .loss_matching import Match, match_loss
 from .machine import machine, versions
-from .plan import Plan, read_plan
+from .plan import Plan, check_runs, read_plan
 from .timing import measured_alone
 
 __all__ = ["Comparison", "load_comparison", "smoothing_statement", "summary", "write_comparison"]
@@ -97,6 +97,7 @@ def load_comparison(folder: Path) -> Comparison:
 
     Raises:
         FileNotFoundError: no comparison, or no seed of which all variants have finished.
+        ValueError: a run is not of this comparison: it has other settings or other data.
     """
     plan = read_plan(folder)
     jobs = list(plan.jobs(folder))
@@ -108,6 +109,7 @@ def load_comparison(folder: Path) -> Comparison:
             f"{folder} has no seed of which all variants have finished; still to do: "
             f"{', '.join(left)}; run its command again to go on: {plan.command}"
         )
+    check_runs(plan, [job for job in jobs if job.seed in seeds])
     curves = _of_runs(folder, plan.variants, seeds, read_curves)
     levels = _of_runs(folder, plan.variants, seeds, read_level_curves)
     logged = min(
@@ -169,17 +171,24 @@ def summary(comparison: Comparison) -> dict[str, Any]:
         "times": {"alone": c.times, "statement": times_statement(c)},
         "steps": c.plan.config.train.steps,
         "command": c.plan.command,
-        "machine": machine(),
-        "versions": versions(),
+        "planned_seeds": list(c.plan.seeds),
+        "data": c.plan.basis.get("data", {}),
+        "checkpoints": {
+            job.name: checkpoint_of(job.folder)
+            for job in c.plan.jobs(c.folder)
+            if job.seed in c.seeds
+        },
+        "machine": c.plan.basis.get("machine") or machine(),
+        "versions": c.plan.basis.get("versions") or versions(),
     }
 
 
 def write_comparison(comparison: Comparison) -> dict[str, Any]:
-    """Write comparison.json; where one of the same runs is there already, machine and versions stay
-    those of the training."""
+    """Write comparison.json. Machine and versions are those of the training; of a plan that an
+    earlier version wrote, those of the first comparison.json of the same runs."""
     path = comparison.folder / "comparison.json"
     plain = summary(comparison)
-    before = read_artefact(path) or {}
+    before = {} if comparison.plan.basis else read_artefact(path) or {}
     if before.get("seeds") == plain["seeds"]:
         plain |= {k: before[k] for k in ("machine", "versions") if k in before}
     write_json(path, plain, indent=2)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ..train.config import RunConfig
-from .artefacts import read_artefact
+from .artefacts import read_made
 from .plan import Plan
 from .variants import variant_config
 
@@ -19,6 +20,9 @@ TASKS = {
     "speech_to_text": "caption from voice",
 }
 """Tasks of facts.json, and what tables call them."""
+
+
+_AGAIN = "its command with --judged 64 makes it"
 
 
 def judgements(plan: Plan, folder: Path, seeds: Iterable[int]) -> dict[str, Any]:
@@ -33,26 +37,34 @@ def judgements(plan: Plan, folder: Path, seeds: Iterable[int]) -> dict[str, Any]
         {"examples": n or None, "ceiling": {question: share} or None,
         "runs": {variant: {seed as text: {task: {question: share}}}},
         "not_judged": {variant: reason}}, where a share is {"correct", "total", "share", "low",
-        "high"}. A variant with facts of some of its seeds stands in both.
+        "high"}. A variant with facts of some of its seeds stands in both. Facts of another
+        checkpoint than the run's, or of fewer captions than the others, do not count.
     """
     found: dict[str, Any] = {"examples": None, "ceiling": None, "runs": {}, "not_judged": {}}
     seeds = list(seeds)
+    read = {}
+    for variant, seed in product(plan.variants, seeds):
+        run = folder / f"{variant}-seed{seed}"
+        read[variant, seed] = read_made(run / "facts.json", run)
+    most = max((facts["examples"] for facts, _ in read.values() if facts is not None), default=0)
     for variant in plan.variants:
-        missing = []
+        missing: dict[str, list[str]] = {}
         for seed in seeds:
-            path = folder / f"{variant}-seed{seed}" / "facts.json"
-            facts = read_artefact(path)
-            if facts is None:
-                missing.append(str(seed))
+            facts, reason = read[variant, seed]
+            if facts is not None and facts["examples"] < most:
+                reason = f"facts.json is of {facts['examples']} captions, others are of {most}"
+            if facts is None or reason:
+                why = f"{reason}; {_AGAIN}" if reason else _why_not_judged(plan, variant)
+                missing.setdefault(why, []).append(str(seed))
                 continue
-            for key in ("examples", "ceiling"):
-                if found[key] is None:
-                    found[key] = facts.get(key)
+            found["examples"], found["ceiling"] = most, found["ceiling"] or facts.get("ceiling")
             by_task = {task: facts[task] for task in TASKS if task in facts}
             found["runs"].setdefault(variant, {})[str(seed)] = by_task
         if missing:
-            which = "" if len(missing) == len(seeds) else f"seed {', '.join(missing)}: "
-            found["not_judged"][variant] = which + _why_not_judged(plan, variant)
+            found["not_judged"][variant] = "; ".join(
+                why if len(which) == len(seeds) else f"seed {', '.join(which)}: {why}"
+                for why, which in missing.items()
+            )
     return found
 
 
@@ -70,4 +82,4 @@ def _why_not_judged(plan: Plan, variant: str) -> str:
         return reason
     if plan.config.data.source != "digits":
         return "own documents have no facts to judge by; the embedded digit scenes do"
-    return "there is no facts.json; its command with --judged 64 makes it"
+    return f"there is no facts.json; {_AGAIN}"

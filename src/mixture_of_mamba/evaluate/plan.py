@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 
 from ..files import read_json, write_json, write_text
 from ..train.config import RunConfig
 from ..train.metrics import read_metrics
-from .variants import variant_config
+from ..train.runs import read_config
+from .basis import basis_differences, joined
+from .variants import variant_config, variant_fields
 
-__all__ = ["Job", "Plan", "check_plan", "read_plan", "write_plan"]
+__all__ = ["Job", "Plan", "check_plan", "check_runs", "read_plan", "write_plan"]
 
 LEAST_EVALUATIONS = 30
 """Points that the loss curves of a comparison need, so that matching is not coarse."""
+
+_FREE = {
+    "data.cache",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.stop_after",
+    "train.samples",
+    "train.tensorboard",
+    "train.progress",
+}
+"""What may differ within a comparison: no figure depends on it. Everything else may not, so that a
+new field is held until it is named here."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,8 @@ class Plan:
         seeds: of initial values and the order of the data; runs of a seed are compared in pairs.
         command: what the user typed.
         smoothing: points of the window that smooths the validation curves.
+        basis: what figures depend on besides, see basis.py; empty before data is built, and in
+            folders of earlier versions.
     """
 
     config: RunConfig
@@ -62,22 +81,25 @@ class Plan:
     seeds: tuple[int, ...]
     command: str
     smoothing: int = 5
+    basis: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, values in (("variants", self.variants), ("seeds", self.seeds)):
             if twice := sorted({str(v) for v in values if values.count(v) > 1}):  # type: ignore[arg-type]
                 raise ValueError(f"{name} must differ; {', '.join(twice)} appears twice")
+        for variant in (self.baseline, *self.variants):
+            variant_fields(variant)  # raises where the name is wrong
         if self.baseline not in self.variants or len(self.variants) < 2:
             raise ValueError(
                 f"a comparison needs the baseline {self.baseline!r} and at least one other "
-                f"variant; got {', '.join(self.variants) or 'none'}"
+                f"variant; the variants are {', '.join(self.variants) or 'none'}"
             )
         if not self.seeds:
             raise ValueError("a comparison needs at least one seed")
         if self.smoothing < 1:
             raise ValueError(f"smoothing is {self.smoothing}; it must be at least 1 (none)")
         for variant in self.variants:
-            variant_config(self.config, variant, 0)  # raises where the name is wrong
+            variant_config(self.config, variant, 0)  # raises where the model cannot be
 
     def jobs(self, out: Path) -> Iterator[Job]:
         """All runs; those of a seed stand together, so that a comparison can be read early and its
@@ -87,15 +109,27 @@ class Plan:
                 config = variant_config(self.config, variant, seed)
                 yield Job(variant, seed, out / f"{variant}-seed{seed}", config)
 
-    def with_enough_points(self) -> Plan:
-        """The same with validation at least LEAST_EVALUATIONS times in a run, and without samples
-        on the way: they come at the end, and would take longer than so many evaluations."""
+    def settled(self) -> Plan:
+        """The same with validation at least LEAST_EVALUATIONS times in a run, without samples on
+        the way (they come at the end, and would take longer than so many evaluations), and on the
+        device that "auto" is here."""
         train = self.config.train
         every = max(1, min(train.evaluate_every, train.steps // LEAST_EVALUATIONS))
-        return replace(
-            self,
-            config=replace(self.config, train=replace(train, evaluate_every=every, samples=0)),
-        )
+        device = train.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        train = replace(train, evaluate_every=every, samples=0, device=device)
+        return replace(self, config=replace(self.config, train=train))
+
+    def differences(self, other: Plan) -> list[str]:
+        """What figures depend on and `other` has otherwise, as "field: mine -> theirs"."""
+        mine, theirs = (variant_config(plan.config, plan.baseline, 0) for plan in (self, other))
+        changed = mine.differences(theirs, _FREE)
+        if self.baseline != other.baseline:
+            changed = [f"baseline: {self.baseline} -> {other.baseline}"]
+        if other.basis:
+            changed += basis_differences(self.basis, other.basis)
+        return changed
 
 
 def check_plan(plan: Plan, out: Path) -> None:
@@ -104,21 +138,41 @@ def check_plan(plan: Plan, out: Path) -> None:
     A plan of which no run has begun gives way: its data could not be built, or it was stopped.
 
     Raises:
-        ValueError: OUT holds another comparison, or another run under a name of this one; the
-            fields that differ are named.
+        ValueError: OUT holds another comparison, or another run under a name of this one; what
+            differs is named.
     """
-    if (out / "plan.json").is_file():
-        before = read_plan(out)
-        changed = before.config.differences(plan.config)
-        begun = any(job.folder.is_dir() for job in before.jobs(out))
-        if begun and (changed or before.baseline != plan.baseline):
-            what = "; ".join(changed) or f"baseline {before.baseline} -> {plan.baseline}"
-            raise ValueError(
-                f"{out} already holds another comparison ({what}); give --out another name, or the "
-                "same settings to go on with it"
-            )
-    for job in plan.jobs(out):
-        _check_folder(job)
+    if (before := _begun(out)) and (changed := before.differences(plan)):
+        raise ValueError(
+            f"{out} already holds another comparison ({'; '.join(changed)}); give --out another "
+            "name, or the same settings, data and versions to go on with it"
+        )
+    check_runs(plan, plan.jobs(out))
+
+
+def check_runs(plan: Plan, jobs: Iterable[Job]) -> None:
+    """Hold runs against the plan that they should be of.
+
+    Raises:
+        ValueError: a run has other settings, or was trained on other data than the rest.
+    """
+    digests = plan.basis.get("data")
+    for job in jobs:
+        if (job.folder / "config.yaml").is_file():
+            changed = job.config.differences(read_config(job.folder), _FREE)
+            if changed:
+                raise ValueError(
+                    f"{job.folder} holds a run of another configuration ({'; '.join(changed)}), "
+                    "which cannot be compared with the others; move it away, or give --out another "
+                    "name"
+                )
+        if (path := job.folder / "data.json").is_file():
+            own = read_json(path)["digests"]
+            digests = digests or own
+            if other := [what for what in digests if own.get(what) != digests[what]]:
+                raise ValueError(
+                    f"{job.folder} was trained on other data than the rest of the comparison "
+                    f"({', '.join(other)}); move it away, or give --out another name"
+                )
 
 
 def write_plan(plan: Plan, out: Path) -> None:
@@ -129,6 +183,8 @@ def write_plan(plan: Plan, out: Path) -> None:
         WriteError: the folder could not be written.
     """
     check_plan(plan, out)
+    if plan.basis and (before := _begun(out)):
+        plan = replace(plan, basis=joined(before.basis, plan.basis))
     for job in plan.jobs(out):
         path = out / "configs" / f"{job.name}.yaml"
         write_text(path, yaml.safe_dump(job.config.to_dict(), sort_keys=False))
@@ -155,13 +211,9 @@ def read_plan(out: Path) -> Plan:
     return Plan(**plain)
 
 
-def _check_folder(job: Job) -> None:
-    path = job.folder / "config.yaml"
-    if not path.is_file():
-        return
-    before = RunConfig.from_dict(yaml.safe_load(path.read_text()), str(path))
-    if changed := before.differences(job.config):
-        raise ValueError(
-            f"{job.folder} holds a run of another configuration ({'; '.join(changed)}); give --out "
-            "another name"
-        )
+def _begun(out: Path) -> Plan | None:
+    """The plan of a folder in which a run has begun."""
+    if not (out / "plan.json").is_file():
+        return None
+    plan = read_plan(out)
+    return plan if any(job.folder.is_dir() for job in plan.jobs(out)) else None

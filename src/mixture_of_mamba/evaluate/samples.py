@@ -31,7 +31,12 @@ def save_examples(examples: Sequence[Example], folder: Path) -> None:
 
 
 def save_samples(
-    generator: Generator, examples: Sequence[Example], folder: Path, *, seed: int = 0
+    generator: Generator,
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    checkpoint: Mapping[str, Any],
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Generate from each example, in every direction that the model has.
 
@@ -39,12 +44,13 @@ def save_samples(
         generator: of a trained run.
         examples: validation documents; those without a picture or a voice give fewer samples.
         folder: gets samples.json, and a PNG and a WAV file per caption.
+        checkpoint: that the generator's model is, see artefacts.checkpoint_of.
         seed: of the sampling; example i has seed + i.
 
     Returns:
-        The content of samples.json: per example its caption, the names of the files generated from
-        it ("image", "audio"), and the captions generated from its real picture and voice
-        ("from_image", "from_audio").
+        "samples" of samples.json, beside the "checkpoint": per example its caption, the names of
+        the files generated from it ("image", "audio"), and the captions generated from its real
+        picture and voice ("from_image", "from_audio").
     """
     names = generator.layout.names
     captions = [example.caption for example in examples]
@@ -71,15 +77,16 @@ def save_samples(
         texts = generator.to_text(speech=list(heard.values()), seed=seed) if heard else []
         for i, text in zip(heard, texts, strict=True):
             entries[i]["from_audio"] = text
-    _write(folder, "samples.json", entries, files)
+    plain = {"checkpoint": dict(checkpoint), "samples": entries}
+    _write(folder, "samples.json", plain, files)
     return entries
 
 
 def _write(
-    folder: Path, name: str, entries: list[dict[str, Any]], files: Mapping[str, bytes]
+    folder: Path, name: str, plain: dict[str, Any] | list[Any], files: Mapping[str, bytes]
 ) -> None:
     """All of it or nothing: no list of files that are not there, none of another model."""
     with filling(folder, anew=True) as part:
         for file, data in files.items():
             (part / file).write_bytes(data)
-        (part / name).write_text(json.dumps(entries, indent=1) + "\n")
+        (part / name).write_text(json.dumps(plain, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from ..processes import unwinding
 from ..train.lock import FolderLock
 from ..train.runs import load_run
 from .ablation import is_ablation, write_ablation
-from .artefacts import read_artefact
+from .artefacts import checkpoint_of, read_made
+from .basis import basis_of
 from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
 from .judgements import why_not_sampled
-from .plan import Plan, check_plan, write_plan
+from .plan import Job, Plan, check_plan, write_plan
 from .progress import Board
 from .report import write_gallery, write_report
 from .runner import default_jobs, run_jobs
@@ -61,7 +63,7 @@ def run_study(
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}; at least one run at a time is needed")
     board = board or Board()
-    plan = plan.with_enough_points()
+    plan = plan.settled()
     with unwinding(), FolderLock(out):
         return _run(plan, out, jobs, samples, judged, board)
 
@@ -73,6 +75,7 @@ def _run(
     for remark in plan.config.train.remarks():
         board.say(remark)
     bundle = build(plan.config.data)  # before anything is written: it may fail, or be stopped
+    plan = replace(plan, basis=basis_of(bundle.digests, plan.config.train.device))
     write_plan(plan, out)
     save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")
     native.why_not()  # compiles the kernels where needed, once for all runs
@@ -102,27 +105,29 @@ def _after_training(
     examples = _captioned(bundle)
     samples = min(samples, len(examples))
     judged = min(judged, sum(bool(example.facts) for example in examples))
+    if judged:  # all on the same captions, also where runs were judged on more before
+        judged = max(judged, *(_done(job, "facts.json") for job in plan.jobs(out)))
     reader = None
     for variant in plan.variants if samples or judged else ():
         if reason := why_not_sampled(variant_config(plan.config, variant, plan.seeds[0])):
             board.say(f"{variant}: neither sampled nor judged; {reason}")
     for job in plan.jobs(out):
         place = job.folder / "samples"
-        save = job.seed == plan.seeds[0] and samples > _done(place / "samples.json")
-        judges = judged > _done(job.folder / "facts.json")
+        save = job.seed == plan.seeds[0] and samples > _done(job, "samples/samples.json")
+        judges = judged != _done(job, "facts.json") and judged > 0
         if why_not_sampled(job.config) or not (save or judges):
             continue
         run = load_run(job.folder)
-        generator = Generator(run.model, run.tokenizers)
+        generator, checkpoint = Generator(run.model, run.tokenizers), checkpoint_of(job.folder)
         if save:
             board.say(f"{job.name}: generating samples")
-            save_samples(generator, examples[:samples], place)
+            save_samples(generator, examples[:samples], place, checkpoint=checkpoint)
         if judges:
             board.say(f"{job.name}: judging what it generates for {judged} captions")
             reader = reader or SceneReader(seed=job.config.data.seed)
             names = run.model.config.names
             found = judge(generator, examples, modalities=names, reader=reader, limit=judged)
-            write_json(job.folder / "facts.json", found, indent=1)
+            write_json(job.folder / "facts.json", {"checkpoint": checkpoint, **found}, indent=1)
 
 
 def _captioned(bundle: DataBundle) -> list[Example]:
@@ -130,9 +135,10 @@ def _captioned(bundle: DataBundle) -> list[Example]:
     return [example for example in bundle.validation_examples if example.caption.strip()]
 
 
-def _done(path: Path) -> int:
-    """Examples that a samples.json or facts.json is about; 0 where there is none, or a damaged one:
-    it is made anew."""
-    if path.name == "samples.json":
-        return len(read_artefact(path, list) or ())
-    return int((read_artefact(path) or {}).get("examples", 0))
+def _done(job: Job, name: str) -> int:
+    """Examples that a samples.json or facts.json is about; 0 where there is none, a damaged one, or
+    one of another checkpoint: it is made anew."""
+    found, _ = read_made(job.folder / name, job.folder)
+    if found is None:
+        return 0
+    return len(found["samples"]) if "samples" in found else int(found["examples"])

@@ -8,7 +8,7 @@ from itertools import combinations
 from ..layers import PROJECTIONS, parse_split
 from ..train.config import RunConfig
 
-__all__ = ["PROJECTION_ORDER", "VARIANTS", "all_splits", "variant_config"]
+__all__ = ["PROJECTION_ORDER", "VARIANTS", "all_splits", "variant_config", "variant_fields"]
 
 #: name -> fields of ModelSettings; any other name is a set of projections such as "in_proj+x_proj".
 VARIANTS: dict[str, dict[str, str]] = {
@@ -23,23 +23,34 @@ PROJECTION_ORDER = ("in_proj", "x_proj", "dt_proj", "out_proj")
 
 
 def variant_config(config: RunConfig, variant: str, seed: int) -> RunConfig:
-    """The run of one variant and seed; all else stays as it is, so that the comparison is fair.
+    """The run of one variant and seed; all else stays as it is, so that the comparison is fair. One
+    thread where the config names no number: runs stand side by side.
 
     Raises:
         ValueError: a name that is neither a variant nor a set of projections.
     """
-    fields = VARIANTS.get(variant)
-    if fields is None:
-        try:
-            parse_split(variant)
-        except ValueError:
-            raise ValueError(
-                f"there is no variant {variant!r}; choose from {', '.join(VARIANTS)}, or join "
-                f"projections to split by '+': {', '.join(PROJECTION_ORDER)}"
-            ) from None
-        fields = {"split": variant, "mixer": "mamba"}
+    fields = variant_fields(variant)
     model = replace(config.model, split=fields["split"], mixer=fields["mixer"])
-    return replace(config, model=model, train=replace(config.train, seed=seed))
+    threads = config.train.threads or 1
+    return replace(config, model=model, train=replace(config.train, seed=seed, threads=threads))
+
+
+def variant_fields(variant: str) -> dict[str, str]:
+    """The fields of ModelSettings that a variant's name stands for.
+
+    Raises:
+        ValueError: a name that is neither a variant nor a set of projections.
+    """
+    if variant in VARIANTS:
+        return VARIANTS[variant]
+    try:
+        parse_split(variant)
+    except ValueError:
+        raise ValueError(
+            f"there is no variant {variant!r}; choose from {', '.join(VARIANTS)}, or join "
+            f"projections to split by '+': {', '.join(PROJECTION_ORDER)}"
+        ) from None
+    return {"split": variant, "mixer": "mamba"}
 
 
 def all_splits() -> list[str]:

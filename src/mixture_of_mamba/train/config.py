@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -256,13 +256,17 @@ class RunConfig:
             raise ValueError(problem)
         return cls(**{part: kind(**(plain.get(part) or {})) for part, kind in parts.items()})
 
-    def differences(self, other: RunConfig) -> list[str]:
-        """Fields in which `other` would compute other steps, as "field: mine -> theirs"."""
+    def differences(self, other: RunConfig, free: Collection[str] = _FREE) -> list[str]:
+        """Fields in which `other` would compute other steps, as "field: mine -> theirs".
+
+        Args:
+            free: dotted names of fields that may differ.
+        """
         mine, theirs = dict(_flat(self.to_dict())), dict(_flat(other.to_dict()))
         return [
             f"{key}: {value!r} -> {theirs[key]!r}"
             for key, value in mine.items()
-            if value != theirs[key] and key not in _FREE
+            if value != theirs[key] and key not in free
         ]
 
 

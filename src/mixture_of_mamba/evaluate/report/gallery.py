@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import read_artefact
+from ..artefacts import read_artefact, read_made
 from ..comparison import Comparison
 from ..media import captioned_grid, save_png
 from .html import audio, escape, image, section
@@ -34,6 +34,7 @@ def gallery(comparison: Comparison) -> str:
             "caption, and captions from the real picture or voice. "
             f"Seed {comparison.seeds[0]}, not selected."
         )
+    intro += "".join(f" Left out: {why}." for why in _left_out(comparison))
     return section("Samples", f'<div class="samples">{"".join(cards)}</div>', intro=intro)
 
 
@@ -51,9 +52,10 @@ def write_gallery(comparison: Comparison) -> Path | None:
         drawn = {name: place / own["image"] for name, (place, own) in shown if own.get("image")}
         if len(drawn) > 1:
             rows.append((_short(entry["caption"]), drawn))
-    if not rows:
-        return None
     path = comparison.folder / "gallery.png"
+    if not rows:
+        path.unlink(missing_ok=True)  # of samples that are no longer there
+        return None
     save_png(path, captioned_grid(rows))
     return path
 
@@ -81,10 +83,18 @@ def _generated(comparison: Comparison) -> dict[str, tuple[Path, list[dict[str, A
     """By variant: folder and entries of the samples, in the order of the examples."""
     found = {}
     for variant in comparison.plan.variants:
-        folder = comparison.run_folder(variant, comparison.seeds[0]) / "samples"
-        if entries := read_artefact(folder / "samples.json", list):
-            found[variant] = (folder, entries)
+        run = comparison.run_folder(variant, comparison.seeds[0])
+        made, _ = read_made(run / "samples" / "samples.json", run)
+        if made is not None:
+            found[variant] = (run / "samples", made["samples"])
     return found
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    """Samples that are not of the runs' present models."""
+    runs = [comparison.run_folder(v, comparison.seeds[0]) for v in comparison.plan.variants]
+    read = [(run.name, read_made(run / "samples" / "samples.json", run)[1]) for run in runs]
+    return [f"{name}: {why}" for name, why in read if why]
 
 
 def _card(caption: str, shown: Mapping[str, tuple[Path, dict[str, Any]]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..tables import facts_tables, match_text, not_judged, percent_text
 from .charts import series, shown_variants
-from .html import figure, section, table
+from .html import escape, figure, section, table
 
 __all__ = ["facts", "noise_levels"]
 
@@ -15,10 +15,11 @@ __all__ = ["facts", "noise_levels"]
 def facts(figures: Mapping[str, Any]) -> str:
     """Share of digits, colours and places that are right, by task and variant, with intervals."""
     found = facts_tables(figures, _share)
-    if not found:
-        return ""
     tables = [table(rows, caption=title) for title, rows in found]
     left_out = "".join(f" Not judged: {line}." for line in not_judged(figures))
+    if not found:
+        note = f"<p class='note'>{escape(left_out.strip())}</p>"
+        return section("Is it right?", note) if left_out else ""
     return section(
         "Is it right?",
         *tables,

@@ -84,13 +84,17 @@ def how_to_read(figures: Mapping[str, Any]) -> str:
 
 
 def provenance(figures: Mapping[str, Any]) -> str:
-    """Command, machine and versions."""
+    """Command, machine and versions, and the models that everything on the page is of."""
     facts = {**figures["machine"], **figures["versions"]}
     entries = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
+    models = [
+        (name, f"{of['step']:,}", of["sha256"][:16]) for name, of in figures["checkpoints"].items()
+    ]
     return section(
         "Where it comes from",
         f"<pre>{escape(figures['command'])}</pre>",
         f"<dl>{entries}</dl>",
+        table([("model", "step", "SHA-256 of its weights"), *models]),
         "<p class='note'>The same figures, by seed and with all intervals, are in "
         "comparison.json beside this page; each run's configuration is in its config.yaml. "
         "<code>mom report FOLDER</code> makes this page anew.</p>",

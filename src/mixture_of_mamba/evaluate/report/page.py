@@ -71,9 +71,10 @@ def _page(comparison: Comparison, figures: Mapping[str, Any]) -> str:
 
 def _lead(figures: Mapping[str, Any]) -> str:
     base = figures["variants"][figures["baseline"]]
-    seeds = len(figures["seeds"])
+    seeds, planned = len(figures["seeds"]), len(figures["planned_seeds"])
+    so_far = f" of {planned}, the others are not finished" if seeds < planned else ""
     return (
         f"{figures['setting']}: {', '.join(figures['modalities'])} · {figures['steps']:,} steps, "
         f"{base['tokens'] / 1e6:.1f} million tokens a run · "
-        f"{seeds} seed{'s' if seeds > 1 else ''} · {figures['machine']['processor']}"
+        f"{seeds} seed{'s' if seeds > 1 else ''}{so_far} · {figures['machine']['processor']}"
     )
