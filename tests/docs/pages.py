@@ -83,7 +83,7 @@ def commands(block: Block) -> list[str]:
         ValueError: some of its lines are commands, and others are not.
     """
     joined = re.sub(r"\\\n\s*", "", block.text)
-    lines = [line for line in joined.splitlines() if line.strip()]
+    lines = [line for line in joined.splitlines() if line.strip() and line.lstrip()[0] != "#"]
     found = [line for line in lines if _PROGRAMS.match(line)]
     if not found:
         return []

@@ -30,6 +30,7 @@ SMALLER = {
     "mom compare": f"{DATA} {TRAIN} {STUDY} --samples 1 --judged 4",
     "mom ablate": f"{DATA} {TRAIN} {STUDY}",
     "mom tokenizer train": DATA,
+    "python -m benchmarks.cpu.busy": "--rounds 2 --seconds 0.02",
     "python -m benchmarks.cpu": "--quick --only convolution",
     "python benchmarks/decode.py": "--sizes 64x2 --batches 1 --prefill 32 --rounds 2 --least 0.01",
     "python benchmarks/image_sampling.py": "--width 32 --layers 2 --steps 2 --rounds 2",

@@ -13,6 +13,7 @@ a` and [a link](b.md#c), `[no](link)`.
 
     mom train -c demo \\
       --out runs/a      # a comment
+    # words of their own
     NAME=1 python -m x --y 'two words'
 
 ```python
@@ -38,8 +39,8 @@ def test_blocks_in_order() -> None:
         (3, "span", "mom train --out a"),
         (4, "span", "[no](link)"),
         (6, "indented", "mom train -c demo \\"),
-        (11, "python", 'x = "`mom not --here`"'),
-        (21, "indented", "a drawing"),
+        (12, "python", 'x = "`mom not --here`"'),
+        (22, "indented", "a drawing"),
     ]
 
 
