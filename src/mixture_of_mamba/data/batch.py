@@ -197,3 +197,5 @@ register_pytree_node(
         batch.seed,
     ),
 )
+# A saved program holds its example inputs; they are read back without running a pickle's code.
+torch.serialization.add_safe_globals([Batch])

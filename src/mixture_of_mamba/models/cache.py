@@ -16,7 +16,7 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 
 from ..files import replacing
 from ..layers import MambaState
-from .config import ModelConfig
+from .config import Modality, ModelConfig
 
 if TYPE_CHECKING:
     from .model import MultimodalModel
@@ -238,6 +238,9 @@ register_pytree_node(  # a tree of tensors for wrappers and exported programs
         cache.config,
     ),
 )
+
+
+torch.serialization.add_safe_globals([Cache, ModelConfig, Modality, MambaState, frozenset])
 
 
 def check_state(

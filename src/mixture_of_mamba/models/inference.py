@@ -17,7 +17,7 @@ from .cache import Cache, check_state
 if TYPE_CHECKING:
     from .model import MultimodalModel
 
-__all__ = ["advance", "run_blocks"]
+__all__ = ["advance", "checked_here", "run_blocks"]
 
 
 def run_blocks(
@@ -83,7 +83,7 @@ def advance(
         )
     if not batch.shape[1] and not all_positions:
         raise ValueError("there are no tokens to advance by; give at least one per sequence")
-    if batch.modality_ids.device.type == "cpu":  # elsewhere a check would synchronise
+    if checked_here(batch):
         config.check(batch)
     hidden, routing, after = run_blocks(model, batch, state)
     assert after is not None
@@ -95,6 +95,12 @@ def advance(
         else (hidden[routing.rows[:, -1].long()])
     )
     return model.head(last), after
+
+
+def checked_here(batch: Batch) -> bool:
+    """Whether a model holds the batch against its config: elsewhere than on the CPU that would
+    synchronise, and it cannot be part of a graph."""
+    return batch.modality_ids.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def activation_dtype(model: MultimodalModel) -> torch.dtype | None:

@@ -20,7 +20,7 @@ from .config import ModelConfig
 from .diffusion import Diffusion, Noised
 from .embedding import TokenEmbedding
 from .heads import IGNORED, DiscreteHead
-from .inference import advance, run_blocks
+from .inference import advance, checked_here, run_blocks
 from .saving import load_model, save_model
 from .targets import next_tokens
 
@@ -138,8 +138,7 @@ class MultimodalModel(nn.Module):
         Raises:
             ValueError: a modality or token id that this model does not have.
         """
-        # Elsewhere a check would synchronise, and it cannot be part of a graph.
-        if batch.modality_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        if checked_here(batch):
             self.config.check(batch)
         noised: dict[str, Noised] = {}
         fresh = None

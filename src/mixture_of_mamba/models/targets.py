@@ -34,17 +34,15 @@ def next_tokens(
         discrete: (m,) bool, which modalities have cross entropy.
         fresh: (b, t) bool, further tokens that begin with an empty state, and are no target.
     """
-    modality = torch.zeros_like(batch.modality_ids)
-    modality[:, :-1] = batch.modality_ids[:, 1:]
-    ids = torch.zeros_like(batch.tokens)
-    ids[:, :-1] = batch.tokens[:, 1:]
-    ids = ids + low[modality]
-    counts = torch.ones_like(batch.modality_ids, dtype=torch.bool)
-    counts[:, -1:] = False
+    # Turned, not cut: a slice of t - 1 would bound the lengths that an exported program takes.
+    last = torch.arange(batch.shape[1], device=batch.tokens.device) == batch.shape[1] - 1
+    modality = batch.modality_ids.roll(-1, 1).masked_fill(last, 0)
+    ids = batch.tokens.roll(-1, 1).masked_fill(last, 0) + low[modality]
+    counts = (~last).expand(batch.shape)
     if batch.document_ids is not None:
-        counts[:, :-1] &= batch.document_ids[:, 1:] == batch.document_ids[:, :-1]
+        counts = counts & (batch.document_ids.roll(-1, 1) == batch.document_ids)
     if fresh is not None:
-        counts[:, :-1] &= ~fresh[:, 1:]
+        counts = counts & ~fresh.roll(-1, 1)
     if batch.loss_mask is not None:
-        counts[:, :-1] &= batch.loss_mask[:, 1:]
+        counts = counts & batch.loss_mask.roll(-1, 1)
     return Targets(ids, modality, counts & discrete[modality])

@@ -58,7 +58,7 @@ class Routing:
             host_offsets: what the attribute of this name says, where the ids are on a device and
                 the caller knows it (`Batch.row_ends`).
             check: verify the range of the ids; by default on the CPU only, where it costs no
-                device synchronisation.
+                device synchronisation, and not in a graph, which cannot hold it.
 
         Raises:
             ValueError: wrong shapes, or an id outside 0..n_modalities-1.
@@ -71,7 +71,8 @@ class Routing:
         if modality_ids.dtype.is_floating_point or modality_ids.dtype == torch.bool:
             raise TypeError(f"modality_ids is {modality_ids.dtype}; integers are needed")
         batch, length = modality_ids.shape
-        check = modality_ids.device.type == "cpu" if check is None else check
+        if check is None:
+            check = modality_ids.device.type == "cpu" and not torch.compiler.is_compiling()
         if check and modality_ids.numel():
             check_range(modality_ids, n_modalities)
         flat = modality_ids.reshape(-1)
@@ -79,7 +80,7 @@ class Routing:
         if n_modalities > 1:
             order = torch.argsort(flat, stable=True)
             rows = torch.empty_like(order, dtype=torch.int32)
-            rows[order] = torch.arange(len(flat), dtype=torch.int32, device=flat.device)
+            rows[order] = torch.arange(flat.shape[0], dtype=torch.int32, device=flat.device)
             rows = rows.view(batch, length)
         bins = torch.arange(n_modalities, device=flat.device, dtype=flat.dtype)
         counts = (flat[None, :] == bins[:, None]).sum(1)
@@ -131,8 +132,8 @@ def document_starts(
             f"document_ids has shape {tuple(document_ids.shape)}, "
             f"but the batch is {tuple(shape)}; give one document id per token"
         )
-    resets = torch.zeros(shape, dtype=torch.bool, device=document_ids.device)
-    resets[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    position = torch.arange(shape[1], device=document_ids.device)
+    resets = (document_ids != document_ids.roll(1, 1)) & (position > 0)
     if previous is not None and shape[1]:
         resets[:, 0] = document_ids[:, 0] != previous
     return resets

@@ -198,7 +198,7 @@ class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
             modality_ids,
             len(self.config.modalities),
             None if starts is None else starts.long().cumsum(1),
-            previous_document=None if starts is None else starts.new_zeros(len(starts)).long(),
+            previous_document=None if starts is None else starts.new_zeros(starts.shape[0]).long(),
         )
         rows, after, seen = routing.to_rows(x), [], []
         for i, block in enumerate(self.layers):

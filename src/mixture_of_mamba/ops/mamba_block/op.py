@@ -60,6 +60,7 @@ def block(
     y, conv_final, ssm_final, saved = cpu.forward(
         x, weights, plan, conv_state, ssm_state, eps, save
     )
+    saved = saved._replace(checkpoints=saved.checkpoints.view(-1))  # see the scan's op
     if not save:
         saved = cpu.Saved(*(x.new_empty(0) for _ in cpu.Saved._fields))
     return (y, conv_final, ssm_final, *saved)  # type: ignore[return-value]
@@ -103,7 +104,7 @@ def _(
             x.new_empty(r, x_weight.shape[1]),
             x.new_empty(r, d),
             x.new_empty(r, d),
-            wide.new_empty(batch, -(-length // STEPS), padded_states(d, n)),
+            wide.new_empty(batch * -(-length // STEPS) * padded_states(d, n)),
         ]
     return (
         x.new_empty(x.shape),

@@ -29,8 +29,9 @@ def why_not(inputs: ScanInputs) -> str | None:
 
 def chunk_steps(inputs: ScanInputs) -> int:
     """Steps of one chunk: as many as the cache holds, so that a step's overhead is shared."""
-    states = max(1, inputs.batch * inputs.d * inputs.n)
-    return min(LONGEST, max(SHORTEST, CHUNK_ELEMENTS // states))
+    # sym_max and sym_min are max and min; in a graph with dynamic sizes they choose when it runs.
+    states = torch.sym_max(1, inputs.batch * inputs.d * inputs.n)
+    return torch.sym_min(LONGEST, torch.sym_max(SHORTEST, CHUNK_ELEMENTS // states))
 
 
 def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,11 +37,16 @@ def scan(
     backend: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> y (r, d) in u's dtype, final state (b, d, n) in A's dtype, checkpoints of the backward."""
+    """-> y (r, d) in u's dtype, final state (b, d, n) in A's dtype, checkpoints of the backward.
+
+    These are flat: as an axis of its own, a count of chunks that may be 1 would be a bound on the
+    length of an exported program.
+    """
     inputs = ScanInputs(
         u, delta, A, B, C, D, z, delta_bias, rows, modality, resets, state, batch, length, softplus
     )
-    return choose("selective_scan", inputs, backend)[1].forward(inputs, save)
+    y, final, checkpoints = choose("selective_scan", inputs, backend)[1].forward(inputs, save)
+    return y, final, checkpoints.view(-1)
 
 
 @scan.register_fake
@@ -65,13 +72,14 @@ def _(
     inputs = ScanInputs(
         u, delta, A, B, C, D, z, delta_bias, rows, modality, resets, state, batch, length, softplus
     )
-    shape = (0,)
+    kept = 0
     if save:
         shape = choose("selective_scan", inputs, backend)[1].checkpoint_shape(inputs)
+        kept = math.prod(shape)
     return (
         u.new_empty(u.shape),
         A.new_empty(batch, *A.shape),
-        A.new_empty(shape),
+        A.new_empty(kept),
     )
 
 
@@ -101,7 +109,9 @@ def scan_backward(
     inputs = ScanInputs(
         u, delta, A, B, C, D, z, delta_bias, rows, modality, resets, state, batch, length, softplus
     )
-    grads = choose("selective_scan", inputs, backend)[1].backward(inputs, checkpoints, dy, dfinal)
+    module = choose("selective_scan", inputs, backend)[1]
+    checkpoints = checkpoints.view(module.checkpoint_shape(inputs))
+    grads = module.backward(inputs, checkpoints, dy, dfinal)
     return tuple(u.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]
 
 
