@@ -132,3 +132,15 @@ def _text(path: Path) -> str:
 
 def _step(run: Path) -> int:
     return max(line["step"] for line in read_metrics(run / "metrics.jsonl"))
+
+
+def test_kill_nine_of_the_first_of_two_processes_ends_the_other(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = [*SMALL, "--train.devices", "2", "--train.steps", "100000", "--train.log_every", "1"]
+    first = start("train", *options, "--data.cache", str(tmp_path / "cache"), "--out", str(out))
+    wait_for(lambda: '"step": 3,' in _text(out / "metrics.jsonl"), first)
+    further = psutil.Process(first.pid).children()
+    assert len(further) == 1
+    first.kill()
+    first.communicate()
+    wait_for(lambda: living(further) == [] and writer_of(out) is None)

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from mixture_of_mamba.cli.main import main
+from mixture_of_mamba.generate.media import write_image
 from mixture_of_mamba.train.config import TrainConfig
 from mixture_of_mamba.train.runs import load_run, read_config
 
@@ -122,3 +124,33 @@ def test_a_warmup_beyond_the_end_is_said(
     peak = read_config(tmp_path / "run").train.learning_rate
     assert 4 * line["learning_rate"] == pytest.approx(0.08 * peak)
     assert TrainConfig(steps=4, warmup=3).remarks() == []
+
+
+def test_a_resume_with_changed_documents_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before, it fitted new tokenizers and trained on, with ids that mean other things."""
+
+    def write(text: str) -> None:
+        rows = [[{"text": f"{text} {i} " * 20}, {"image": str(picture)}] for i in range(10)]
+        (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    picture, out = tmp_path / "a.png", tmp_path / "run"
+    write_image(picture, np.full((32, 32, 3), 80, np.uint8))
+    write("a red three at the top left")
+    options = ["--data.setting", "transfusion", "--data.source", str(tmp_path / "mine.jsonl")]
+    options += ["--data.cache", str(tmp_path / "cache"), "--data.patch", "4"]
+    options += ["--data.text_vocabulary", "270", "--model.d_model", "16", "--model.n_layers", "1"]
+    options += ["--train.batch_size", "1", "--train.steps", "4", "--train.warmup", "0"]
+    options += ["--train.samples", "0", "--train.tensorboard", "false", "--train.device", "cpu"]
+    assert main(["train", *options, "--out", str(out), "--train.stop_after", "2"]) == 0
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    write("four blue sevens below")
+    assert main(["train", "--out", str(out), "--resume", "--train.steps", "6"]) == 1
+    said = capsys.readouterr().err
+    assert f"{out} was trained on other data: train windows, validation windows, text tok" in said
+    assert "changed (it is made from another documents)" in said
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    write("a red three at the top left")
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    assert read_config(out).train.steps == 4 and losses(out)[-1][1] == 4

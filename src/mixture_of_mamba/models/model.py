@@ -267,7 +267,12 @@ class MultimodalModel(nn.Module):
         return total - idle
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors."""
+        """Write config.json and model.safetensors, with their digests in SHA256SUMS; complete, or
+        the folder stays as it was.
+
+        Raises:
+            WriteError: the folder could not be written.
+        """
         save_model(self, Path(folder))
 
     @classmethod

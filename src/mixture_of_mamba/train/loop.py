@@ -32,7 +32,14 @@ from .objective import Objective
 from .optimizer import make_optimizer
 from .progress import Progress
 from .random_state import aside
-from .runs import beginning, hold_against_data, prepare_folder, publish_model, start_of
+from .runs import (
+    beginning,
+    hold_against_data,
+    prepare_folder,
+    publish_model,
+    start_of,
+    write_config,
+)
 from .schedule import learning_rate
 from .tensorboard import Board
 
@@ -132,7 +139,7 @@ def train(
             with beginning(folder, ours=fabric.global_rank == 0 and not resume):
                 with fabric.rank_zero_first():
                     data = build(config.data)
-                on_first(fabric, lambda: _keep_data(folder, data))
+                on_first(fabric, lambda: _keep_facts(folder, data, config))
                 if fabric.device.type == "cpu":
                     native.why_not()  # compiles the kernels where needed, before the clock runs
                 training = _Training(fabric, config, folder, data, start, on_evaluation, interrupt)
@@ -145,8 +152,9 @@ def train(
             lock.release()
 
 
-def _keep_data(folder: Path, data: Any) -> None:
+def _keep_facts(folder: Path, data: Any, config: RunConfig) -> None:
     hold_against_data(folder, data)
+    write_config(folder, config)
     if not (folder / "tokenizers").is_dir():
         data.tokenizers.save(folder / "tokenizers")
 

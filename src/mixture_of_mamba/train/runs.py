@@ -106,7 +106,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def prepare_folder(lock: FolderLock, config: RunConfig, *, resume: bool) -> None:
-    """Claim a folder for a run and write its config.yaml.
+    """Claim a folder for a run and write a new one's config.yaml.
 
     Args:
         lock: of the folder; held from here on.
@@ -133,7 +133,8 @@ def prepare_folder(lock: FolderLock, config: RunConfig, *, resume: bool) -> None
     for place in (folder, folder / "checkpoints"):
         for left in place.glob(f"{PART}*"):  # of a process that was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    write_config(folder, config)
+    if not resume:  # of a run that goes on, when its data has been held against it
+        write_config(folder, config)
 
 
 def _check(folder: Path, config: RunConfig, *, resume: bool) -> None:

@@ -169,6 +169,7 @@ def _build(codes: int) -> Any:
         decay=0.95,
         threshold_ema_dead_code=1,
         commitment_weight=0.5,
+        sync_codebook=False,  # one process of a distributed run fits it while the others wait
     )
     return net.to(memory_format=torch.channels_last)
 
