@@ -115,7 +115,7 @@ def backward(
     dssm = None if ssm_state is None else dstate
     scan.backward_into(
         inputs,
-        checkpoints,
+        checkpoints.view(scan.checkpoint_shape(inputs)),
         _there(dy),
         dssm_final,
         ScanGrads(
