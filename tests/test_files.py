@@ -200,3 +200,29 @@ def test_json_that_is_cut_short_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_json(path, float("nan"))
     assert path.read_text() == "[]"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="to lose rights")
+def test_lost_rights_are_said_and_what_was_there_stays(tmp_path: Path) -> None:
+    """As another user, in a folder of mine that everybody may read."""
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        if folder.stat().st_uid == 0 and folder != Path(folder.root):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    write_text(tmp_path / "a", "old")
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.setuid(65534)
+        try:
+            write_text(tmp_path / "a", "new")
+        except WriteError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        assert said.read() == (
+            f"{tmp_path / 'a'} could not be written (Permission denied); give yourself the right "
+            "to write there (ls -ld shows it), or choose another place"
+        )
+    assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "digest",
     "PART",
     "SUMS",
     "DamagedFile",
     "WriteError",
+    "digest",
     "filling",
     "read_json",
     "read_sums",
