@@ -82,6 +82,7 @@ def test_loading_in_half_precision_keeps_the_decay_wide(model, ids, tmp_path: Pa
     torch.testing.assert_close(half(ids).logits, model(ids).logits, atol=0.1, rtol=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:.*runs on backend 'torch'")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_conversions_keep_dtypes_and_the_decay_wide(ids, dtype: torch.dtype) -> None:
     """A_log and D in float32 or wider, also where a cast of the whole model narrowed them."""

@@ -14,6 +14,8 @@ transformers = pytest.importorskip("transformers")
 
 from mixture_of_mamba.interop.hf import from_multimodal  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*runs on backend 'torch'")  # float64
+
 EXACT = {"atol": 1e-11, "rtol": 1e-11}
 LENGTHS = (4, 1, 6, 2)
 

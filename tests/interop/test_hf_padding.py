@@ -18,6 +18,8 @@ from mixture_of_mamba.interop.hf import (  # noqa: E402
     from_multimodal,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*runs on backend 'torch'")  # float64
+
 EXACT = {"atol": 1e-11, "rtol": 1e-11}
 #: Between, before and behind real tokens; a row without, and one with a single token.
 MASK = torch.tensor(

@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from .hf_models import as_batch
+from .hf_models import as_batch, ours
 
 pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from mixture_of_mamba import use_backend  # noqa: E402
+from mixture_of_mamba import Modality, use_backend  # noqa: E402
 from mixture_of_mamba.interop.hf import (  # noqa: E402
     LORA_TARGETS,
     MixtureOfMambaConfig,
     MixtureOfMambaForCausalLM,
+    from_multimodal,
     to_multimodal,
 )
+
+# PEFT asks transformers under a name that is to go.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 
 
 @pytest.fixture
@@ -151,3 +155,28 @@ def test_saved_adapters_come_back(base, ids, tmp_path: Path) -> None:
     fresh = MixtureOfMambaForCausalLM.from_pretrained(tmp_path / "base")
     again = peft.PeftModel.from_pretrained(fresh, tmp_path / "adapter")
     assert torch.equal(again(ids).logits, model(ids).logits)
+
+
+def test_learnt_prompts_are_read_once(ids) -> None:
+    """PEFT's prompt tuning: generate gives the tokens of whole passes behind the prompt."""
+    plain = from_multimodal(ours(modalities=[Modality("text", "discrete", 50)]))
+    prompt = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=3,
+        token_dim=32,
+        num_layers=2,
+        num_attention_heads=1,  # which PEFT asks for, and does not use here
+    )
+    model = peft.get_peft_model(plain, prompt).eval()
+    for p in model.prompt_encoder.parameters():
+        p.data.normal_()
+    learnt, embed = model.get_prompt(batch_size=2), plain.get_input_embeddings()
+    tokens = ids = ids[:, :2]
+    for _ in range(5):
+        logits = plain(inputs_embeds=torch.cat([learnt, embed(tokens)], 1)).logits
+        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], 1)
+    arguments = {"input_ids": ids, "max_new_tokens": 5, "do_sample": False}
+    assert torch.equal(model.generate(**arguments), tokens)
+    assert not torch.equal(plain.generate(**arguments), tokens)  # or the prompt was not tested
+    with pytest.raises(ValueError, match="cannot generate with a state"):
+        model.generate(use_cache=True, **arguments)

@@ -35,10 +35,23 @@ class StateGenerationMixin(GenerationMixin):  # type: ignore[misc]
         The cache in its output goes into another call as `cache`, with all tokens so far and more,
         or with new ones alone (which begin with the last one drawn). `cache_params` and
         `past_key_values` mean the same.
+
+        Raises:
+            ValueError: a cache together with PEFT's prompt tuning, which works without.
         """
         if (cache := one_cache(None, kwargs)) is not None:
             kwargs[CACHE_NAME] = cache
+        # PEFT looks for keys and values, finds none, and puts its prompt in at every step.
+        if self._has_learnt_prompt() and (
+            cache is not None or kwargs.setdefault("use_cache", False)
+        ):
+            raise ValueError("PEFT's learnt prompts cannot generate with a state: use_cache=False")
         return super().generate(*args, **kwargs)
+
+    def _has_learnt_prompt(self) -> bool:
+        """Whether PEFT's prompt learning has put itself in front of the inputs of each step."""
+        owner = getattr(self.prepare_inputs_for_generation, "__self__", self)
+        return bool(getattr(getattr(owner, "active_peft_config", None), "is_prompt_learning", 0))
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self,
