@@ -92,6 +92,23 @@ def test_options_without_effect_are_named_in_one_line(
 @pytest.mark.parametrize(
     ("kind", "to", "given", "named"),
     [
+        (
+            "discrete",
+            "text",
+            ["greedy", "top_k", "seed", "max_tokens"],
+            "--top_k (temperature is 0: the most likely token is taken; give --temperature 1); --s",
+        ),
+        (
+            "discrete",
+            "image",
+            ["greedy", "count"],
+            "--count (temperature is 0: the most likely token",
+        ),
+        ("discrete", None, ["greedy", "top_p", "min_p"], "--top_p, --min_p (temperature is 0"),
+        ("discrete", "text", ["greedy", "repetition_penalty", "temperature", "guidance"], ""),
+        ("continuous", None, ["greedy", "top_k", "count", "seed"], "--top_k (temperature is 0"),
+        ("continuous", "image", ["greedy", "count", "seed"], ""),
+        ("discrete", "text", ["top_k", "count", "seed"], ""),
         ("discrete", "image", ["steps", "sampler", "top_p"], "--steps, --sampler (image is made"),
         ("discrete", "image", ["max_tokens"], "--max_tokens (every image has 9 tokens)"),
         ("discrete", "text", ["steps"], "--steps (text is made of tokens here; for continuous"),
@@ -114,6 +131,7 @@ def test_what_has_an_effect(kind: str, to: str | None, given: list[str], named: 
         fixed_length={"image": 9},
         document=(17, 18),
     )
-    said = without_effect(layout, to, given)
+    said = without_effect(layout, to, given, greedy="greedy" in given)
     assert said.startswith(named)
     assert bool(said) == bool(named)
+    assert ("--seed" in said) == ("seed" in given and "greedy" in given and kind == "discrete")

@@ -170,3 +170,19 @@ def test_unexpected_errors_are_one_line_too(
     except ValueError as error:
         report(error, "mom train")
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("report", "mom report FOLDER [options]"),
+        ("generate", "mom generate RUN [options]"),
+        ("tokenizer", "mom tokenizer ACTION [FOLDER] [options]"),
+        ("compare", "mom compare [options]"),
+    ],
+)
+def test_usage_names_what_has_no_flag(
+    capsys: pytest.CaptureFixture[str], command: str, usage: str
+) -> None:
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: {usage}\n")

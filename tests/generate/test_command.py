@@ -185,6 +185,115 @@ def test_errors_are_one_clear_line(
     assert error.count("\n") == 1
 
 
+def test_several_captions_are_drawn_one_is_the_most_likely(
+    learnt,  # type: ignore[no-untyped-def]
+    run_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With what each option does, or a line where it does nothing."""
+    generator, (example, _) = learnt
+    base = ["generate", str(run_folder), "--image", str(run_folder / "scene.png"), "--to", "text"]
+    assert main([*base, "--count", "3", "--seed", "5"]) == 0
+    said = capsys.readouterr()
+    drawn = generator.to_text(images=[example.image] * 3, seed=5, temperature=1.0)
+    assert said.out.splitlines() == drawn and said.err == ""
+    assert main([*base, "--top_k", "20"]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == example.caption
+    assert said.err == (
+        "mom generate: without effect: --top_k (temperature is 0: the most likely token is taken; "
+        "give --temperature 1)\n"
+    )
+    assert main([*base, "--top_k", "20", "--temperature", "1", "--seed", "3"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    (wanted,) = generator.to_text(images=[example.image], seed=3, temperature=1.0, top_k=20)
+    assert said.out.strip() == wanted
+    assert main([*base, "--count", "2", "--temperature", "0"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [example.caption] * 2
+    assert (
+        "--count (temperature is 0: the most likely token is taken, the same in every" in said.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("to", "most"), [("text", 100), ("speech", 400), ("image", 64), (None, 400)]
+)
+def test_the_command_line_and_python_stop_at_the_same_token(
+    learnt,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+    run_folder: Path,
+    tmp_path: Path,
+    to: str | None,
+    most: int,
+) -> None:
+    generator, (example, _) = learnt
+    asked: list[int] = []
+
+    def stop(*args: object, max_tokens: int, **kwargs: object) -> list[object]:
+        asked.append(max_tokens)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("mixture_of_mamba.generate.generator.decode", stop)
+    prompt = [("text", example.caption)]
+    for call in (
+        lambda: generator.complete([prompt], to=to),
+        lambda: list(generator.stream(prompt, to=to)),
+        *([lambda: generator.to_text(texts=["a"])] if to == "text" else []),
+        *([lambda: generator.to_speech(["a"])] if to == "speech" else []),
+        *([lambda: generator.to_image(["a"])] if to == "image" else []),
+    ):
+        with pytest.raises(ValueError, match="far enough"):
+            call()
+    target = ["--to", to] if to else []
+    out = str(tmp_path / "a")
+    assert main(["generate", str(run_folder), "--text", "a", *target, "--out", out]) == 1
+    assert len(asked) >= 3 and set(asked) == {most}
+
+
+def test_a_comparison_is_answered_with_the_names_of_its_runs(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dense-seed0", "mom-seed0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text((run_folder / "config.yaml").read_text())
+    (tmp_path / "plan.json").write_text("{}")
+    assert main(["generate", str(tmp_path), "--text", "x", "--to", "image"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith(f"in it: {tmp_path / 'dense-seed0'}, {tmp_path / 'mom-seed0'}\n")
+    assert said.count("\n") == 1
+    assert main(["report", str(tmp_path / "mom-seed0")]) == 1
+    assert f"give {tmp_path}, of which this is a run" in capsys.readouterr().err
+    for i in range(10):
+        (tmp_path / f"mom-seed{i}").mkdir(exist_ok=True)
+        (tmp_path / f"mom-seed{i}" / "config.yaml").write_text("")
+    assert main(["generate", str(tmp_path), "--text", "x", "--to", "image"]) == 1
+    assert capsys.readouterr().err.endswith("mom-seed6 and 3 more\n")
+
+
+def test_without_out_files_go_where_the_help_says(
+    learnt,  # type: ignore[no-untyped-def]
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, (example, _) = learnt
+    monkeypatch.chdir(tmp_path)
+    base = ["generate", str(run_folder), "--text", example.caption, "--temperature", "0"]
+    for more in (["--to", "image"], ["--to", "speech"], []):
+        assert main([*base, *more]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "generated.png", "generated.wav", "generated"}  # fmt: skip
+    assert any((tmp_path / "generated").iterdir())
+    capsys.readouterr()
+    assert main(["generate", "--help"]) == 0
+    help_ = " ".join(capsys.readouterr().out.split())
+    for name in ("generated.png", "generated.wav", "the folder generated/"):
+        assert name in help_
+
+
 def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(tmp_path), "--text", "x", "--to", "image"]) == 1
     assert "holds no run" in capsys.readouterr().err

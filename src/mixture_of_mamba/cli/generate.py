@@ -22,6 +22,7 @@ HELP = (
 )
 
 _FOR_TOKENS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_FILTERS = ("top_k", "top_p", "min_p")
 _FOR_VECTORS = ("steps", "sampler")
 OPTIONS = (*_FOR_TOKENS, *_FOR_VECTORS, "guidance", "max_tokens")
 """Options that decide how is sampled."""
@@ -46,11 +47,16 @@ def configure(parser: Any) -> None:
         default=None,
         type=str,
         help="file to write (.png, .wav, .txt); several pictures become one grid, several sounds "
-        "numbered files; without --to a folder. Text goes to standard output by default",
+        "numbered files; without --to a folder. By default text goes to standard output, and the "
+        "rest to generated.png, generated.wav or, without --to, the folder generated/ below the "
+        "present one",
     )
     parser.add_argument("--count", default=1, type=int, help="number of samples")
     parser.add_argument(
-        "--seed", default=0, type=int, help="of the first sample; sample i has seed + i"
+        "--seed",
+        default=None,
+        type=int | None,
+        help="of the first sample, default 0; sample i has seed + i",
     )
     parser.add_argument(
         "--max_tokens",
@@ -59,7 +65,11 @@ def configure(parser: Any) -> None:
         help="most new tokens; default 400, for --to text 100. Images have a length of their own",
     )
     for name, kind, text in (
-        ("temperature", float, "0 takes the most likely token; default 1, for --to text 0"),
+        (
+            "temperature",
+            float,
+            "0 takes the most likely token; default 1, for one sample of --to text 0",
+        ),
         ("top_k", int, "sample from the k most likely tokens"),
         ("top_p", float, "sample from the most likely tokens that make up this probability"),
         ("min_p", float, "leave out tokens below this fraction of the most likely one's"),
@@ -100,14 +110,16 @@ def run(args: Any) -> int:
     if args.to is not None:
         generator.layout.index(args.to)
     options = _options(args, generator.layout)
-    given = [name for name in OPTIONS if getattr(args, name) is not None]
-    if line := without_effect(generator.layout, args.to, given):
+    given = [name for name in (*OPTIONS, "seed") if getattr(args, name) is not None]
+    given += ["count"] if args.count > 1 else []
+    greedy = options.get("temperature") == 0
+    if line := without_effect(generator.layout, args.to, given, greedy=greedy):
         print(f"mom generate: without effect: {line}", file=sys.stderr)
     if args.stream:
         return _stream(generator, prompt, args, options)
     if args.to is None:
         return _go_on(generator, prompt, args, options)
-    made = generator.complete([prompt] * args.count, to=args.to, seed=args.seed, **options)
+    made = generator.complete([prompt] * args.count, to=args.to, seed=args.seed or 0, **options)
     return _write(args.to, [document[0].content for document in made], args.out)
 
 
@@ -128,11 +140,14 @@ def _prompt(args: Any) -> list[tuple[str, Any]]:
     return prompt
 
 
-def without_effect(layout: Layout, to: str | None, given: Sequence[str]) -> str:
+def without_effect(
+    layout: Layout, to: str | None, given: Sequence[str], *, greedy: bool = False
+) -> str:
     """Which of the given options change nothing, and why; "" where all of them do something.
 
     Args:
         to: the modality that is generated; None: any.
+        greedy: whether tokens are chosen at temperature 0.
     """
     kinds = set(layout.kinds) if to is None else {layout.kind(to)}
     reasons = []
@@ -148,6 +163,11 @@ def without_effect(layout: Layout, to: str | None, given: Sequence[str]) -> str:
             useless(["guidance"], "it needs --to")
     if "discrete" not in kinds:
         useless(_FOR_TOKENS, f"{to} is denoised as a whole; for tokens only")
+    elif greedy:
+        what = "temperature is 0: the most likely token is taken"
+        useless(_FILTERS, f"{what}; give --temperature 1")
+        if "continuous" not in kinds:
+            useless(["count", "seed"], f"{what}, the same in every sample; give --temperature 1")
     if to is not None and (length := layout.fixed_length.get(to)) is not None:
         useless(["max_tokens"], f"every {to} has {length} tokens")
     return "; ".join(reasons)
@@ -159,9 +179,8 @@ def _options(args: Any, layout: Layout) -> dict[str, Any]:
         raise ValueError(f"--max_tokens is {args.max_tokens}; give at least 1")
     if args.to in layout.fixed_length:
         options.pop("max_tokens", None)
-    if args.to == "text":
+    if args.to == "text" and args.count == 1:  # of several, each should be another
         options.setdefault("temperature", 0.0)
-        options.setdefault("max_tokens", 100)
     return options
 
 
@@ -169,7 +188,7 @@ def _stream(generator: Generator, prompt: Any, args: Any, options: dict[str, Any
     if args.to != "text" or args.count != 1 or args.out:
         raise ValueError("--stream prints one sample of --to text; leave out --count and --out")
     special, ids, shown = generator.layout.special, [], 0
-    for _, token in generator.stream(prompt, to="text", seed=args.seed, **options):
+    for _, token in generator.stream(prompt, to="text", seed=args.seed or 0, **options):
         ids += [] if token in special else [token]
         text = generator.tokenizers.text.decode(ids)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # a character may span two tokens
@@ -212,7 +231,7 @@ def _go_on(generator: Generator, prompt: Any, args: Any, options: dict[str, Any]
     if out.suffix or out.is_file():
         raise ValueError(f"--out {out} is a file; without --to, give a folder")
     events: list[list[Event]] = [[] for _ in range(args.count)]
-    for event in generator.events([prompt] * args.count, seed=args.seed, **options):
+    for event in generator.events([prompt] * args.count, seed=args.seed or 0, **options):
         events[event.row].append(event)
     documents = generator.decoded(events)
     _write_documents(documents, out)

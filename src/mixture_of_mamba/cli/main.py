@@ -62,8 +62,10 @@ def _run(name: str, args: list[str]) -> int:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     module = import_module(f"mixture_of_mamba.cli.{name}")
     parser = Parser(prog=f"mom {name}", description=module.HELP, exit_on_error=False)
-    parser.usage = f"mom {name} [options]"
     module.configure(parser)
+    places = [a for a in parser._actions if not a.option_strings]
+    named = [f"[{a.dest.upper()}]" if a.nargs == "?" else a.dest.upper() for a in places]
+    parser.usage = " ".join(["mom", name, *named, "[options]"])
     given = parser.parse_args(args)
     if name not in ("train", "env"):
         check_alone(f"mom {name}")

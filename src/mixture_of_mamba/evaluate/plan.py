@@ -201,8 +201,12 @@ def read_plan(out: Path) -> Plan:
     path = out / "plan.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{out} holds no comparison (plan.json is missing); give the --out folder of "
-            "mom compare, mom ablate or mom demo"
+            f"{out} holds no comparison (plan.json is missing); give "
+            + (
+                f"{out.parent}, of which this is a run"
+                if (out.parent / "plan.json").is_file()
+                else "the --out folder of mom compare, mom ablate or mom demo"
+            )
         )
     plain = read_json(path)
     plain["config"] = RunConfig.from_dict(plain["config"], str(path))

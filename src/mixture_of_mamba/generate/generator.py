@@ -29,6 +29,9 @@ __all__ = ["MOST_TOKENS", "Generator"]
 MOST_TOKENS = 400
 """New tokens of a document at most, unless told otherwise."""
 
+MOST_TOKENS_TO = {"text": 100}
+"""The same where one modality is generated that has its own; a fixed length counts before it."""
+
 _SAMPLING = {f.name for f in fields(Sampling)}
 _DIFFUSION = {f.name for f in fields(DiffusionOptions)}
 
@@ -88,10 +91,15 @@ class Generator:
     def to_image(self, texts: Sequence[str], *, seed: int = 0, **options: Any) -> list[np.ndarray]:
         """One (s, s, 3) uint8 picture per caption; see `complete`."""
         prompts = [[("text", text)] for text in _strings(texts)]
-        return self._one_each(prompts, "image", seed, 1, options)
+        return self._one_each(prompts, "image", seed, None, options)
 
     def to_speech(
-        self, texts: Sequence[str], *, seed: int = 0, max_tokens: int = 250, **options: Any
+        self,
+        texts: Sequence[str],
+        *,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        **options: Any,
     ) -> list[tuple[np.ndarray, int]]:
         """One (waveform float32, samples a second) per text; see `complete`."""
         prompts = [[("text", text)] for text in _strings(texts)]
@@ -104,7 +112,7 @@ class Generator:
         speech: Sequence[tuple[np.ndarray, int]] | None = None,
         texts: Sequence[str] | None = None,
         seed: int = 0,
-        max_tokens: int = 100,
+        max_tokens: int | None = None,
         temperature: float = 0.0,
         **options: Any,
     ) -> list[str]:
@@ -145,7 +153,7 @@ class Generator:
             seed: of the first prompt; prompt i has seed + i, and its result depends on nothing
                 else, whatever is generated beside it. Or one seed per prompt.
             max_tokens: most new tokens of a document. None: the length of `to` where all its
-                segments have one length, else MOST_TOKENS.
+                segments have one length, else 100 for text and 400 (MOST_TOKENS) for the rest.
             options: see the class.
 
         Returns:
@@ -189,7 +197,7 @@ class Generator:
         place = Place(self.layout.text if to is None else self.layout.index(to))
         grammar = self._grammar(to)
         if max_tokens is None:
-            max_tokens = self.layout.fixed_length.get(to or "", MOST_TOKENS)
+            max_tokens = self._most_tokens(to)
         make = decoder_maker(self.model, self.weights)
         with ItemBar(None if to is None else len(sequences)) as bar:
             sampler = DiffusionSampler(self.layout.begin, diffusion, progress=bar.advance)
@@ -210,13 +218,17 @@ class Generator:
                     yield event._replace(row=start + event.row)
 
     def _one_each(
-        self, prompts: Sequence[Prompt], to: str, seed: int, max_tokens: int, options: Any
+        self, prompts: Sequence[Prompt], to: str, seed: int, max_tokens: int | None, options: Any
     ) -> list[Any]:
         """The content of one new segment per prompt."""
-        self.layout.index(to)
-        length = self.layout.fixed_length.get(to) or max_tokens
+        length = self.layout.fixed_length.get(to, max_tokens)
         made = self.complete(prompts, to=to, seed=seed, max_tokens=length, **options)
         return [segments[0].content for segments in made]
+
+    def _most_tokens(self, to: str | None) -> int:
+        if to is None:
+            return MOST_TOKENS
+        return self.layout.fixed_length.get(to) or MOST_TOKENS_TO.get(to, MOST_TOKENS)
 
     def _grammar(self, to: str | None) -> Grammar:
         ranges = self.model.config.vocabulary_ranges

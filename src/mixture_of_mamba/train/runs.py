@@ -34,6 +34,9 @@ __all__ = [
     "start_of",
 ]
 
+MOST_NAMED = 8
+"""Runs that an error names."""
+
 _FURTHER = " and a larger --train.steps"
 
 
@@ -85,9 +88,18 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no run: config.yaml is missing; give a folder that mom train wrote"
+            f"{folder} holds no run: config.yaml is missing; {_runs_below(folder)}"
         )
     return RunConfig.from_dict(read_yaml(path), str(path))
+
+
+def _runs_below(folder: Path) -> str:
+    """What to give instead: the runs that a comparison's folder holds, where it is one."""
+    runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    if not runs:
+        return "give a folder that mom train wrote"
+    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+    return f"give one of the runs in it: {', '.join(map(str, runs[:MOST_NAMED]))}{more}"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
