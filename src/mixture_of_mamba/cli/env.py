@@ -18,6 +18,7 @@ from ..data.cache import cache_folder as data_cache
 from ..evaluate.machine import machine
 from ..layers import MambaBlock, MambaConfig
 from ..layers.fused import block_weights
+from ..models import precision
 from ..ops import Routing, dispatch, mamba_block, native
 from ..ops.causal_conv1d.inputs import ConvInputs
 from ..ops.modality_linear.inputs import LinearInputs
@@ -70,6 +71,7 @@ def environment() -> dict[str, Any]:
             "quota": granted_cores(),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         },
+        "bfloat16": precision.kept(),
         "process": [*process.settings(), IN_PROGRAMS],
         "devices": _devices(),
         "backends": {device: _backends(device) for device in _devices()},
@@ -205,6 +207,7 @@ def _text(facts: dict[str, Any]) -> str:
         "threads": facts["threads"],
         "kernels": facts["kernels"],
         "caches": facts["caches"],
+        "bfloat16 (what precision auto and weights auto take)": facts["bfloat16"],
     }
     for title, section in sections.items():
         lines += ["", title, *(f"  {k:<16}{v}" for k, v in section.items())]

@@ -15,6 +15,7 @@ from ..generate import Generator
 from ..ops import native
 from ..processes import unwinding
 from ..train.lock import FolderLock
+from ..train.precision import settle_precision
 from ..train.runs import load_run
 from .ablation import is_ablation, write_ablation
 from .artefacts import checkpoint_of, read_made
@@ -22,7 +23,7 @@ from .basis import basis_of
 from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
 from .judgements import why_not_sampled
-from .plan import Job, Plan, check_plan, write_plan
+from .plan import Job, Plan, check_plan, read_plan, write_plan
 from .progress import Board
 from .report import write_gallery, write_report
 from .runner import default_jobs, run_jobs
@@ -64,6 +65,9 @@ def run_study(
         raise ValueError(f"jobs is {jobs}; at least one run at a time is needed")
     board = board or Board()
     plan = plan.settled()
+    if plan.config.train.precision == "auto":
+        held = read_plan(out).config if (out / "plan.json").is_file() else None
+        plan = replace(plan, config=settle_precision(plan.config, held, threads=1))
     with unwinding(), FolderLock(out):
         return _run(plan, out, jobs, samples, judged, board)
 

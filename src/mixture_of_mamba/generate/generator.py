@@ -49,7 +49,8 @@ class Generator:
         tokenizers: that its data was made with.
         batch_size: most sequences that are decoded together.
         weights: "float32", "bfloat16" or "int8" decodes natively on the CPU with weights in this
-            format, whatever the model's own; None: as the model has them.
+            format, whatever the model's own; "auto" with the faster of the first two, as measured
+            on this machine; None: as the model has them.
 
     Example:
         >>> generator = Generator.from_run("runs/a")

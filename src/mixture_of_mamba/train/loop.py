@@ -30,6 +30,7 @@ from .lock import FolderLock
 from .metrics import Means, MetricsLog
 from .objective import Objective
 from .optimizer import make_optimizer
+from .precision import settle_precision
 from .progress import Progress
 from .random_state import aside
 from .runs import (
@@ -37,6 +38,7 @@ from .runs import (
     hold_against_data,
     prepare_folder,
     publish_model,
+    read_config,
     start_of,
     write_config,
 )
@@ -115,6 +117,9 @@ def train(
     """
     check_launch(config.train.devices)
     folder = Path(folder)
+    if config.train.precision == "auto":
+        held = read_config(folder) if (folder / "config.yaml").is_file() else None
+        config = settle_precision(config, held)
     if start_of(folder, config) is None:
         start = None  # the weights are new, or those of a checkpoint
     elif start is None:

@@ -1,0 +1,37 @@
+"""`train.precision auto` becomes what is measured to be faster, before anything is written."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import torch
+
+from ..models.precision import training
+from .config import RunConfig
+
+__all__ = ["settle_precision"]
+
+
+def settle_precision(
+    config: RunConfig, before: RunConfig | None, threads: int | None = None
+) -> RunConfig:
+    """The config with a precision that a resumed run will find in its folder, whatever the machine.
+
+    Args:
+        config: its precision may be "auto".
+        before: the config of what the folder holds already, which decides.
+        threads: of a run's process, where the config does not say.
+    """
+    if config.train.precision != "auto":
+        return config
+    if before is not None:
+        chosen = before.train.precision
+    else:
+        device = config.train.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        measured = training(device, config.train.threads or threads)
+        chosen = "bf16" if measured.bfloat16 else "float32"
+        print(f"train.precision auto is {chosen} ({measured})", file=sys.stderr)
+    return replace(config, train=replace(config.train, precision=chosen))
