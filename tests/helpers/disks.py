@@ -17,7 +17,7 @@ __all__ = ["full_disk", "read_only"]
 def _mounted(folder: Path, options: str) -> Iterator[bool]:
     """A tmpfs on `folder`, its content lost at the end; False where mounting is not allowed."""
     folder.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(mount, capture_output=True).returncode == 0
     except FileNotFoundError:
