@@ -11,6 +11,7 @@ from PIL import Image
 from mixture_of_mamba.cli.generate import without_effect
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.generate.grammar import Layout
+from mixture_of_mamba.generate.media import write_sound
 from tests.helpers.tiny_data import tiny_config
 
 SIDE = 32
@@ -70,6 +71,20 @@ def test_bad_options_are_one_clear_line(
     line = capsys.readouterr().err
     assert words in line and line.count("\n") == 1 and "Traceback" not in line
     assert not out.exists()
+
+
+def test_a_run_without_speech_says_so_in_one_line(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sound(tmp_path / "a.wav", (np.zeros(8_000, np.float32), 16_000))
+    for flags, words in (
+        (["--to", "speech"], "this model has no modality 'speech'; it has text, image"),
+        (["--speech", str(tmp_path / "a.wav"), "--to", "text"],
+         "has a segment of modality 'speech', which this model lacks; it has text, image"),
+    ):  # fmt: skip
+        assert generate(run_folder, *flags) == 1
+        line = capsys.readouterr().err
+        assert words in line and line.count("\n") == 1
 
 
 def test_options_without_effect_are_named_in_one_line(
