@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import Any
 
-SECONDS = 400
+SECONDS = 900
 """That one command may take."""
 
 
