@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"cli", "interop", "evaluate", "generate", "train", "models"} | BELOW_MODELS,
 }
 # Modules beside the rooms, of the standard library alone.
-TOP = {"extras", "files", "private", "processes", "startup"}
+TOP = {"extras", "files", "private", "processes", "seeding", "startup"}
 # Libraries that `import mixture_of_mamba` must not take, and rooms that may not know them at all.
 ONLY_LIBRARIES = {"ops": {"torch", "triton", "numpy"}, "layers": {"torch"}}
 

@@ -169,3 +169,45 @@ def test_channels_must_be_folded_rgb() -> None:
 def test_an_unknown_source_is_named() -> None:
     with pytest.raises(ValueError, match="latents is 'vae'; choose from patches, autoencoder"):
         tiny_config("transfusion", latents="vae").check_paths()
+
+
+def test_diffusers_autoencoder_computes_what_latents_are_made_of(folder: Path) -> None:
+    """The moments are the encoder's output, the mode is their mean, decoding reads latents as they
+    are, and the divergence is that of two normal distributions."""
+    from diffusers import AutoencoderKL
+
+    net: Any = AutoencoderKL.from_pretrained(folder).eval()
+    images = pictures(6)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        moments = net.quant_conv(net.encoder(x))
+        mean, logarithm = moments.chunk(2, 1)
+        found = net.encode(x).latent_dist
+        torch.testing.assert_close(found.mode(), mean)
+        torch.manual_seed(5)
+        drawn = found.sample()
+        torch.manual_seed(5)
+        noise = torch.randn(mean.shape)
+        torch.testing.assert_close(drawn, mean + torch.exp(0.5 * logarithm) * noise)
+        normal = torch.distributions.Normal
+        expected = torch.distributions.kl_divergence(
+            normal(mean, torch.exp(0.5 * logarithm)), normal(0.0, 1.0)
+        )
+        torch.testing.assert_close(found.kl(), expected.sum((1, 2, 3)), rtol=1e-4, atol=1e-4)
+        rebuilt = net.decoder(net.post_quant_conv(mean))
+        torch.testing.assert_close(net.decode(mean).sample, rebuilt)
+    codec = Autoencoder.measured(net, images, 8)
+    wide = mean.double().numpy()
+    scaled = (wide - wide.mean((0, 2, 3), keepdims=True)) / wide.std((0, 2, 3), keepdims=True)
+    cells = 8 // 2  # the autoencoder halves the side
+    n, _, side, _ = scaled.shape
+    tokens = [
+        scaled[:, :, row : row + cells, column : column + cells]
+        .transpose(0, 2, 3, 1)
+        .reshape(n, -1)
+        for row in range(0, side, cells)
+        for column in range(0, side, cells)
+    ]
+    np.testing.assert_allclose(codec.encode(images), np.stack(tokens, 1), rtol=2e-3, atol=2e-3)
+    back = ((rebuilt.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    assert np.abs(codec.decode(codec.encode(images)).astype(float) - back).max() <= 1.0

@@ -44,3 +44,33 @@ def test_a_batch_that_was_built_on_the_device_knows_nothing() -> None:
 def test_negative_ids_are_named() -> None:
     with pytest.raises(ValueError, match="modality_ids contains -2"):
         _batch(0, -2).to("meta")
+
+
+IDS = torch.zeros(1, 3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tokens": IDS.numpy()}, r"tokens is a numpy\.ndarray; give a torch\.Tensor"),
+        ({"modality_ids": IDS.tolist()}, r"modality_ids is a list; give a torch\.Tensor"),
+        ({"tokens": IDS.float()}, r"tokens is torch\.float32; torch\.int64 is needed"),
+        ({"document_ids": IDS.numpy()}, r"document_ids is a numpy\.ndarray"),
+        ({"document_ids": IDS.double()}, r"document_ids is torch\.float64; torch\.int64"),
+        ({"segment_ids": IDS.bool()}, r"segment_ids is torch\.bool; torch\.int64"),
+        ({"loss_mask": IDS}, r"loss_mask is torch\.int64; torch\.bool is needed"),
+        ({"values": [IDS]}, "values is a list; give a dict"),
+        ({"values": {"image": IDS.numpy()}}, r"values\['image'\] is a numpy\.ndarray"),
+        ({"values": {"image": IDS}}, r"values\['image'\] is torch\.int64; torch\.float32"),
+        ({"seed": "1"}, "seed is '1'; give a whole number"),
+    ],
+)
+def test_what_is_no_tensor_or_of_another_dtype_is_named(fields: dict, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        Batch(**{"tokens": IDS, "modality_ids": IDS, **fields})
+
+
+def test_32_bit_ids_are_ids() -> None:
+    ids = IDS.int()
+    batch = Batch(tokens=ids, modality_ids=ids, document_ids=ids, segment_ids=ids)
+    assert batch.shape == (1, 3)

@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from mixture_of_mamba.models.noise import DiffusionConfig, NoiseSchedule, make_scheduler
+from mixture_of_mamba.models.noise import (
+    DiffusionConfig,
+    NoiseSchedule,
+    make_scheduler,
+    sampling_levels,
+)
 from tests.helpers.sequences import batch_of, caption_first, image_first, model_of
 
 LEVELS = torch.tensor([0, 1, 250, 500, 750, 999])
@@ -114,11 +119,12 @@ def test_a_power_below_one_draws_more_noise() -> None:
 @pytest.mark.parametrize("kind", ["ddpm", "ddim"])
 def test_latents_are_not_clipped(kind: str) -> None:
     """Latents of unit scale reach beyond -1..1; diffusers' samplers clip there by default."""
-    scheduler = make_scheduler(DiffusionConfig(prediction="sample"), kind)
-    scheduler.set_timesteps(10)
+    config = DiffusionConfig(prediction="sample")
+    scheduler = make_scheduler(config, kind)
+    scheduler.set_timesteps(timesteps=sampling_levels(config, 10))
     clean = torch.tensor([[3.0, -4.0]])
     step = scheduler.step(clean, scheduler.timesteps[-1], torch.zeros(1, 2))
-    torch.testing.assert_close(step.pred_original_sample, clean)
+    torch.testing.assert_close(step.prev_sample, clean)
 
 
 @pytest.mark.parametrize(

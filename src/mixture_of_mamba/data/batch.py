@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
+from ..seeding import whole_number
+
 __all__ = ["Batch"]
 
 
@@ -32,6 +34,10 @@ class Batch:
         seed: of the noise that continuous modalities get in the forward pass; a training loop sets
             one per step, so that variants see the same noise. None: torch's global generator.
 
+    Raises:
+        TypeError: what is no tensor, or one of another dtype; a seed that is no whole number.
+        ValueError: shapes that do not fit together.
+
     A batch that `to` takes from the host to a device keeps its counts of modalities on the host
     (`row_ends`), where the choice of matrix products reads them without waiting for the device.
     """
@@ -48,19 +54,33 @@ class Batch:
     _counted: ClassVar[tuple[Tensor, int] | None] = None
 
     def __post_init__(self) -> None:
+        _check_tensor("modality_ids", self.modality_ids)
         shape = self.modality_ids.shape
         if len(shape) != 2:
             raise ValueError(f"modality_ids has shape {tuple(shape)}; (batch, time) is needed")
-        for name in ("tokens", "document_ids", "loss_mask", "segment_ids"):
+        for name, kinds in _DTYPES.items():
             tensor = getattr(self, name)
-            if tensor is not None and tensor.shape != shape:
+            if tensor is None and name not in ("tokens", "modality_ids"):
+                continue
+            _check_tensor(name, tensor)
+            if tensor.shape != shape:
                 raise ValueError(
                     f"{name} has shape {tuple(tensor.shape)}, but modality_ids has {tuple(shape)}; "
                     "every tensor of a batch is (batch, time)"
                 )
-        for name in ("tokens", "modality_ids"):
-            if getattr(self, name).dtype not in (torch.int64, torch.int32):
-                raise TypeError(f"{name} is {getattr(self, name).dtype}; int64 is needed")
+            if tensor.dtype not in kinds:
+                raise TypeError(f"{name} is {tensor.dtype}; {kinds[0]} is needed")
+        if not isinstance(self.values, Mapping):
+            raise TypeError(
+                f"values is a {_kind(self.values)}; give a dict from the name of a continuous "
+                "modality to its (p, dim) tensor"
+            )
+        for name, tensor in self.values.items():
+            _check_tensor(f"values[{name!r}]", tensor)
+            if not tensor.is_floating_point():
+                raise TypeError(f"values[{name!r}] is {tensor.dtype}; torch.float32 is needed")
+        if self.seed is not None:
+            whole_number(self.seed)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -159,6 +179,27 @@ class Batch:
             )
         if not torch.isfinite(values).all():
             raise ValueError(f"values[{name!r}] contains NaN or infinity; clean the latents")
+
+
+_INTEGERS = (torch.int64, torch.int32)
+_DTYPES = {
+    "tokens": _INTEGERS,
+    "modality_ids": _INTEGERS,
+    "document_ids": _INTEGERS,
+    "segment_ids": _INTEGERS,
+    "loss_mask": (torch.bool,),
+}
+
+
+def _check_tensor(name: str, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {_kind(x)}; give a torch.Tensor (torch.as_tensor makes one)")
+
+
+def _kind(x: object) -> str:
+    """ "numpy.ndarray", "list", …"""
+    kind = type(x)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _row_ends(modality_ids: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..models import MultimodalModel
+from ..seeding import whole_number
 from .decoders import Decoder, decoder_maker
 from .diffusion import DiffusionOptions, DiffusionSampler, ItemBar
 from .grammar import Grammar, Layout, Place
@@ -193,7 +194,10 @@ class Generator:
         if to is not None:
             self.layout.index(to)
         sequences = encode_prompts(self.tokenizers, prompts, to=to)
-        seeds = [seed + i for i in range(len(prompts))] if isinstance(seed, int) else list(seed)
+        if isinstance(seed, Sequence):
+            seeds = [whole_number(s) for s in seed]
+        else:
+            seeds = [whole_number(seed) + i for i in range(len(prompts))]
         sampling, diffusion, guidance = _sorted(options)
         place = Place(self.layout.text if to is None else self.layout.index(to))
         grammar = self._grammar(to)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..seeding import torch_seed
+
 __all__ = ["Draws", "Sampling", "filtered", "penalised", "pick"]
 
 
@@ -55,7 +57,7 @@ class Draws:
     def __init__(self, seeds: Sequence[int]) -> None:
         self._generators = []
         for seed in seeds:
-            self._generators.append(torch.Generator().manual_seed(int(seed)))
+            self._generators.append(torch.Generator().manual_seed(torch_seed(seed)))
         self._block = torch.empty(len(seeds), 0, dtype=torch.float64)
         self._used = 0
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..seeding import whole_number
+
 __all__ = ["expert_generators", "parameter_generator"]
 
 
@@ -19,10 +21,13 @@ def parameter_generator(
 
     Variants of a model share the values that they have in common: expert 0 of a split projection
     draws what the dense projection draws, and every further expert draws its own.
+
+    Raises:
+        TypeError: a seed that is no whole number.
     """
     if seed is None or like.device.type == "meta":
         return None
-    digest = hashlib.sha256(f"{seed}/{name}/{expert}".encode()).digest()
+    digest = hashlib.sha256(f"{whole_number(seed)}/{name}/{expert}".encode()).digest()
     generator = torch.Generator(device=like.device)
     generator.manual_seed(int.from_bytes(digest[:7], "little"))
     return generator

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from torch import nn
+
 from ..data.batch import Batch
 from ..layers import PROJECTIONS, MambaConfig, parse_split
+from ..seeding import whole_number
 from .noise import DiffusionConfig
 
 __all__ = ["Modality", "ModelConfig"]
+
+_TAKEN = nn.ModuleDict()
+"""Continuous modalities are entries of one, beside its own attributes."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +38,52 @@ class Modality:
     loss_weight: float = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("a modality needs a name")
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a modality's name is {self.name!r}; it needs one, as text")
+        if wrong := [c for c in self.name if not (c.isalnum() or c in "_- ")]:
+            raise ValueError(
+                f"the modality's name {self.name!r} holds {wrong[0]!r}; weights, files and options "
+                "are named after it, so it is made of letters, digits, '_', '-' and spaces"
+            )
+        if self.name == "shared" or (self.kind == "continuous" and hasattr(_TAKEN, self.name)):
+            raise ValueError(
+                f"a {self.kind} modality cannot be called {self.name!r}, which means something "
+                f"else; call it {self.name + '_data'!r}, say"
+            )
         if self.kind not in ("discrete", "continuous"):
             raise ValueError(
                 f"modality {self.name!r} is of kind {self.kind!r}; "
                 "choose 'discrete' or 'continuous'"
             )
+        object.__setattr__(self, "size", whole_number(self.size, f"size of {self.name!r}"))
         if self.size < 1:
             raise ValueError(f"modality {self.name!r} has size {self.size}; it must be at least 1")
         if self.loss_weight is None:
             object.__setattr__(self, "loss_weight", 1.0 if self.discrete else 5.0)
-        if self.loss_weight < 0:
-            raise ValueError(f"modality {self.name!r} has loss_weight {self.loss_weight} < 0")
+        if isinstance(self.loss_weight, str) or not 0 <= self.loss_weight < math.inf:
+            raise ValueError(
+                f"modality {self.name!r} has loss_weight {self.loss_weight!r}; give 0 or more"
+            )
 
     @property
     def discrete(self) -> bool:
         return self.kind == "discrete"
+
+
+def _modality(given: Any) -> Modality:
+    """A modality as it is, or from a mapping of its fields."""
+    if isinstance(given, Modality):
+        return given
+    known = [f.name for f in fields(Modality)]
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"a modality is {given!r}; give Modality(name, kind, size), or a mapping of {known}"
+        )
+    if unknown := set(given) - set(known):
+        raise ValueError(f"a modality has unknown fields {sorted(unknown)}; choose from {known}")
+    if missing := [n for n in known[:3] if n not in given]:
+        raise ValueError(f"modality {given.get('name', '?')!r} lacks {', '.join(missing)}")
+    return Modality(**given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +124,7 @@ class ModelConfig:
     diffusion: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        modalities = tuple(Modality(**m) if isinstance(m, Mapping) else m for m in self.modalities)
+        modalities = tuple(map(_modality, self.modalities))
         object.__setattr__(self, "modalities", modalities)
         object.__setattr__(self, "split", parse_split(self.split))
         if not modalities:
@@ -98,8 +134,13 @@ class ModelConfig:
             raise ValueError(f"modality names must differ; {sorted(twice)} appear twice")
         if not any(m.discrete for m in modalities):
             raise ValueError("a model needs at least one discrete modality, to open the others")
-        if self.n_layers < 1:
-            raise ValueError(f"n_layers is {self.n_layers}; it must be at least 1")
+        for name in ("d_model", "n_layers", "d_state", "d_conv", "head_dim"):
+            value = whole_number(getattr(self, name), name)
+            object.__setattr__(self, name, value)
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if not 0 < self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps is {self.norm_eps}; it must be above 0")
         if self.mixer not in ("mamba", "attention"):
             raise ValueError(f"mixer is {self.mixer!r}; choose 'mamba' or 'attention'")
         if self.vocabulary not in ("shared", "separate"):

@@ -19,6 +19,7 @@ from ..models import ModelConfig, MultimodalModel
 from ..models.flops import flops_per_token
 from ..ops import native
 from ..processes import adopting, end_with_parent, unwinding
+from ..seeding import torch_seed
 from .checkpoint import checkpoints, load_checkpoint, on_first, save_checkpoint
 from .config import RunConfig, model_config
 from .distributed import leave, make_fabric, sum_over_ranks
@@ -182,7 +183,8 @@ class _Training:
         self.config = c = config.train
         self.first = fabric.global_rank == 0
         network = model_config(config.model, data.tokenizers.modalities)
-        torch.manual_seed(c.seed + fabric.global_rank)  # initial values have seeds of their own
+        # Initial values have seeds of their own.
+        torch.manual_seed(torch_seed(c.seed + fabric.global_rank))
         self.model = MultimodalModel(network, seed=c.seed) if start is None else start(network)
         self.model.backbone.checkpoint_activations = c.recompute
         self.objective = Objective(self.model)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..seeding import torch_seed
+
 __all__ = ["aside", "random_state", "set_random_state"]
 
 
@@ -42,7 +44,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 def aside(seed: int) -> Iterator[None]:
     """Draw from `seed` inside, and leave every generator as it was before."""
     before = random_state()
-    torch.manual_seed(seed)
+    torch.manual_seed(torch_seed(seed))
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mixture_of_mamba.data.latents.order import patch_order
 from mixture_of_mamba.extras import needs
+from mixture_of_mamba.seeding import torch_seed
 
 if TYPE_CHECKING:
     from mixture_of_mamba.data.config import DataConfig
@@ -218,7 +219,7 @@ def train(
     with needs("the image autoencoder", "train"):
         from diffusers import AutoencoderKL
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed))
         net: Any = AutoencoderKL(
             in_channels=3 * FOLD**2,
             out_channels=3 * FOLD**2,
@@ -230,7 +231,7 @@ def train(
             norm_num_groups=8,
             mid_block_add_attention=False,
         )
-        net.to(memory_format=torch.channels_last)
+        net.to(torch.float32, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.95))
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, RATE, total_steps=steps + 1, pct_start=0.1

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mixture_of_mamba.data.config import CODE_SIZE
 from mixture_of_mamba.data.threads import one_thread
 from mixture_of_mamba.extras import needs
+from mixture_of_mamba.seeding import torch_seed
 
 __all__ = ["Pictures"]
 
@@ -64,7 +65,7 @@ class Pictures:
             report: called with (step, loss) now and then.
         """
         with one_thread(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(torch_seed(seed))
             net = _build(codes)
             _fit(net, images, steps, seed, report)
         weights = {k: v.detach().contiguous().clone() for k, v in net.state_dict().items()}

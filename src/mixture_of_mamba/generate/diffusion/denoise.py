@@ -18,6 +18,7 @@ from ...models import MultimodalModel
 from ...models.cache import Cache
 from ...models.inference import run_blocks
 from ...ops import Routing
+from ...seeding import torch_seed
 from .options import DiffusionOptions
 
 __all__ = ["Denoised", "denoise", "empty_context"]
@@ -90,15 +91,14 @@ def denoise(
     scheduler = options.scheduler(diffusion.config)
     # diffusers counts the levels of flow matching from 1, where sigma is 1 / T
     lowest = 1 if diffusion.config.prediction == "flow" else 0
-    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    generators = [torch.Generator().manual_seed(torch_seed(seed)) for seed in seeds]
     device = model.device
     shape = (length, model.config.modalities[rows.modality].size)
     noise = torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in generators])
     sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
-    extra = {} if type(scheduler).__name__ == "DDIMScheduler" else {"generator": generators}
     for t in scheduler.timesteps:
         prediction = rows.predict(sample, float(t) - lowest)
-        sample = scheduler.step(prediction, t, sample, **extra).prev_sample
+        sample = scheduler.step(prediction, t, sample, generator=generators).prev_sample
         if on_step is not None:
             on_step()
     return Denoised(sample, rows.advance(sample) if go_on else state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...models.noise import DiffusionConfig, make_scheduler
+from ...models.noise import DiffusionConfig, make_scheduler, sampling_levels
 
 __all__ = ["DiffusionOptions"]
 
@@ -60,5 +60,8 @@ class DiffusionOptions:
                 "give at most that many"
             )
         scheduler = make_scheduler(config, sampler)
-        scheduler.set_timesteps(self.steps)
+        if flow:
+            scheduler.set_timesteps(self.steps)
+        else:
+            scheduler.set_timesteps(timesteps=sampling_levels(config, self.steps))
         return scheduler

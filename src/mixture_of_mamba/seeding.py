@@ -1,0 +1,34 @@
+"""Seeds: any whole number is one, whatever the generator that it goes to can take."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from typing import SupportsIndex
+
+__all__ = ["torch_seed", "whole_number"]
+
+
+def whole_number(seed: SupportsIndex, name: str = "seed") -> int:
+    """The seed as a Python int.
+
+    Raises:
+        TypeError: it is no whole number; 2e13 and "7" are none.
+    """
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise TypeError(f"{name} is {seed!r}; give a whole number") from None
+
+
+def torch_seed(seed: SupportsIndex) -> int:
+    """What `torch.Generator.manual_seed` is given: the seed itself, or, beyond the 64 bits that
+    torch takes, a hash of it.
+
+    Raises:
+        TypeError: see `whole_number`.
+    """
+    number = whole_number(seed)
+    if -(1 << 63) <= number < 1 << 64:
+        return number
+    return int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:8], "little")
