@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..models import Cache, MultimodalModel, precision
+from .ownership import Owned, continues, starts
 from .sequence import TokenSequence, left_pad
 
 __all__ = ["CachedDecoder", "Decoder", "RecomputingDecoder", "decoder_maker"]
@@ -19,7 +20,7 @@ TOKENS_AT_ONCE = 32_768
 
 
 class Decoder(Protocol):
-    """A batch of sequences under way."""
+    """A batch of sequences under way, of one thread at a time (generate/ownership.py)."""
 
     model: MultimodalModel
 
@@ -41,6 +42,8 @@ class Decoder(Protocol):
 
 def decoder_maker(model: MultimodalModel, weights: str | None = None) -> Callable[[], Decoder]:
     """Makes decoders of the fastest kind that serves this model; they share its prepared weights.
+
+    A decoder holds one batch of sequences: threads that decode at the same time make one each.
 
     Args:
         model: in evaluation mode. Changes of its weights may not be seen by decoders made here.
@@ -73,27 +76,32 @@ def decoder_maker(model: MultimodalModel, weights: str | None = None) -> Callabl
     return make
 
 
-class CachedDecoder:
+class CachedDecoder(Owned):
     """State in, state out: a step costs the same after ten tokens and after a million."""
 
     def __init__(self, model: MultimodalModel) -> None:
+        super().__init__()
         self.model = model
         self._cache: Cache | None = None
 
+    @starts
     def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
         logits, cache = self._read(left_pad(prompts), None)
         self._store(cache)
         return logits
 
+    @starts
     def resume(self, cache: Cache) -> None:
         """Go on from a snapshot; the caller has the logits that belong to it."""
         self._store(cache)
 
+    @continues
     def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
         logits, cache = self.model.advance(tokens[:, None], modality_ids[:, None], self._present)
         self._store(cache)
         return logits
 
+    @continues
     def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
         if len({len(part) for part in parts}) > 1:  # padding would stand between state and part
             raise ValueError(
@@ -104,9 +112,11 @@ class CachedDecoder:
         self._store(self._present.put(rows, after))
         return logits
 
+    @continues
     def keep(self, rows: Sequence[int]) -> None:
         self._store(self._present.select(rows))
 
+    @continues
     def cache(self, rows: Sequence[int]) -> Cache:
         return self._present.select(rows)
 
@@ -148,28 +158,33 @@ class CachedDecoder:
         return logits, before
 
 
-class RecomputingDecoder:
+class RecomputingDecoder(Owned):
     """For models without a state of fixed size (the attention baselines): reads all, every time."""
 
     def __init__(self, model: MultimodalModel) -> None:
+        super().__init__()
         self.model = model
         self._sequences: list[TokenSequence] = []
 
+    @starts
     def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
         self._sequences = [prompt.copy() for prompt in prompts]
         return self._run(self._sequences)
 
+    @continues
     def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
         pairs = zip(tokens.tolist(), modality_ids.tolist(), strict=True)
         for sequence, (token, modality) in zip(self._sequences, pairs, strict=True):
             sequence.append(modality, token)
         return self._run(self._sequences)
 
+    @continues
     def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
         for row, part in zip(rows, parts, strict=True):
             self._sequences[row].join(part)
         return self._run([self._sequences[row] for row in rows])
 
+    @continues
     def keep(self, rows: Sequence[int]) -> None:
         self._sequences = [self._sequences[row] for row in rows]
 

@@ -13,6 +13,7 @@ from ..models import Cache, MultimodalModel
 from ..ops import native
 from ..ops.decode_step import DecodeStep
 from .decoders import CachedDecoder
+from .ownership import continues
 from .steps import why_not_stepping
 
 __all__ = ["NativeDecoder", "native_step", "why_not_native"]
@@ -67,6 +68,7 @@ class NativeDecoder(CachedDecoder):
         self._position = torch.empty(0, dtype=torch.int64)
         self._document: Tensor | None = None
 
+    @continues
     @torch.no_grad()
     def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
         x = self.model.embedding(tokens + self._low[modality_ids])

@@ -22,6 +22,7 @@ from ..models import Cache, MultimodalModel
 from ..models.backbone import Backbone
 from ..models.heads import DiscreteHead
 from .decoders import CachedDecoder
+from .ownership import continues
 
 __all__ = ["SteppingDecoder", "why_not_stepping"]
 
@@ -127,6 +128,7 @@ class SteppingDecoder(CachedDecoder):
             self._layers = [_Layer.of(cast(MambaBlock, b)) for b in model.backbone.blocks]
         self._low = [low for low, _ in model.config.vocabulary_ranges]
 
+    @continues
     @torch.no_grad()
     def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
         groups = _groups(modality_ids, self._device)

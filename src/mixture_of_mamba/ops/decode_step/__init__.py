@@ -31,7 +31,8 @@ class DecodeStep:
     format asked for; activations, sums and states are float32 in every format. (On CPUs with AMX,
     five and more sequences that share a weight go to the tile unit where it is bfloat16 or int8:
     16 bits of an activation count there. The error is below 1e-5; rounding the weights costs 5e-4
-    and more.) The weights are copied: later changes of the model are not seen.
+    and more.) The weights are copied: later changes of the model are not seen. A step holds no
+    states of its own, so threads may share one, each with its own states.
 
     Args:
         blocks: weights of each block (layers.fused.block_weights).
@@ -134,7 +135,7 @@ class DecodeStep:
             raise ValueError(f"modality has shape {tuple(modality.shape)}; ({b},) is needed")
         if modality.is_floating_point() or modality.dtype == torch.bool:
             raise ValueError(f"modality is {modality.dtype}; integers are needed")
-        self._attach(states, b)
+        layers = self._attached(states, b)
         x = x.detach().float().clone(memory_format=torch.contiguous_format)
         ids = modality.to(torch.int32).contiguous()
         if self.modalities == 1:
@@ -160,7 +161,7 @@ class DecodeStep:
             format=FORMATS.index(self.format),
             threads=threads,
             eps=self.eps,
-            layer=self._layers,
+            layer=layers,
         )
         put(call, "x", x, wide, b, self.d_model)
         put(call, "modality", ids, torch.int32, b)
@@ -174,13 +175,18 @@ class DecodeStep:
             raise ValueError(f"modality must be in 0..{self.modalities - 1}, got {ids.tolist()}")
         return hidden if logits is None else logits
 
-    def _attach(self, states: Sequence[tuple[Tensor, Tensor]], batch: int) -> None:
-        """Enter the states' places into the layers' records."""
+    def _attached(
+        self, states: Sequence[tuple[Tensor, Tensor]], batch: int
+    ) -> ctypes.Array[DecodeLayer]:
+        """The layers' records with the states' places: of this call, since other threads may call
+        with states of theirs."""
         if len(states) != len(self._layers):
             raise ValueError(f"there are {len(states)} states, but {len(self._layers)} blocks")
-        for layer, (conv, ssm) in zip(self._layers, states, strict=True):
+        layers = type(self._layers).from_buffer_copy(self._layers)
+        for layer, (conv, ssm) in zip(layers, states, strict=True):
             put(layer, "conv", conv, torch.float32, batch, self.k - 1, self.d)
             put(layer, "ssm", ssm, torch.float32, batch, self.d, self.n)
+        return layers
 
     def _packed(self, w: Weights) -> list[Packed]:
         """The projections in the order of DecodeLayer."""
