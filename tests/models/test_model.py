@@ -168,6 +168,9 @@ def test_files_round_trip_and_name_every_misfit(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(plain))
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"is damaged: its content is not what .*SHA256SUMS says"):
+        mom.MultimodalModel.from_pretrained(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match="damaged or truncated"):
         mom.MultimodalModel.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no model"):
