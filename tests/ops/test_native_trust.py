@@ -151,6 +151,14 @@ def test_folder_that_others_can_write_is_not_used(
     assert not any((tmp_path / "tmp").iterdir())  # nothing stays of the private one
 
 
+def open_to_others(folder: Path) -> None:
+    """Let another user get to a folder of pytest's, however deep it lies."""
+    for part in (folder, *folder.parents):
+        if part == Path(tempfile.gettempdir()):
+            return
+        part.chmod(0o755)
+
+
 @as_root
 def test_folder_of_another_user_is_not_used(planted: tuple[Path, Path]) -> None:
     library, sign = planted
@@ -165,8 +173,7 @@ def test_what_another_user_puts_into_the_temporary_folder_is_left_alone(
     planted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No name below a shared folder is known beforehand: somebody else may have taken it."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # for the other user to get there
+    open_to_others(tmp_path)
     (tmp_path / "tmp").chmod(0o1777)
     theirs = tmp_path / "tmp" / "mixture_of_mamba-0"
     assert as_other(lambda: (theirs.mkdir(), theirs.chmod(0o777))) == "(None, None)"
@@ -184,8 +191,8 @@ def test_second_user_does_not_use_the_first_ones_folder(
     planted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     cache = planted[0].parent
-    for folder in (tmp_path, *tmp_path.parents[:2], cache):
-        folder.chmod(0o755)
+    open_to_others(tmp_path)
+    cache.chmod(0o755)
     assert f"belongs to user 0, and this is user {OTHER}" in as_other(
         lambda: private.open_folder(cache)
     )

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,10 @@ def train(
     """
     check_launch(config.train.devices)
     folder = Path(folder)
+    if config.data.tokenizers is not None:  # they decide some fields, which config.yaml records
+        from ..data.build import settled
+
+        config = replace(config, data=settled(config.data))
     if config.train.precision == "auto":
         held = read_config(folder) if (folder / "config.yaml").is_file() else None
         config = settle_precision(config, held)
