@@ -182,6 +182,20 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert torch.equal(text_logits(again.model), text_logits(result.model))
 
 
+def test_what_was_frozen_is_saved_and_frozen_again(tmp_path: Path) -> None:
+    mixture = upcycle(dense(), ["text", NEW[0]])
+    mixture.freeze(["text"])
+    held = mixture.freeze(["shared"])
+    mixture.save(tmp_path)
+    again = Upcycled.load(tmp_path)
+    assert again.frozen == ("text", "shared")
+    frozen = again.freeze()
+    assert frozen.whole == held.whole
+    before = text_logits(again.model)
+    train(again.model, steps=2)
+    assert torch.equal(text_logits(again.model), before)
+
+
 def test_a_checkpoint_in_half_precision_stays_so(tmp_path: Path) -> None:
     save_transformers(dense(tie_embeddings=True), tmp_path)
     before = load_dense(tmp_path, dtype=torch.bfloat16)
@@ -217,6 +231,13 @@ def test_merging_undoes_upcycling_to_the_bit() -> None:
     for name, tensor in before.state_dict().items():
         assert torch.equal(after.state_dict()[name][: len(tensor)], tensor), name
     assert torch.equal(text_logits(after), text_logits(before))
+
+
+def test_merging_takes_what_upcycling_gave() -> None:
+    mixture = upcycle(dense(), ["text", NEW[0]])
+    found, wanted = (merge(m).state_dict() for m in (mixture, mixture.model))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_merging_averages_by_share() -> None:

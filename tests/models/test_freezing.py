@@ -147,6 +147,85 @@ def test_other_optimizers_go_on_when_the_model_is_gone(batch) -> None:
     assert not freezing._ACTIVE
 
 
+def test_weights_that_are_loaded_later_are_kept(batch) -> None:
+    model, other = make(), make()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.copy_(torch.randn_like(p))
+    optimizer = decaying(model)
+    frozen = freeze(model, ["text", "shared"])
+    step(model, batch, optimizer)
+    loaded = other.state_dict()
+    model.load_state_dict(loaded)
+    for _ in range(2):
+        step(model, batch, optimizer)
+    for name in frozen.whole:
+        assert torch.equal(model.get_parameter(name), loaded[name]), name
+    for name, rows in frozen.rows.items():
+        p = model.get_parameter(name)
+        assert torch.equal(p[rows], loaded[name][rows]), name
+        assert not torch.equal(p, loaded[name]), name
+
+
+def test_a_parameter_that_takes_the_place_of_a_frozen_one_is_not_trained(batch) -> None:
+    model = make()
+    frozen = freeze(model, ["text", "shared"])
+    model.load_state_dict(make().state_dict(), assign=True)
+    start = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match=r"is frozen, but the model has another parameter there"):
+        step(model, batch, decaying(model))
+    assert all(torch.equal(p, start[name]) for name, p in model.named_parameters())
+    frozen.release()
+    frozen = freeze(model, ["text", "shared"])
+    step(model, batch, decaying(model))
+    for name, rows in frozen.rows.items():
+        assert torch.equal(model.get_parameter(name)[rows], start[name][rows]), name
+
+
+PARTS = [["text"], ["shared"], ["text", "image"], ["image", "shared"]]
+
+
+@pytest.mark.parametrize("first_goes", [False, True])
+@pytest.mark.parametrize("second", PARTS)
+@pytest.mark.parametrize("first", PARTS)
+def test_what_one_freeze_holds_another_does_not_give_back(
+    batch, first: list[str], second: list[str], first_goes: bool
+) -> None:
+    """Two at once, one released: a step moves what it moves in a model with the other one alone."""
+    model, alone = make(), make()
+    held = [freeze(model, first), freeze(model, second)]
+    kept = freeze(alone, second if first_goes else first)
+    held[0 if first_goes else 1].release()
+    start = make().state_dict()
+    for m in (model, alone):
+        step(m, batch, decaying(m))
+    for name, p in model.named_parameters():
+        assert torch.equal(p, alone.get_parameter(name)), name
+        assert p.requires_grad == alone.get_parameter(name).requires_grad, name
+        if name in kept.whole:
+            assert torch.equal(p, start[name]), name
+    held[1 if first_goes else 0].release()
+    assert all(p.requires_grad for p in model.parameters())
+    step(model, batch, decaying(model))
+    assert all((p != start[n]).any() for n, p in model.named_parameters())
+    kept.release()
+    assert not freezing._ACTIVE
+
+
+def test_parameters_that_needed_no_gradient_do_not_need_one_after_a_release(batch) -> None:
+    model = make()
+    norm, stack = model.backbone.norm.weight, model.backbone.blocks[0].mixer.in_proj.weight
+    for p in (norm, stack):
+        p.requires_grad_(False)
+    frozen = freeze(model, ["text", "shared"])
+    frozen.release()
+    frozen.release()  # and it may be said twice
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {
+        "backbone.norm.weight",
+        "backbone.blocks.0.mixer.in_proj.weight",
+    }
+
+
 @pytest.fixture
 def one_process() -> Iterator[None]:
     """A process group of this process alone."""
@@ -176,6 +255,15 @@ def test_a_model_that_fsdp_divided_is_refused(one_process) -> None:
     fully_shard(model)
     with pytest.raises(ValueError, match=r"divided among devices \(FSDP\).*train with DDP"):
         freeze(model, ["text"])
+
+
+def test_a_frozen_model_that_fsdp_divides_is_not_trained(batch, one_process) -> None:
+    model = make()
+    freeze(model, ["text"])
+    fully_shard(model)
+    model(batch).loss.backward()
+    with pytest.raises(RuntimeError, match="divided by FSDP"):
+        decaying(model).step()
 
 
 def test_freezing_what_is_not_there_is_refused() -> None:

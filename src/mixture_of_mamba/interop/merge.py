@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from ..models import MultimodalModel
+from .upcycle import Upcycled
 
 __all__ = ["merge"]
 
 
-def merge(model: MultimodalModel, *, weights: Mapping[str, float] | None = None) -> MultimodalModel:
+def merge(
+    model: MultimodalModel | Upcycled, *, weights: Mapping[str, float] | None = None
+) -> MultimodalModel:
     """A dense model whose projections are the average of the experts.
 
     Modalities, vocabulary and heads stay. Experts that are equal, as right after upcycling, give
@@ -21,13 +24,14 @@ def merge(model: MultimodalModel, *, weights: Mapping[str, float] | None = None)
     formats of dense models (`interop.pretrained`).
 
     Args:
-        model: a mixture.
+        model: a mixture, or what `upcycle` gave.
         weights: share of each modality's expert, by name, such as its number of training tokens;
             equal shares by default, zero for names left out.
 
     Raises:
         ValueError: a modality that the model lacks, a negative share, or shares that sum to zero.
     """
+    model = model.model if isinstance(model, Upcycled) else model
     names = model.config.names
     given = dict.fromkeys(names, 1.0) if weights is None else dict(weights)
     if unknown := sorted(set(given) - set(names)):

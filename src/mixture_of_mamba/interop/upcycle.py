@@ -30,7 +30,7 @@ __all__ = ["Upcycled", "marker_tokens", "parse_modality", "upcycle"]
 _FILE = "upcycle.json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Upcycled:
     """A mixture, and how its vocabulary continues the one of the model it came from.
 
@@ -39,7 +39,7 @@ class Upcycled:
         kept: by name of each discrete modality of the source, how many tokens it had; these keep
             their ids and rows.
         markers: appended text tokens -> their ids in the text vocabulary.
-        frozen: parts that training is to leave as they are; see `freeze`.
+        frozen: parts that training is to leave as they are, saved with the model; see `freeze`.
     """
 
     model: MultimodalModel
@@ -54,9 +54,12 @@ class Upcycled:
         text, unchanged to the bit. New tokens, such as `<image>`, are trained all the same.
 
         Args:
-            parts: as in models.freezing.freeze; by default `frozen`.
+            parts: as in models.freezing.freeze, noted in `frozen`; by default those that are.
         """
-        return freeze(self.model, self.frozen if parts is None else parts, tokens=self.kept)
+        named = self.frozen if parts is None else tuple(parts)
+        held = freeze(self.model, named, tokens=self.kept)
+        self.frozen = tuple(dict.fromkeys((*self.frozen, *held.parts)))
+        return held
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder (see MultimodalModel.save_pretrained) with an upcycle.json."""
