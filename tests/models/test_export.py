@@ -106,6 +106,19 @@ def test_block_is_one_graph(named: dict[str, str], dynamic: bool) -> None:
             assert_equal(found, wanted)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_ids_out_of_range_are_an_error_of_the_graph(backend: str) -> None:
+    block = MambaBlock(MambaConfig(d_model=8, n_modalities=2, d_state=4, split="x_proj"))
+    torch._dynamo.reset()
+    compiled = torch.compile(block, fullgraph=True, backend=backend)
+    x, m = torch.randn(2, 6, 8), ids(2, 6)
+    with torch.no_grad():
+        assert_equal(compiled(x, m), block(x, m))
+        m[1, 3] = 2
+        with pytest.raises(RuntimeError, match=r"ids outside 0\.\.1"):
+            compiled(x, m)
+
+
 class Advance(nn.Module):
     """`advance` as a module, as export wants it."""
 

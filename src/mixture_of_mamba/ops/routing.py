@@ -58,7 +58,7 @@ class Routing:
             host_offsets: what the attribute of this name says, where the ids are on a device and
                 the caller knows it (`Batch.row_ends`).
             check: verify the range of the ids; by default on the CPU only, where it costs no
-                device synchronisation, and not in a graph, which cannot hold it.
+                device synchronisation. In a graph the check is an operator, and names no id.
 
         Raises:
             ValueError: wrong shapes, or an id outside 0..n_modalities-1.
@@ -72,8 +72,11 @@ class Routing:
             raise TypeError(f"modality_ids is {modality_ids.dtype}; integers are needed")
         batch, length = modality_ids.shape
         if check is None:
-            check = modality_ids.device.type == "cpu" and not torch.compiler.is_compiling()
-        if check and modality_ids.numel():
+            check = modality_ids.device.type == "cpu"
+        if check and torch.compiler.is_compiling():
+            inside = (modality_ids >= 0) & (modality_ids < n_modalities)
+            torch._assert_async(inside.all(), f"modality_ids has ids outside 0..{n_modalities - 1}")
+        elif check and modality_ids.numel():
             check_range(modality_ids, n_modalities)
         flat = modality_ids.reshape(-1)
         order = rows = None
