@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.config import DataConfig
+from ..data.config import OF_TOKENIZERS, DataConfig
 from ..data.order import Schedule
 from ..models import ModelConfig, MultimodalModel
 from ..models.flops import flops_per_token
@@ -118,7 +118,8 @@ def train(
     """
     check_launch(config.train.devices)
     folder = Path(folder)
-    if config.data.tokenizers is not None:  # they decide some fields, which config.yaml records
+    if any(getattr(config.data, name) is None for name in OF_TOKENIZERS):
+        # Reused tokenizers decide what was left out; config.yaml records it.
         from ..data.build import settled
 
         config = replace(config, data=settled(config.data))
