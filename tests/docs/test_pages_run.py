@@ -43,6 +43,8 @@ INSTEAD: dict[str, str] = {
 #: Beginning of a command -> why it is not run.
 EXCLUDED = {
     "make test": "runs these tests",
+    "make lock": "asks the package index for every package, and rewrites the lock",
+    "make test-newest": "runs tests in an environment that it installs",
     "pip install": "installs into the environment that runs the tests",
     "mom bench": "python -m benchmarks.cpu, whole; tests/cli/test_bench.py has the command",
     "source .venv/bin/activate": "there is no .venv in the folder of this test",
@@ -78,11 +80,17 @@ def longest(table: dict[str, str], command: str) -> str | None:
 
 
 def runnable(command: str) -> str | None:
-    """The command to run for a printed one; None where there is none."""
+    """The command to run for a printed one; None where there is none.
+
+    Raises:
+        ValueError: it is neither mom nor Python, and no table says what to do.
+    """
     if longest(EXCLUDED, command) is not None:
         return None
     if (key := longest(INSTEAD, command)) is not None:
         return INSTEAD[key]
+    if not re.match(r"(\w+=\S+ )*(mom|python) ", command):
+        raise ValueError(f"{command!r} stands in no table: is it run, and how?")
     key = longest(SMALLER, command)
     return f"{command} {SMALLER[key]}".strip() if key is not None else command
 
