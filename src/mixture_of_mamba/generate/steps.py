@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import MambaBlock, MambaState
-from ..layers.fused import is_plain
+from ..layers.fused import plain_weights
 from ..layers.norm import RMSNorm
 from ..layers.plain import as_built
 from ..models import Cache, MultimodalModel
@@ -50,7 +50,7 @@ def why_not_stepping(model: MultimodalModel) -> str | None:
     for i, block in enumerate(backbone.blocks):
         if not _as_built(block):
             return f"block {i} was wrapped, hooked or replaced"
-        if not is_plain(cast(MambaBlock, block)):
+        if plain_weights(cast(MambaBlock, block)) is None:
             return f"a part of block {i} was wrapped, hooked or replaced"
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
@@ -18,20 +18,22 @@ from .state import MambaState
 if TYPE_CHECKING:
     from .block import MambaBlock
 
-__all__ = ["block_weights", "fused_forward", "is_plain"]
+__all__ = ["block_weights", "fused_forward", "plain_weights"]
 
 PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
-_as_built = as_built(RMSNorm, MambaMixer, DepthwiseConv, ModalityLinear)
+_KINDS = (RMSNorm, MambaMixer, DepthwiseConv, *[ModalityLinear] * len(PROJECTIONS))
+_PLAIN = (nn.Parameter, Tensor, type(None))
+_as_built = as_built(*_KINDS)
 
 
 def fused_forward(
     block: MambaBlock, x: Tensor, routing: Routing, state: MambaState | None
 ) -> tuple[Tensor, MambaState] | None:
     """Rows and state after a block, or None where its parts must be called one by one: on other
-    devices, in other dtypes, or where something hangs on one of them (see `is_plain`)."""
-    if x.device.type != "cpu" or not is_plain(block):
+    devices, in other dtypes, or where something hangs on one of them (see `plain_weights`)."""
+    weights = plain_weights(block) if x.device.type == "cpu" else None
+    if weights is None:
         return None
-    weights = block_weights(block)
     if why_not(x, weights, routing) is not None or formula_needed(x, *weights, *(state or ())):
         return None
     b, d = routing.batch, weights.D.shape[0]
@@ -51,43 +53,48 @@ def fused_forward(
     return y, MambaState(conv, ssm)
 
 
-def is_plain(block: MambaBlock) -> bool:
-    """Whether calling the parts would run what they were built with: every part of its own class,
-    unhooked, unwrapped, and its parameters plain tensors. Hooks on the block itself run either way.
+def plain_weights(block: MambaBlock) -> Weights | None:
+    """The parameters of a block, where calling its parts would run what they were built with: every
+    part of its own class, unhooked, unwrapped, and its parameters plain tensors; else None. Hooks
+    on the block itself run either way.
     """
-    norm, mixer = block.norm, block.mixer
-    if not (no_global_hooks() and type(norm) is RMSNorm and type(mixer) is MambaMixer):
-        return False
-    projections = [getattr(mixer, name) for name in PROJECTIONS]
-    if type(mixer.conv1d) is not DepthwiseConv or norm.eps is None:
-        return False
-    if any(type(part) is not ModalityLinear for part in projections):
-        return False
-    if not all(map(_as_built, (norm, mixer, mixer.conv1d, *projections))):
-        return False
-    return all(v is None or type(v) in (Tensor, nn.Parameter) for v in _parameters(block))
+    if type(block.mixer) is not MambaMixer or not no_global_hooks():
+        return None
+    parts = _parts(block)
+    if tuple(map(type, parts)) != _KINDS or not all(map(_as_built, parts)):
+        return None
+    weights = _weights(*parts)
+    if block.norm.eps is None or any(type(w) not in _PLAIN for w in weights):
+        return None
+    return weights._replace(conv_weight=weights.conv_weight[:, 0])
 
 
 def block_weights(block: MambaBlock) -> Weights:
     """The parameters of a block by their names in the op."""
-    found = _parameters(block)
-    return found._replace(conv_weight=found.conv_weight[:, 0])
+    weights = _weights(*_parts(block))
+    return weights._replace(conv_weight=weights.conv_weight[:, 0])
 
 
-def _parameters(block: MambaBlock) -> Weights:
-    """The same as the modules have them: the convolution's weight is (d, 1, k)."""
+def _parts(block: MambaBlock) -> tuple[Any, ...]:
     mixer = block.mixer
+    return block.norm, mixer, mixer.conv1d, *[getattr(mixer, name) for name in PROJECTIONS]
+
+
+def _weights(
+    norm: Any, mixer: Any, conv1d: Any, in_proj: Any, x_proj: Any, dt_proj: Any, out_proj: Any
+) -> Weights:
+    """As the parts have them: the convolution's weight is (d, 1, k)."""
     return Weights(
-        norm=block.norm.weight,
-        in_weight=mixer.in_proj.weight,
-        in_bias=mixer.in_proj.bias,
-        conv_weight=mixer.conv1d.weight,
-        conv_bias=mixer.conv1d.bias,
-        x_weight=mixer.x_proj.weight,
-        dt_weight=mixer.dt_proj.weight,
-        dt_bias=cast(Tensor, mixer.dt_proj.bias),
+        norm=norm.weight,
+        in_weight=in_proj.weight,
+        in_bias=in_proj.bias,
+        conv_weight=conv1d.weight,
+        conv_bias=conv1d.bias,
+        x_weight=x_proj.weight,
+        dt_weight=dt_proj.weight,
+        dt_bias=dt_proj.bias,
         A_log=mixer.A_log,
         D=mixer.D,
-        out_weight=mixer.out_proj.weight,
-        out_bias=mixer.out_proj.bias,
+        out_weight=out_proj.weight,
+        out_bias=out_proj.bias,
     )

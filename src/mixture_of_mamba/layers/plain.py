@@ -22,8 +22,7 @@ def as_built(*kinds: type[nn.Module]) -> Callable[[nn.Module], bool]:
     def test(module: nn.Module) -> bool:
         kind = type(module)
         return (
-            kind in forwards
-            and kind.forward is forwards[kind]
+            forwards.get(kind) is kind.forward
             and "forward" not in module.__dict__
             and module._compiled_call_impl is None
             and not (
