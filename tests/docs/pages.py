@@ -19,7 +19,9 @@ PAGES = [
         for name in re.findall(r": (\w+\.md)", (ROOT / "mkdocs.yml").read_text())
     ),
 ]
-_PROGRAMS = re.compile(r"(?:\w+=\S+ )*(mom|python|make|pip|mkdocs|source|\.venv/bin/[\w-]+)(?: |$)")
+_PROGRAMS = re.compile(
+    r"(?:\w+=\S+ )*(mom|python|make|pip|uv|mkdocs|source|\.venv/bin/[\w-]+)(?: |$)"
+)
 
 
 @dataclass(frozen=True)
