@@ -45,8 +45,6 @@ EXCLUDED = {
     "make test": "runs these tests",
     "make lock": "asks the package index for every package, and rewrites the lock",
     "make test-newest": "runs tests in an environment that it installs",
-    "python -m pytest": "runs these tests",
-    "uv pip install": "installs into an environment of its own",
     "pip install": "installs into the environment that runs the tests",
     "mom bench": "python -m benchmarks.cpu, whole; tests/cli/test_bench.py has the command",
     "source .venv/bin/activate": "there is no .venv in the folder of this test",
