@@ -21,7 +21,7 @@ from pathlib import Path
 
 __all__ = ["SETTINGS", "WAITING", "granted_cores", "usable_cores"]
 
-WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 #: What holds in this process, in words, for `mom env`.
 SETTINGS: list[str] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import time
 from collections.abc import Sequence
 
 import torch
@@ -16,12 +17,12 @@ from ..mamba_block import Weights
 from ..native_buffers import put
 from ..selective_scan.cpu import MOST_STATES
 from .call import FORMATS, DecodeCall, DecodeLayer, Packed, pack, together
+from .pace import Pace
 
 __all__ = ["FORMATS", "DecodeStep"]
 
-#: Multiply-adds of a step that a thread is worth waking for. Threads meet four times a layer, and
-#: where one's core is busy with something else, all wait for it each time.
-PRODUCTS = 1 << 21
+#: Multiply-adds of a step for each thread, below which several are never worth it.
+PRODUCTS = 1 << 17
 
 
 class DecodeStep:
@@ -86,15 +87,20 @@ class DecodeStep:
         self._final = None if final_norm is None else self._hold(final_norm.detach().float())
         self._head = None if head is None else self._packs[-1]
         self._products = sum(p.weight[0].numel() for p in self._packs)  # of a sequence's step
+        self._paces: dict[tuple[int, int], Pace] = {}
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights that a step of one modality reads at most."""
         return sum(p.nbytes for p in self._packs)
 
-    def threads(self, batch: int) -> int:
-        """Threads of a step of so many sequences; one for a small model."""
+    def most_threads(self, batch: int) -> int:
+        """Most threads of a step of so many sequences; one for a tiny model."""
         return min(torch.get_num_threads(), max(1, batch * self._products // PRODUCTS))
+
+    def _pace(self, batch: int) -> Pace:
+        key = (batch, self.most_threads(batch))
+        return self._paces.setdefault(key, Pace(key[1]))
 
     def new_states(self, batch: int) -> list[tuple[Tensor, Tensor]]:
         """Zero states: for each block conv (b, k-1, d) and ssm (b, d, n), float32."""
@@ -144,7 +150,8 @@ class DecodeStep:
         hidden = torch.empty(b, self.d_model, dtype=wide) if self._final is not None else x
         words = 0 if self._head is None else self._head.weight.shape[1]
         logits = None if self._head is None else torch.empty(b, words, dtype=wide)
-        threads = self.threads(b)
+        pace = self._pace(b)
+        threads = pace.threads()
         # Inputs of products with many sequences are laid out anew, in whole tiles.
         widest = -(-max(self.d, self.d_model, self.rank) // 32) * 32
         panels = -(-b // 16) * 16 * widest
@@ -171,8 +178,10 @@ class DecodeStep:
         put(call, "scratch", scratch, wide, *scratch.shape)
         if self._head is not None:
             call.head = self._head.matrix()
+        start = time.perf_counter()
         if native.library().mom_decode_step(ctypes.byref(call)):
             raise ValueError(f"modality must be in 0..{self.modalities - 1}, got {ids.tolist()}")
+        pace.took(threads, time.perf_counter() - start)
         return hidden if logits is None else logits
 
     def _attached(

@@ -1,0 +1,74 @@
+"""Threads of a step are chosen from measured times; here the times are simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mixture_of_mamba.ops.decode_step.pace import FIRST_PAUSE, LONGEST_PAUSE, Pace
+
+
+def run(pace: Pace, steps: int, seconds: Callable[[int, int], float]) -> tuple[float, list[int]]:
+    """Time of the steps, and their threads; `seconds(step, threads)` is the machine."""
+    total, chosen = 0.0, []
+    for step in range(steps):
+        threads = pace.threads()
+        took = seconds(step, threads)
+        pace.took(threads, took)
+        total += took
+        chosen.append(threads)
+    return total, chosen
+
+
+def idle(step: int, threads: int) -> float:
+    return 1.0 / threads
+
+
+def busy(step: int, threads: int) -> float:
+    return 1.0 if threads == 1 else 40.0
+
+
+def test_an_idle_machine_gets_all_threads_soon() -> None:
+    _, chosen = run(Pace(2), 500, idle)
+    assert chosen[:FIRST_PAUSE] == [1] * FIRST_PAUSE and set(chosen[FIRST_PAUSE:]) == {2}
+
+
+def test_a_busy_machine_takes_little_more_than_one_thread() -> None:
+    total, chosen = run(Pace(2), 20_000, busy)
+    assert total <= 1.05 * 20_000 and chosen[-1] == 1
+    assert chosen.count(2) > 5  # attempts go on
+
+
+@pytest.mark.parametrize("gain", [0.96, 1.0, 1.3])
+def test_threads_that_gain_nothing_are_not_kept(gain: float) -> None:
+    _, chosen = run(Pace(2), 20_000, lambda step, threads: 1.0 if threads == 1 else gain)
+    assert chosen.count(2) < 100
+
+
+def test_a_machine_that_gets_busy_and_idle_again_is_followed() -> None:
+    pace = Pace(2)
+    run(pace, 1000, idle)
+    total, chosen = run(pace, 1000, busy)
+    assert total <= 1.3 * 1000 and chosen[-1] == 1
+    _, chosen = run(pace, 2 * LONGEST_PAUSE, idle)
+    assert chosen[-1] == 2
+
+
+def test_one_slow_step_costs_a_short_pause_only() -> None:
+    pace = Pace(2)
+    run(pace, 2000, idle)
+    _, chosen = run(pace, 200, lambda step, threads: 9.0 if step == 5 else idle(step, threads))
+    assert chosen.count(1) == 2 * FIRST_PAUSE and chosen[-1] == 2
+
+
+def test_a_machine_that_slows_down_as_a_whole_keeps_its_threads() -> None:
+    """Such as a clock that falls: one thread's old time is forgotten."""
+    pace = Pace(2)
+    run(pace, 1000, idle)
+    _, chosen = run(pace, 4000, lambda step, threads: 5 * idle(step, threads))
+    assert chosen[-1] == 2
+
+
+def test_with_one_thread_nothing_is_tried() -> None:
+    assert set(run(Pace(1), 3000, busy)[1]) == {1}
