@@ -138,6 +138,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one turn")
     parser.add_argument("--out", type=Path, help="JSON to write")
+    parser.add_argument(
+        "--check", action="store_true", help="end with 1 where a time is above what is wanted"
+    )
     arguments = parser.parse_args(argv)
     sources = ROOT / "src"
     workers = {
@@ -163,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         print(line, file=sys.stderr)
     if arguments.out:
         arguments.out.write_text(json.dumps(found | {"missed": problems}, indent=1) + "\n")
-    return 1 if problems else 0
+    return 1 if arguments.check and problems else 0
 
 
 if __name__ == "__main__":

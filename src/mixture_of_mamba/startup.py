@@ -1,7 +1,7 @@
 """Threads of this process: how many, and how they wait. Imported before torch, whose OpenMP library
 reads its settings when it is loaded and never again. They touch no result, only time.
 
-* Threads that wait for the next parallel region look for it some tens of microseconds long, and
+* Threads that wait for the next parallel region look for it a tenth of a millisecond long, and
   then sleep. gcc's library looks for milliseconds: beside another busy process, waiting threads
   then burn the time that the ones they wait for need, and a step takes up to hundreds of times as
   long. Sleeping at once costs a tenth or more when alone.

@@ -181,7 +181,7 @@ class DecodeStep:
         start = time.perf_counter()
         if native.library().mom_decode_step(ctypes.byref(call)):
             raise ValueError(f"modality must be in 0..{self.modalities - 1}, got {ids.tolist()}")
-        pace.took(threads, time.perf_counter() - start)
+        pace.took(threads, start, time.perf_counter())
         return hidden if logits is None else logits
 
     def _attached(
