@@ -46,7 +46,7 @@ types: install
 # allows of everything but torch, in an environment of their own.
 NEWEST := .venv-newest
 INTERFACES := tests/interop tests/cli tests/train tests/data/test_autoencoder.py \
-	tests/generate/diffusion tests/ops/test_triton_scan.py tests/ops/test_triton_conv.py \
+	tests/generation/diffusion tests/ops/test_triton_scan.py tests/ops/test_triton_conv.py \
 	tests/ops/test_compile_gate.py
 VERSIONS := torch|transformers|tokenizers|huggingface_hub|peft|accelerate|diffusers|lightning|jsonargparse|triton|numpy|safetensors|pyarrow
 

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel, __version__
-from mixture_of_mamba.generate.decoders import CachedDecoder, Decoder
-from mixture_of_mamba.generate.native import NativeDecoder, native_step, why_not_native
-from mixture_of_mamba.generate.sequence import TokenSequence
-from mixture_of_mamba.generate.steps import SteppingDecoder
+from mixture_of_mamba.generation.decoders import CachedDecoder, Decoder
+from mixture_of_mamba.generation.native import NativeDecoder, native_step, why_not_native
+from mixture_of_mamba.generation.sequence import TokenSequence
+from mixture_of_mamba.generation.steps import SteppingDecoder
 from mixture_of_mamba.ops.decode_step import FORMATS
 
 VOCABULARY = 8192

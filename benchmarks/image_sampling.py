@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.generate.diffusion import DiffusionOptions, denoise, empty_context
+from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise, empty_context
 from mixture_of_mamba.models import Cache
 from mixture_of_mamba.ops import Routing
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from mixture_of_mamba import MultimodalModel
-from mixture_of_mamba.data.batch import Batch
-from mixture_of_mamba.data.latents.autoencoder import train as train_autoencoder
-from mixture_of_mamba.data.order import Schedule
-from mixture_of_mamba.generate.diffusion import DiffusionOptions, denoise
-from mixture_of_mamba.generate.sampling import Draws
+from mixture_of_mamba.batch import Batch
+from mixture_of_mamba.data.sampler import Schedule
+from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise
+from mixture_of_mamba.generation.sampling import Draws
+from mixture_of_mamba.modalities.image.autoencoder import train as train_autoencoder
 from mixture_of_mamba.seeding import torch_seed
-from mixture_of_mamba.train.random_state import aside
+from mixture_of_mamba.training.random_state import aside
 from tests.helpers.sequences import batch_of, caption_first, model_of
 
 SEEDS = [0, 7, 2**31, 2**32 + 7, int(2e13), 2**63, 2**64, 10**40, -1, -(2**63), -(10**40)]

@@ -15,20 +15,20 @@ import torch
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.data.cache import materialise
 from mixture_of_mamba.data.examples import Example
-from mixture_of_mamba.evaluate.media import save_png
-from mixture_of_mamba.evaluate.plan import write_plan
-from mixture_of_mamba.evaluate.samples import save_examples
+from mixture_of_mamba.evaluation.media import save_png
+from mixture_of_mamba.evaluation.plan import write_plan
+from mixture_of_mamba.evaluation.samples import save_examples
 from mixture_of_mamba.files import WriteError, verify
-from mixture_of_mamba.generate.media import write_image, write_sound
+from mixture_of_mamba.generation.media import write_image, write_sound
 from mixture_of_mamba.interop import save_state_spaces, save_transformers, upcycle
 from mixture_of_mamba.interop.tokenizer import copy_tokenizer
 from mixture_of_mamba.models.cache import Cache
-from mixture_of_mamba.train.config import RunConfig
-from mixture_of_mamba.train.lock import FolderLock
-from mixture_of_mamba.train.loop import train
-from mixture_of_mamba.train.metrics import MetricsLog
-from mixture_of_mamba.train.runs import publish_model, write_config
-from mixture_of_mamba.train.tensorboard import Board
+from mixture_of_mamba.training.config import RunConfig
+from mixture_of_mamba.training.lock import FolderLock
+from mixture_of_mamba.training.loop import train
+from mixture_of_mamba.training.metrics import MetricsLog
+from mixture_of_mamba.training.runs import publish_model, write_config
+from mixture_of_mamba.training.tensorboard import Board
 
 from .evaluate.runs import make_plan
 from .helpers.disks import full_disk, read_only
@@ -185,7 +185,7 @@ def test_publishing_on_a_full_disk_keeps_the_checkpoint(tmp_path: Path) -> None:
         def full(*paths: Any) -> None:
             raise OSError(28, "No space left on device", str(paths[1]))
 
-        patch.setattr("mixture_of_mamba.train.runs.shutil.copyfile", full)
+        patch.setattr("mixture_of_mamba.training.runs.shutil.copyfile", full)
         with pytest.raises(WriteError, match=r"run/model could not be written \(No space left"):
             publish_model(run)
     assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []

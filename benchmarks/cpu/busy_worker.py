@@ -26,8 +26,8 @@ def _stepping(d_model: int, n_layers: int) -> Callable[[], object]:
     import torch
 
     import mixture_of_mamba as mom
-    from mixture_of_mamba.generate.decoders import decoder_maker
-    from mixture_of_mamba.generate.sequence import TokenSequence
+    from mixture_of_mamba.generation.decoders import decoder_maker
+    from mixture_of_mamba.generation.sequence import TokenSequence
 
     modalities = [mom.Modality("text", "discrete", 1024), mom.Modality("image", "discrete", 257)]
     config = mom.ModelConfig(d_model=d_model, n_layers=n_layers, modalities=modalities)

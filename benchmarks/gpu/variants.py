@@ -15,7 +15,7 @@ import torch
 from reporting import Report
 from torch import Tensor, nn
 
-from mixture_of_mamba.data.batch import Batch
+from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.layers import PROJECTIONS
 from mixture_of_mamba.models import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.models.presets import PRESETS

@@ -5,7 +5,7 @@ from . import startup  # noqa: F401  before torch: OpenMP reads its settings whe
 
 # isort: on
 from ._version import __version__
-from .data.batch import Batch
+from .batch import Batch
 from .layers import PROJECTIONS, MambaBlock, MambaConfig, MambaMixer, MambaState, ModalityLinear
 from .models import Modality, ModelConfig, ModelOutput, MultimodalModel, preset
 from .ops import (

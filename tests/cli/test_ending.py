@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mixture_of_mamba.train.checkpoint import checkpoints
-from mixture_of_mamba.train.lock import LOCK, writer_of
-from mixture_of_mamba.train.metrics import read_metrics
+from mixture_of_mamba.training.checkpoint import checkpoints
+from mixture_of_mamba.training.lock import LOCK, writer_of
+from mixture_of_mamba.training.metrics import read_metrics
 
 pytestmark = [
     pytest.mark.slow,

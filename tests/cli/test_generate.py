@@ -10,8 +10,8 @@ from PIL import Image
 
 from mixture_of_mamba.cli.generate import without_effect
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.generate.grammar import Layout
-from mixture_of_mamba.generate.media import write_sound
+from mixture_of_mamba.generation.grammar import Layout
+from mixture_of_mamba.generation.media import write_sound
 from tests.helpers.tiny_data import tiny_config
 
 SIDE = 32

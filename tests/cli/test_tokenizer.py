@@ -14,12 +14,12 @@ from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.cli.options import Parser, add_run_options, run_config
 from mixture_of_mamba.data.build import build, settled
 from mixture_of_mamba.data.config import DataConfig
-from mixture_of_mamba.data.latents.autoencoder import Autoencoder, train
-from mixture_of_mamba.data.tokenizers import TokenizerSet
-from mixture_of_mamba.data.tokenizers.latent_images import LatentImages
-from mixture_of_mamba.train.config import ModelSettings, RunConfig, TrainConfig
-from mixture_of_mamba.train.loop import train as train_run
-from mixture_of_mamba.train.runs import read_config
+from mixture_of_mamba.modalities.image.autoencoder import Autoencoder, train
+from mixture_of_mamba.modalities.image.latent_images import LatentImages
+from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
+from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
+from mixture_of_mamba.training.loop import train as train_run
+from mixture_of_mamba.training.runs import read_config
 from tests.helpers.tiny_data import tiny_bundle, tiny_config
 
 TINY = {"scenes": 40, "validation_fraction": 0.2, "text_vocabulary": 384, "image_steps": 3}
@@ -68,7 +68,7 @@ def test_a_patch_that_cannot_be_is_refused_before_the_autoencoder_is_trained(
     def train(*args: object, **kwargs: object) -> None:
         pytest.fail("trained although its result cannot be used")
 
-    monkeypatch.setattr("mixture_of_mamba.data.latents.autoencoder.train", train)
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.autoencoder.train", train)
     out = ["--out", str(tmp_path / "a"), "--data.cache", str(tmp_path)]
     assert main(["tokenizer", "train", *out, *OPTIONS, "--data.patch=2", "--data.window=512"]) == 1
     error = capsys.readouterr().err

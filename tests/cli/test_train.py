@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.generate.media import write_image
-from mixture_of_mamba.train.config import TrainConfig
-from mixture_of_mamba.train.runs import load_run, read_config
+from mixture_of_mamba.generation.media import write_image
+from mixture_of_mamba.training.config import TrainConfig
+from mixture_of_mamba.training.runs import load_run, read_config
 
 SMALL = [
     *("-c", "transfusion", "--data.scenes", "40", "--data.text_vocabulary", "270"),

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from mixture_of_mamba.data.build import build
-from mixture_of_mamba.data.latents import load_codec, make_codec
-from mixture_of_mamba.data.latents.autoencoder import Autoencoder, train
-from mixture_of_mamba.data.scenes.digits import load_handwriting
-from mixture_of_mamba.data.scenes.scene import make_scenes
+from mixture_of_mamba.data.digits.handwriting import load_handwriting
+from mixture_of_mamba.data.digits.scene import make_scenes
+from mixture_of_mamba.modalities.image.autoencoder import Autoencoder, train
+from mixture_of_mamba.modalities.image.latents import load_codec, make_codec
 from tests.helpers.tiny_data import tiny_config
 
 
@@ -45,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_learns_to_rebuild_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixture_of_mamba.data.latents.autoencoder.BATCH", 12)
-    monkeypatch.setattr("mixture_of_mamba.data.latents.autoencoder.WIDTH", 24)
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.autoencoder.BATCH", 12)
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.autoencoder.WIDTH", 24)
     errors: dict[int, float] = {}
     net = train(pictures(), steps=60, seed=0, report=errors.__setitem__)
     assert errors[59] < 0.3 * errors[0]

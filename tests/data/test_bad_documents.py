@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mixture_of_mamba.data.build import build
-from mixture_of_mamba.data.sources.errors import DataError
-from mixture_of_mamba.data.sources.listing import list_documents
-from mixture_of_mamba.data.tokenizers.text import Text
+from mixture_of_mamba.data.errors import DataError
+from mixture_of_mamba.data.listing import list_documents
+from mixture_of_mamba.modalities.text import Text
 from tests.data.conftest import write_jsonl
 from tests.data.test_sound_files import bad_sounds
 from tests.data.test_user_data import own_config

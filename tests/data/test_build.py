@@ -17,7 +17,7 @@ from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.cache import cache_folder, content_hash, materialise
 from mixture_of_mamba.data.config import DataConfig
-from mixture_of_mamba.data.scenes.facts import parse_facts
+from mixture_of_mamba.data.digits.facts import parse_facts
 from tests.helpers.tiny_data import tiny_bundle, tiny_config
 
 

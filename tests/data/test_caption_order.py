@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mixture_of_mamba.data.sources.digit_scenes import DigitScenes
+from mixture_of_mamba.data.digits.source import DigitScenes
 from tests.helpers.tiny_data import tiny_config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixture_of_mamba.data.scenes.facts import COLOURS, POSITIONS, Fact, caption, parse_facts
+from mixture_of_mamba.data.digits.facts import COLOURS, POSITIONS, Fact, caption, parse_facts
 
 
 def random_facts(rng: np.random.Generator) -> list[Fact]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mixture_of_mamba.data.build import build
-from mixture_of_mamba.data.sources.listing import Listing, list_documents
-from mixture_of_mamba.data.sources.stamps import stamps
+from mixture_of_mamba.data.fingerprints import stamps
+from mixture_of_mamba.data.listing import Listing, list_documents
 from tests.data.conftest import write_jsonl, write_png
 from tests.data.test_user_data import own_config
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixture_of_mamba.data.image_files import fit_image, read_image
+from mixture_of_mamba.modalities.image.files import fit_image, read_image
 
 RAMP = np.linspace(0, 65_535, 64).astype(np.uint16).reshape(8, 8)
 

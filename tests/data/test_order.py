@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixture_of_mamba.data.order import Schedule
+from mixture_of_mamba.data.sampler import Schedule
 
 
 def test_every_window_comes_once_in_a_pass() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.data.cutting import cut
-from mixture_of_mamba.data.documents import EncodedDocument
 from mixture_of_mamba.data.packing import pack
 from mixture_of_mamba.data.windows import PackedWindows
+from mixture_of_mamba.modalities.documents import EncodedDocument
 
 NAMES = ["text", "image"]
 

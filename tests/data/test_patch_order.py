@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixture_of_mamba.data.latents import load_codec, make_codec
-from mixture_of_mamba.data.latents.order import patch_order
+from mixture_of_mamba.modalities.image.latents import load_codec, make_codec
+from mixture_of_mamba.modalities.image.scan_order import patch_order
 from tests.helpers.tiny_data import tiny_config
 
 

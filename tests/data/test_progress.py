@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mixture_of_mamba.data import progress
+from mixture_of_mamba.data.digits.voices import Speaking, choose_voice
 from mixture_of_mamba.data.progress import Progress
-from mixture_of_mamba.data.scenes.voices import Speaking, choose_voice
 
 
 def test_a_line_comes_after_every_stretch_of_silence(

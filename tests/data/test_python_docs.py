@@ -1,9 +1,9 @@
 """The embedded real text: documentation, and the library's code where it is asked for."""
 
 from mixture_of_mamba.data.config import DataConfig
-from mixture_of_mamba.data.sources import python_docs
-from mixture_of_mamba.data.sources.digit_scenes import _real_text
-from mixture_of_mamba.data.sources.python_docs import python_documentation
+from mixture_of_mamba.data.digits import python_docs
+from mixture_of_mamba.data.digits.python_docs import python_documentation
+from mixture_of_mamba.data.digits.source import _real_text
 
 
 def test_code_follows_the_documentation_and_has_no_docstrings(monkeypatch):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixture_of_mamba.data.scenes.digits import load_handwriting
-from mixture_of_mamba.data.scenes.reader import SceneReader
-from mixture_of_mamba.data.scenes.scene import make_scenes
-from mixture_of_mamba.data.tokenizers.pictures import Pictures
+from mixture_of_mamba.data.digits.handwriting import load_handwriting
+from mixture_of_mamba.data.digits.reader import SceneReader
+from mixture_of_mamba.data.digits.scene import make_scenes
+from mixture_of_mamba.modalities.image.vq import Pictures
 
 
 @pytest.mark.slow

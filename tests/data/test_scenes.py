@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixture_of_mamba.data.scenes.canvas import quadrants
-from mixture_of_mamba.data.scenes.digits import load_handwriting
-from mixture_of_mamba.data.scenes.reader import SceneReader, drawn_digits
-from mixture_of_mamba.data.scenes.scene import make_scenes
+from mixture_of_mamba.data.digits.canvas import quadrants
+from mixture_of_mamba.data.digits.handwriting import load_handwriting
+from mixture_of_mamba.data.digits.reader import SceneReader, drawn_digits
+from mixture_of_mamba.data.digits.scene import make_scenes
 
 
 @pytest.fixture(scope="module")

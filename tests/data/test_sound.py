@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.data.bundle import DataBundle
-from mixture_of_mamba.data.resampling import resample
-from mixture_of_mamba.data.scenes.voices import VOICES, Speaking, Voice
-from mixture_of_mamba.data.sound import HOP, MELS, SAMPLE_RATE, from_log_mel, log_mel
-from mixture_of_mamba.data.tokenizers.units import Units
+from mixture_of_mamba.data.digits.voices import VOICES, Speaking, Voice
+from mixture_of_mamba.modalities.speech.mel import HOP, MELS, SAMPLE_RATE, from_log_mel, log_mel
+from mixture_of_mamba.modalities.speech.resampling import resample
+from mixture_of_mamba.modalities.speech.units import Units
 
 
 def tone(hertz: float, seconds: float = 1.0, rate: int = SAMPLE_RATE) -> np.ndarray:

@@ -12,12 +12,13 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from mixture_of_mamba.data import resampling, sound, sound_files
-from mixture_of_mamba.data.resampling import resample
-from mixture_of_mamba.data.sound import FFT, FLOOR, HOP, SAMPLE_RATE, log_mel
-from mixture_of_mamba.data.sound_files import read_sound
-from mixture_of_mamba.data.tokenizers import units
-from mixture_of_mamba.data.tokenizers.units import Units
+from mixture_of_mamba.modalities.speech import files as sound_files
+from mixture_of_mamba.modalities.speech import mel as sound
+from mixture_of_mamba.modalities.speech import resampling, units
+from mixture_of_mamba.modalities.speech.files import read_sound
+from mixture_of_mamba.modalities.speech.mel import FFT, FLOOR, HOP, SAMPLE_RATE, log_mel
+from mixture_of_mamba.modalities.speech.resampling import resample
+from mixture_of_mamba.modalities.speech.units import Units
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -129,9 +130,9 @@ def test_long_utterances_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -
 _PEAK = """
 import resource, sys
 import numpy, scipy.signal, soundfile
-from mixture_of_mamba.data.sound import log_mel
-from mixture_of_mamba.data.sound_files import read_sound
-from mixture_of_mamba.data.tokenizers.units import Units
+from mixture_of_mamba.modalities.speech.mel import log_mel
+from mixture_of_mamba.modalities.speech.files import read_sound
+from mixture_of_mamba.modalities.speech.units import Units
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 units = Units(numpy.zeros((256, 80), numpy.float32))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.data.bundle import DataBundle
-from mixture_of_mamba.data.documents import Segment
-from mixture_of_mamba.data.latents import LatentCodec, load_codec
-from mixture_of_mamba.data.latents.patches import Patches
-from mixture_of_mamba.data.tokenizers import TokenizerSet
-from mixture_of_mamba.data.tokenizers.text import Text
+from mixture_of_mamba.modalities.documents import Segment
+from mixture_of_mamba.modalities.image.latents import LatentCodec, load_codec
+from mixture_of_mamba.modalities.image.patches import Patches
+from mixture_of_mamba.modalities.text import Text
+from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 from tests.helpers.tiny_data import tiny_config
 
 

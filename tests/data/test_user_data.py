@@ -11,7 +11,7 @@ import pytest
 from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.config import DataConfig
-from mixture_of_mamba.data.sources.errors import DataError
+from mixture_of_mamba.data.errors import DataError
 from tests.data.conftest import documents, write_jsonl, write_png, write_wav
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mixture_of_mamba.data.batch import Batch
+from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.layers import MambaBlock, MambaConfig
 from mixture_of_mamba.layers.recompute import checkpoint_contexts
 from mixture_of_mamba.models import Modality, ModelConfig, MultimodalModel

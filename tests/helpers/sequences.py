@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.data.batch import Batch
+from mixture_of_mamba.batch import Batch
 
 __all__ = ["DIM", "batch_of", "caption_first", "image_first", "model_of", "text_only"]
 

@@ -12,11 +12,11 @@ import torch
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.build import build
-from mixture_of_mamba.data.tokenizers.text import Text
 from mixture_of_mamba.interop import load_dense, start_from
-from mixture_of_mamba.train.config import RunConfig
-from mixture_of_mamba.train.loop import train
-from mixture_of_mamba.train.runs import load_run
+from mixture_of_mamba.modalities.text import Text
+from mixture_of_mamba.training.config import RunConfig
+from mixture_of_mamba.training.loop import train
+from mixture_of_mamba.training.runs import load_run
 from tests.helpers.tiny_data import tiny_config
 
 SETTINGS = {"d_model": 32, "n_layers": 2, "d_state": 4, "tie_embeddings": True}

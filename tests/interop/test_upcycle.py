@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.data.tokenizers import TokenizerSet
 from mixture_of_mamba.interop import Upcycled, load_dense, merge, save_transformers, upcycle
+from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 
 TEXT = 41
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mixture_of_mamba import MultimodalModel
-from mixture_of_mamba.data.batch import Batch
-from mixture_of_mamba.generate.diffusion import DiffusionOptions, denoise, empty_context
+from mixture_of_mamba.batch import Batch
+from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise, empty_context
 from mixture_of_mamba.models import Cache
 from mixture_of_mamba.ops import Routing
 from tests.helpers.sequences import BEGIN, batch_of, caption_first, image_first, model_of, text_only

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixture_of_mamba.data.batch import Batch
+from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.models import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.ops import Routing, use_backend
 

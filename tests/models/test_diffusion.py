@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.data.batch import Batch
-from mixture_of_mamba.data.scenes.voices import VOICES, Speaking, Voice
-from mixture_of_mamba.data.sound import MELS
+from mixture_of_mamba.batch import Batch
+from mixture_of_mamba.data.digits.voices import VOICES, Speaking, Voice
+from mixture_of_mamba.modalities.speech.mel import MELS
 from mixture_of_mamba.models.diffusion import LEVELS
 from mixture_of_mamba.models.segments import unbroken_runs
 from mixture_of_mamba.ops import Routing

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mixture_of_mamba.data.batch import Batch
+from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.layers import PROJECTIONS
 from mixture_of_mamba.models import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.models.flops import flops_breakdown, flops_per_token

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import mixture_of_mamba as mom
-from mixture_of_mamba.generate.decoders import decoder_maker
-from mixture_of_mamba.generate.native import NativeDecoder
+from mixture_of_mamba.generation.decoders import decoder_maker
+from mixture_of_mamba.generation.native import NativeDecoder
 from mixture_of_mamba.models import precision
 from mixture_of_mamba.ops import native
-from mixture_of_mamba.train.config import RunConfig, TrainConfig
-from mixture_of_mamba.train.precision import settle_precision
+from mixture_of_mamba.training.config import RunConfig, TrainConfig
+from mixture_of_mamba.training.precision import settle_precision
 
 
 @pytest.fixture(autouse=True)

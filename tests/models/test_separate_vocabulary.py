@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.data.batch import Batch
+from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.models import heads
 
 TEXT, SPEECH = Modality("text", "discrete", 20), Modality("speech", "discrete", 9)

@@ -24,7 +24,7 @@ from torch._subclasses import FakeTensorMode
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.data.batch import Batch
+from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.layers import MambaBlock, MambaConfig
 from mixture_of_mamba.models.cache import Cache
 from mixture_of_mamba.ops import (

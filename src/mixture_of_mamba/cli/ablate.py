@@ -24,11 +24,11 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Any) -> int:
-    from ..evaluate.ablation import ablation_rows, seeds_statement, synergy_rows
-    from ..evaluate.plan import Plan
-    from ..evaluate.study import run_study
-    from ..evaluate.tables import text_table
-    from ..evaluate.variants import all_splits
+    from ..evaluation.ablation import ablation_rows, seeds_statement, synergy_rows
+    from ..evaluation.plan import Plan
+    from ..evaluation.study import run_study
+    from ..evaluation.tables import text_table
+    from ..evaluation.variants import all_splits
 
     plan = Plan(
         config=run_config(args),

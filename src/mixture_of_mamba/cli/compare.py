@@ -68,8 +68,8 @@ def add_study_options(parser: ArgumentParser, *, seeds: list[int], samples: int)
 
 
 def run(args: Any) -> int:
-    from ..evaluate.plan import Plan
-    from ..evaluate.study import run_study
+    from ..evaluation.plan import Plan
+    from ..evaluation.study import run_study
 
     plan = Plan(
         config=run_config(args),
@@ -94,7 +94,7 @@ def typed_command() -> str:
 def print_figures(figures: dict[str, Any], page: Path) -> None:
     """The table of each variant, what is right in what was generated, how losses were smoothed, and
     where the report lies."""
-    from ..evaluate.tables import facts_tables, headline_rows, not_judged, text_table
+    from ..evaluation.tables import facts_tables, headline_rows, not_judged, text_table
 
     print()
     for variant in figures["variants"]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..ops import native
-from ..train.config import RunConfig
-from ..train.runs import read_yaml
+from ..training.config import RunConfig
+from ..training.runs import read_yaml
 from .compare import print_figures, typed_command
 from .options import preset_path
 
@@ -39,8 +39,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Compare, print the table, and name the report."""
-    from ..evaluate.plan import Plan
-    from ..evaluate.study import run_study
+    from ..evaluation.plan import Plan
+    from ..evaluation.study import run_study
 
     config, remark = demo_config(args.steps, native.why_not())
     if remark:

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from .._version import __version__
 from ..data.cache import cache_folder as data_cache
-from ..evaluate.machine import machine
+from ..evaluation.machine import machine
 from ..layers import MambaBlock, MambaConfig
 from ..layers.fused import block_weights
 from ..models import precision

@@ -11,8 +11,8 @@ from ..files import write_text
 from ..ops.decode_step import FORMATS
 
 if TYPE_CHECKING:
-    from ..generate import Event, Generator
-    from ..generate.grammar import Layout
+    from ..generation import Event, Generator
+    from ..generation.grammar import Layout
 
 __all__ = ["HELP", "configure", "run", "without_effect"]
 
@@ -105,7 +105,7 @@ def run(args: Any) -> int:
     prompt = _prompt(args)
     if args.count < 1:
         raise ValueError(f"--count is {args.count}; give at least 1")
-    from ..generate import Generator
+    from ..generation import Generator
 
     generator = Generator.from_run(args.run, weights=args.weights)
     if args.to is not None:
@@ -126,8 +126,8 @@ def run(args: Any) -> int:
 
 def _prompt(args: Any) -> list[tuple[str, Any]]:
     """The prompt's segments: text, picture, sound, in this order."""
-    from ..data.image_files import read_image
-    from ..data.sound_files import read_sound
+    from ..modalities.image.files import read_image
+    from ..modalities.speech.files import read_sound
 
     prompt: list[tuple[str, Any]] = []
     if args.text is not None:
@@ -201,7 +201,7 @@ def _stream(generator: Generator, prompt: Any, args: Any, options: dict[str, Any
 
 def _write(name: str, samples: Sequence[Any], out: str | None) -> int:
     """One modality's samples to the file that --out names."""
-    from ..generate.media import grid, write_image, write_sound
+    from ..generation.media import grid, write_image, write_sound
 
     if name == "text":
         text = "\n".join(sample.strip() for sample in samples)
@@ -226,7 +226,7 @@ def _write(name: str, samples: Sequence[Any], out: str | None) -> int:
 
 def _go_on(generator: Generator, prompt: Any, args: Any, options: dict[str, Any]) -> int:
     """Documents that the model goes on with; says which of them hold nothing, or end too soon."""
-    from ..generate.segments import cut_off
+    from ..generation.segments import cut_off
 
     out = Path(args.out or "generated")
     if out.suffix or out.is_file():
@@ -256,7 +256,7 @@ def _go_on(generator: Generator, prompt: Any, args: Any, options: dict[str, Any]
 
 def _write_documents(documents: Sequence[Any], out: Path) -> None:
     """Interleaved documents: text to standard output, pictures and sound into a folder."""
-    from ..generate.media import write_image, write_sound
+    from ..generation.media import write_image, write_sound
 
     for i, document in enumerate(documents):
         if len(documents) > 1:

@@ -56,7 +56,7 @@ def _run(name: str, args: list[str]) -> int:
     process.configure(name)
     from jsonargparse import set_parsing_settings
 
-    from ..train.launch import check_alone
+    from ..training.launch import check_alone
     from .options import Parser
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)

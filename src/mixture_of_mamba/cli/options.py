@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 
 from ..data.config import OF_TOKENIZERS, DataConfig
-from ..train.config import ModelSettings, RunConfig, TrainConfig, nearest, unknown_fields
+from ..training.config import ModelSettings, RunConfig, TrainConfig, nearest, unknown_fields
 
 __all__ = ["Parser", "add_run_options", "preset_names", "preset_path", "run_config"]
 

@@ -19,7 +19,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Any) -> int:
-    from ..evaluate.study import report_study
+    from ..evaluation.study import report_study
 
     _, figures, page = report_study(Path(args.folder))
     print_figures(figures, page)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..train.loop import Evaluation
+from ..training.loop import Evaluation
 from .errors import one_line
 
 __all__ = ["show_samples"]
@@ -25,7 +25,7 @@ def show_samples(count: int) -> Callable[[Evaluation], None]:
     def callback(evaluation: Evaluation) -> None:
         if evaluation.writer is None or not evaluation.data.validation_examples:
             return
-        from ..generate import Generator
+        from ..generation import Generator
 
         generator = Generator(evaluation.model, evaluation.data.tokenizers)
         captions = [e.caption for e in evaluation.data.validation_examples[:count]]

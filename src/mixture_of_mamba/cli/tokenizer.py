@@ -81,7 +81,7 @@ def reconstruction_error(tokenizer: Any, images: np.ndarray) -> float:
 
 def inspect(folder: Path) -> int:
     """Print one line per modality."""
-    from ..data.tokenizers import TokenizerSet
+    from ..modalities.tokenizer_set import TokenizerSet
 
     if not (folder / "tokenizers.json").exists() and (folder / "tokenizers").is_dir():
         folder = folder / "tokenizers"

@@ -14,7 +14,7 @@ from .options import add_run_options, run_config
 
 if TYPE_CHECKING:
     from ..interop import Start
-    from ..train.config import RunConfig
+    from ..training.config import RunConfig
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -41,8 +41,8 @@ def run(args: Namespace) -> int:
     config, out = run_config(args), Path(args.out)
 
     from ..data.build import build
-    from ..train.loop import train
-    from ..train.runs import has_finished
+    from ..training.loop import train
+    from ..training.runs import has_finished
     from .samples import show_samples
 
     already = args.resume and has_finished(out, config.train.steps)
@@ -74,8 +74,8 @@ def run(args: Namespace) -> int:
 def _start(config: RunConfig, out: Path) -> Start | None:
     """What config.model.start names, unless the run has weights already."""
     from ..interop import Start
-    from ..train.config import model_config
-    from ..train.runs import start_of
+    from ..training.config import model_config
+    from ..training.runs import start_of
 
     if (folder := start_of(out, config)) is None:
         return None

@@ -9,23 +9,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mixture_of_mamba.data.bundle import DataBundle
-from mixture_of_mamba.data.cache import cache_folder, materialise
-from mixture_of_mamba.data.config import OF_TOKENIZERS, DataConfig
-from mixture_of_mamba.data.encoding import EncodedCorpus, encode_corpus
-from mixture_of_mamba.data.packing import pack
-from mixture_of_mamba.data.progress import Progress
-from mixture_of_mamba.data.sources.corpus import Source
-from mixture_of_mamba.data.sources.listing import Listing, list_documents
-from mixture_of_mamba.data.sources.stamps import stamps
-from mixture_of_mamba.data.tokenizers import TokenizerSet
-from mixture_of_mamba.data.tokenizers.latent_images import LatentImages
-from mixture_of_mamba.data.tokenizers.pictures import Pictures
-from mixture_of_mamba.data.tokenizers.text import text_file
-from mixture_of_mamba.data.tokenizers.train import train_tokenizers
-from mixture_of_mamba.data.tokenizers.units import Units
-from mixture_of_mamba.data.windows import PackedWindows
-from mixture_of_mamba.processes import unwinding
+from ..modalities.image.latent_images import LatentImages
+from ..modalities.image.vq import Pictures
+from ..modalities.speech.units import Units
+from ..modalities.text import text_file
+from ..modalities.tokenizer_set import TokenizerSet
+from ..processes import unwinding
+from .bundle import DataBundle
+from .cache import cache_folder, materialise
+from .config import OF_TOKENIZERS, DataConfig
+from .corpus import Source
+from .encoding import EncodedCorpus, encode_corpus
+from .fingerprints import stamps
+from .fit import train_tokenizers
+from .listing import Listing, list_documents
+from .packing import pack
+from .progress import Progress
+from .windows import PackedWindows
 
 __all__ = ["build", "settled"]
 
@@ -191,10 +191,10 @@ def _pack(
 
 def _source(config: DataConfig, listing: Listing, say: Progress) -> Source:
     if config.source == "digits":
-        from mixture_of_mamba.data.sources.digit_scenes import DigitScenes
+        from .digits.source import DigitScenes
 
         return DigitScenes(config, say)
-    from mixture_of_mamba.data.sources.user import UserDocuments
+    from .user import UserDocuments
 
     return UserDocuments(config, listing, say)
 

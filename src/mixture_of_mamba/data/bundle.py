@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixture_of_mamba.data.cache import content_hash
-from mixture_of_mamba.data.examples import Example, load_examples, save_examples
-from mixture_of_mamba.data.tokenizers import TokenizerSet
-from mixture_of_mamba.data.windows import PackedWindows
-from mixture_of_mamba.files import read_json, read_sums
+from ..files import read_json, read_sums
+from ..modalities.tokenizer_set import TokenizerSet
+from .cache import content_hash
+from .examples import Example, load_examples, save_examples
+from .windows import PackedWindows
 
 __all__ = ["DataBundle"]
 

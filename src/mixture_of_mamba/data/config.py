@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mixture_of_mamba.data.image_files import MAX_PIXELS
-from mixture_of_mamba.data.latents import SOURCES
-from mixture_of_mamba.data.latents.order import ORDERS
-from mixture_of_mamba.data.sound_files import MAX_SECONDS
+from ..modalities.image import CODE_SIZE
+from ..modalities.image.files import MAX_PIXELS
+from ..modalities.image.latents import SOURCES
+from ..modalities.image.scan_order import ORDERS
+from ..modalities.speech.files import MAX_SECONDS
 
 __all__ = ["MODALITIES", "OF_TOKENIZERS", "DataConfig"]
 
@@ -19,9 +20,6 @@ MODALITIES: dict[str, tuple[tuple[str, str], ...]] = {
     "transfusion": (("text", "discrete"), ("image", "continuous")),
 }
 """Modalities of each setting with their kinds, in the order of their modality ids."""
-
-CODE_SIZE = 4
-"""Side of the square of pixels that one code of the image tokenizer covers."""
 
 SCENE_SIZE = 32
 """Side of the embedded scenes, pixels."""

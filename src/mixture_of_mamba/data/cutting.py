@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixture_of_mamba.data.documents import EncodedDocument
+from ..modalities.documents import EncodedDocument
 
 __all__ = ["Part", "cut"]
 

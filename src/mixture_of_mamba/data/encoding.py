@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mixture_of_mamba.data.documents import EncodedDocument
-from mixture_of_mamba.data.progress import Progress
-from mixture_of_mamba.data.sources.corpus import Corpus
-from mixture_of_mamba.data.sources.errors import BadDocuments
-from mixture_of_mamba.data.tokenizers import TokenizerSet
-from mixture_of_mamba.data.tokenizers.units import Units
+from ..modalities.documents import EncodedDocument
+from ..modalities.speech.units import Units
+from ..modalities.tokenizer_set import TokenizerSet
+from .corpus import Corpus
+from .errors import BadDocuments
+from .progress import Progress
 
 __all__ = ["EncodedCorpus", "encode_corpus"]
 

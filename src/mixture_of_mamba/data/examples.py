@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mixture_of_mamba.data.scenes.facts import Fact
+from .digits.facts import Fact
 
 __all__ = ["Example", "load_examples", "save_examples"]
 

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from mixture_of_mamba.data.cutting import Part, cut
-from mixture_of_mamba.data.documents import EncodedDocument
-from mixture_of_mamba.data.windows import PackedWindows
+from ..modalities.documents import EncodedDocument
+from .cutting import Part, cut
+from .windows import PackedWindows
 
 __all__ = ["pack"]
 

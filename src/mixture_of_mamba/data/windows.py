@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from mixture_of_mamba.data.batch import Batch
+from ..batch import Batch
 
 __all__ = ["PackedWindows"]
 

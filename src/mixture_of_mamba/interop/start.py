@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..data.tokenizers.tokenizer_set import special_tokens
+from ..modalities.tokenizer_set import special_tokens
 from ..models import ModelConfig, MultimodalModel
 from .loading import load_model
 from .upcycle import grown_config, upcycle

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.tokenizers.text import fill_up
 from ..files import write_text
+from ..modalities.text import fill_up
 
 __all__ = ["add_markers", "copy_tokenizer"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..data.batch import Batch
+from ..batch import Batch
 from ..layers import PROJECTIONS, MambaConfig, parse_split
 from ..seeding import whole_number
 from .noise import DiffusionConfig

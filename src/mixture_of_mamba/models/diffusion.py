@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.batch import Batch
+from ..batch import Batch
 from ..layers.init import parameter_generator
 from ..ops import Routing
 from .config import ModelConfig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..data.batch import Batch
+from ..batch import Batch
 from ..layers import MambaState
 from ..ops import Routing
 from .cache import Cache, check_state

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import register_dataclass
 
-from ..data.batch import Batch
+from ..batch import Batch
 from ..layers import MambaState
 from ..ops import Routing
 from .backbone import Backbone

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.batch import Batch
+from ..batch import Batch
 from ..ops import Routing
 from ..ops.routing import document_starts
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.batch import Batch
+from ..batch import Batch
 
 __all__ = ["Targets", "next_tokens"]
 

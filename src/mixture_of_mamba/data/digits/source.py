@@ -1,0 +1,145 @@
+"""The embedded source: spoken digit scenes beside Python's documentation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...modalities.speech.mel import SAMPLE_RATE
+from ..config import DataConfig
+from ..corpus import Corpus, Item
+from ..errors import BadDocuments
+from ..examples import Example
+from ..progress import Progress
+from .handwriting import load_handwriting
+from .python_docs import MOST_CHARACTERS, python_documentation
+from .scene import Scene, make_scenes
+from .voices import Speaking, choose_voice
+
+__all__ = ["DigitScenes"]
+
+EXAMPLES = 256
+"""Validation scenes that are kept in the raw."""
+TEXT_HELD_OUT = 0.1
+"""Share of the topics and modules whose text is kept for validation."""
+_ITEMS = ("text", "image", "speech")
+CHARACTERS_A_SCENE = 600
+"""Real text that is read for each scene, so that a tiny data set need not read all of it."""
+
+
+class DigitScenes:
+    """Scenes from disjoint handwriting, and real text from disjoint modules.
+
+    Speaking runs in the background from the start; `finish` collects it.
+    """
+
+    def __init__(self, config: DataConfig, say: Progress | None = None) -> None:
+        self.text_fraction: float | None = config.text_fraction
+        self.bad = BadDocuments(skip=False)
+        self.notes: list[str] = []
+        self._say = say = say or Progress(enabled=False)
+        handwriting = load_handwriting(config.seed)
+        held = max(1, round(config.scenes * config.validation_fraction))
+        counts = {"validation": held, "train": config.scenes - held}
+        self._scenes = {
+            split: make_scenes(count, handwriting[split], split, config.seed, say.still)
+            for split, count in counts.items()
+        }
+        names = [name for name, _ in config.modalities]
+        self._speaking: Speaking | None = None
+        self._waveforms: list[np.ndarray] = []
+        if "speech" in names:
+            self._speaking = self._speak(config.seed, min(EXAMPLES, held))
+        try:
+            real = _real_text(config, say) if config.text_fraction else {}
+            self.training, self.validation = (
+                _corpus(
+                    self._scenes[split],
+                    _orders(self._scenes[split], config.caption_first, config.seed),
+                    names,
+                    real.get(split, []),
+                )
+                for split in ("train", "validation")
+            )
+        except BaseException:
+            self.stop()
+            raise
+
+    def _speak(self, seed: int, keep: int) -> Speaking:
+        captions, voices = [], []
+        for number, scenes in enumerate(self._scenes.values()):
+            for i, scene in enumerate(scenes):
+                captions.append(scene.caption)
+                voices.append(choose_voice(seed, number, i))
+        return Speaking(captions, voices, keep)
+
+    def finish(self) -> None:
+        """Waits for the speech."""
+        if self._speaking is not None:
+            spoken = self._speaking.result(self._say.still)
+            self._speaking = None
+            held = len(self._scenes["validation"])
+            self.validation.frames = spoken.frames[:held]
+            self.training.frames = spoken.frames[held:]
+            self._waveforms = spoken.waveforms
+
+    def stop(self) -> None:
+        """Ends the speaking processes."""
+        if self._speaking is not None:
+            self._speaking.stop()
+
+    def examples(self) -> list[Example]:
+        """The first validation scenes."""
+        examples = []
+        for i, scene in enumerate(self._scenes["validation"][:EXAMPLES]):
+            spoken = i < len(self._waveforms)
+            examples.append(
+                Example(
+                    caption=scene.caption,
+                    facts=scene.facts,
+                    image=scene.image,
+                    audio=self._waveforms[i].astype(np.float32) / 32767 if spoken else None,
+                    sample_rate=SAMPLE_RATE if spoken else None,
+                )
+            )
+        return examples
+
+
+def _orders(scenes: list[Scene], caption_first: float, seed: int) -> list[list[str]]:
+    """Of each scene the order of its items, with captions before pictures as often as asked for."""
+    draws = np.random.default_rng([seed, 29]).random(len(scenes))
+    orders = []
+    for scene, draw in zip(scenes, draws, strict=True):
+        order = [_ITEMS[place] for place in scene.order]
+        text, image = order.index("text"), order.index("image")
+        if caption_first != 0.5 and (text < image) != (draw < caption_first):
+            order[text], order[image] = "image", "text"
+        orders.append(order)
+    return orders
+
+
+def _corpus(
+    scenes: list[Scene], orders: list[list[str]], names: list[str], real_text: list[str]
+) -> Corpus:
+    documents: list[list[Item]] = []
+    for i, scene in enumerate(scenes):
+        items: dict[str, Item] = {
+            "text": ("text", scene.caption),
+            "image": ("image", i),
+            "speech": ("speech", i),
+        }
+        documents.append([items[name] for name in orders[i] if name in names])
+    documents += [[("text", text)] for text in real_text]
+    return Corpus(documents, np.stack([scene.image for scene in scenes]))
+
+
+def _real_text(config: DataConfig, say: Progress | None = None) -> dict[str, list[str]]:
+    limit = (5 if config.text_code else 1) * MOST_CHARACTERS
+    most = min(limit, max(100_000, config.scenes * CHARACTERS_A_SCENE))
+    texts = python_documentation(most, config.text_code, say.still if say else None)
+    origins = sorted({origin for origin, _ in texts})
+    order = np.random.default_rng([config.seed, 23]).permutation(len(origins))
+    held = {origins[i] for i in order[: max(1, int(len(origins) * TEXT_HELD_OUT))]}
+    return {
+        "train": [text for origin, text in texts if origin not in held],
+        "validation": [text for origin, text in texts if origin in held],
+    }

@@ -1,0 +1,148 @@
+"""Generation judged by an independent eye: are digits, colours and places those of the caption?
+
+Losses say how well a model predicts; this says what it can do. A support vector machine that has
+only seen real handwriting (`SceneReader`) reads generated pictures and is held against the caption;
+generated captions are parsed and held against what the picture or the utterance shows. The same
+reader on the real validation pictures is the ceiling: what it misses there, it misses everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..data.digits.facts import Fact, parse_facts
+from ..data.digits.reader import SceneReader
+from ..data.examples import Example
+from .shares import share_of_scenes
+
+__all__ = ["QUESTIONS", "Answers", "judge", "judge_captions", "judge_pictures"]
+
+QUESTIONS = ("digit", "colour", "position", "fact", "scene")
+"""Asked of every digit that the caption names: is the digit, the colour, anything at all, and all
+of it there; asked of every scene: are these facts there, and nothing else."""
+
+_SAME: dict[str, Callable[[Fact, Fact], bool]] = {
+    "digit": lambda it, fact: it.digit == fact.digit,
+    "colour": lambda it, fact: it.colour == fact.colour,
+    "fact": lambda it, fact: it == fact,
+}
+"""Of all that is said of a place: a caption that says two things of one is right in neither."""
+
+EXAMPLES = 200
+"""Validation documents that are judged unless told otherwise."""
+
+
+class Answers(Protocol):
+    """What `judge` asks of a generator; see generate.Generator."""
+
+    def to_image(self, texts: Sequence[str], *, seed: int, **sampling: Any) -> list[np.ndarray]: ...
+
+    def to_text(self, **inputs: Any) -> list[str]: ...
+
+
+def judge(
+    generator: Answers,
+    examples: Sequence[Example],
+    *,
+    modalities: Iterable[str],
+    reader: SceneReader | None = None,
+    limit: int = EXAMPLES,
+    seed: int = 0,
+    at_once: int = 64,
+    **sampling: Any,
+) -> dict[str, Any]:
+    """Accuracy of generated pictures and captions.
+
+    Args:
+        generator: of a trained run.
+        examples: validation documents of the embedded scenes; those without facts are left out.
+        modalities: names of the run's modalities; decides which tasks there are.
+        reader: trained on the data's seed; None: of seed 0.
+        limit: examples that are used, the first ones.
+        seed: of the sampling; picture i has seed + i.
+        at_once: examples that are generated together.
+        sampling: passed to `to_image`, such as steps and guidance.
+
+    Returns:
+        {"examples": n, "ceiling": …, "text_to_image": …, "image_to_text": …, "speech_to_text": …},
+        each task as {question: {"correct", "total", "share", "low", "high"}} with 95 % intervals
+        over scenes (share_of_scenes); tasks whose modality is not there are left out.
+
+    Raises:
+        ValueError: no example has facts, as with a user's own documents.
+    """
+    known = [e for e in examples if e.facts][:limit]
+    if not known:
+        raise ValueError(
+            "no validation document has facts to judge by; only the embedded digit scenes do "
+            "(data.source digits)"
+        )
+    reader = reader or SceneReader(seed=0)
+    facts = [e.facts for e in known]
+    names = set(modalities)
+    result: dict[str, Any] = {"examples": len(known)}
+    if "image" in names:
+        real = _present([e.image for e in known])
+        result["ceiling"] = judge_pictures(reader, real, facts)
+        captions = [e.caption for e in known]
+        made = _in_parts(
+            lambda s: generator.to_image(captions[s], seed=seed + s.start, **sampling),
+            len(known),
+            at_once,
+        )
+        result["text_to_image"] = judge_pictures(reader, made, facts)
+        said = _in_parts(lambda s: generator.to_text(images=real[s]), len(known), at_once)
+        result["image_to_text"] = judge_captions(said, facts)
+    if "speech" in names:
+        spoken = [(e.audio, e.sample_rate) for e in known]
+        heard = _in_parts(lambda s: generator.to_text(speech=spoken[s]), len(known), at_once)
+        result["speech_to_text"] = judge_captions(heard, facts)
+    return result
+
+
+def judge_pictures(
+    reader: SceneReader, images: Sequence[np.ndarray], facts: Sequence[Sequence[Fact]]
+) -> dict[str, Any]:
+    """What the reader finds in (32, 32, 3) uint8 pictures against the facts they should show."""
+    return _judge(reader.read(np.stack(list(images))) if len(images) else [], facts)
+
+
+def judge_captions(captions: Sequence[str], facts: Sequence[Sequence[Fact]]) -> dict[str, Any]:
+    """What captions state against the facts that they should state; "scene" is the exact match."""
+    return _judge([parse_facts(caption) for caption in captions], facts)
+
+
+def _judge(found: Sequence[set[Fact]], wanted: Sequence[Sequence[Fact]]) -> dict[str, Any]:
+    if len(found) != len(wanted):
+        raise ValueError(f"{len(found)} answers for {len(wanted)} scenes; give one for each")
+    right: dict[str, list[int]] = {question: [] for question in QUESTIONS}
+    for got, facts in zip(found, wanted, strict=True):
+        there = [([it for it in got if it.position == fact.position], fact) for fact in facts]
+        right["position"].append(sum(bool(said) for said, _ in there))
+        for question, same in _SAME.items():
+            right[question].append(sum(bool(s) and all(same(i, f) for i in s) for s, f in there))
+        right["scene"].append(int(got == set(facts)))
+    asked = [len(facts) for facts in wanted]
+    return {
+        question: share_of_scenes(
+            counts, [1] * len(asked) if question == "scene" else asked
+        )._asdict()
+        for question, counts in right.items()
+    }
+
+
+def _present(images: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+    there = [image for image in images if image is not None]
+    if len(there) != len(images):
+        raise ValueError("an example with facts has no picture; the embedded scenes all have one")
+    return there
+
+
+def _in_parts(make: Callable[[slice], list[Any]], count: int, at_once: int) -> list[Any]:
+    made: list[Any] = []
+    for start in range(0, count, at_once):
+        made.extend(make(slice(start, min(start + at_once, count))))
+    return made

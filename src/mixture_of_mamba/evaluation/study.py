@@ -1,0 +1,148 @@
+"""A whole comparison: data once, all runs, samples, figures, report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..data.build import build
+from ..data.bundle import DataBundle
+from ..data.digits.reader import SceneReader
+from ..data.examples import Example
+from ..files import write_json
+from ..generation import Generator
+from ..ops import native
+from ..processes import unwinding
+from ..training.lock import FolderLock
+from ..training.precision import settle_precision
+from ..training.runs import load_run
+from .ablation import is_ablation, write_ablation
+from .artefacts import checkpoint_of, read_made
+from .basis import basis_of
+from .comparison import Comparison, load_comparison, write_comparison
+from .facts import judge
+from .judgements import why_not_sampled
+from .plan import Job, Plan, check_plan, read_plan, write_plan
+from .progress import Board
+from .report import write_gallery, write_report
+from .runner import default_jobs, run_jobs
+from .samples import save_examples, save_samples
+from .timing import noting_company
+from .variants import variant_config
+
+__all__ = ["report_study", "run_study"]
+
+
+def run_study(
+    plan: Plan,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    samples: int = 6,
+    judged: int = 64,
+    board: Board | None = None,
+) -> tuple[Comparison, dict[str, Any], Path]:
+    """Run a plan, or what is left of it.
+
+    Args:
+        plan: what to compare; validation is made frequent enough for matching.
+        out: folder; what it holds of the same plan is kept.
+        jobs: runs at a time; None: one per core, one on a GPU.
+        samples: of each kind that the first seed's runs generate; 0 for none.
+        judged: validation examples that every run's facts are judged on; 0 for none.
+        board: shows the progress; by default on standard error.
+
+    Returns:
+        The comparison, the content of comparison.json, and the path of the report.
+
+    Raises:
+        ValueError: `out` holds another comparison.
+        FolderInUse: another process works in `out`.
+        RunFailed: a run failed; its last line is in the message.
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs is {jobs}; at least one run at a time is needed")
+    board = board or Board()
+    plan = plan.settled()
+    if plan.config.train.precision == "auto":
+        held = read_plan(out).config if (out / "plan.json").is_file() else None
+        plan = replace(plan, config=settle_precision(plan.config, held, threads=1))
+    with unwinding(), FolderLock(out):
+        return _run(plan, out, jobs, samples, judged, board)
+
+
+def _run(
+    plan: Plan, out: Path, jobs: int | None, samples: int, judged: int, board: Board
+) -> tuple[Comparison, dict[str, Any], Path]:
+    check_plan(plan, out)
+    for remark in plan.config.train.remarks():
+        board.say(remark)
+    bundle = build(plan.config.data)  # before anything is written: it may fail, or be stopped
+    plan = replace(plan, basis=basis_of(bundle.digests, plan.config.train.device))
+    write_plan(plan, out)
+    save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")
+    native.why_not()  # compiles the kernels where needed, once for all runs
+    at_a_time = jobs or default_jobs(plan.config)
+    with noting_company(plan.jobs(out), out, at_a_time=at_a_time):
+        run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
+    if samples or judged:
+        report_study(out)  # the figures are there, whatever happens to the samples
+        _after_training(plan, out, bundle, samples, judged, board)
+    return report_study(out)
+
+
+def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
+    """Read the logs of a comparison anew; write comparison.json, report.html and the pictures."""
+    comparison = load_comparison(out)
+    write_gallery(comparison)
+    figures = write_comparison(comparison)
+    if is_ablation(figures):
+        write_ablation(out, figures)
+    return comparison, figures, write_report(comparison, figures)
+
+
+def _after_training(
+    plan: Plan, out: Path, bundle: DataBundle, samples: int, judged: int, board: Board
+) -> None:
+    """Samples of the first seed's runs and facts of all, where they are not there yet."""
+    examples = _captioned(bundle)
+    samples = min(samples, len(examples))
+    judged = min(judged, sum(bool(example.facts) for example in examples))
+    if judged:  # all on the same captions, also where runs were judged on more before
+        judged = max(judged, *(_done(job, "facts.json") for job in plan.jobs(out)))
+    reader = None
+    for variant in plan.variants if samples or judged else ():
+        if reason := why_not_sampled(variant_config(plan.config, variant, plan.seeds[0])):
+            board.say(f"{variant}: neither sampled nor judged; {reason}")
+    for job in plan.jobs(out):
+        place = job.folder / "samples"
+        save = job.seed == plan.seeds[0] and samples > _done(job, "samples/samples.json")
+        judges = judged != _done(job, "facts.json") and judged > 0
+        if why_not_sampled(job.config) or not (save or judges):
+            continue
+        run = load_run(job.folder)
+        generator, checkpoint = Generator(run.model, run.tokenizers), checkpoint_of(job.folder)
+        if save:
+            board.say(f"{job.name}: generating samples")
+            save_samples(generator, examples[:samples], place, checkpoint=checkpoint)
+        if judges:
+            board.say(f"{job.name}: judging what it generates for {judged} captions")
+            reader = reader or SceneReader(seed=job.config.data.seed)
+            names = run.model.config.names
+            found = judge(generator, examples, modalities=names, reader=reader, limit=judged)
+            write_json(job.folder / "facts.json", {"checkpoint": checkpoint, **found}, indent=1)
+
+
+def _captioned(bundle: DataBundle) -> list[Example]:
+    """Validation documents with a text to generate from."""
+    return [example for example in bundle.validation_examples if example.caption.strip()]
+
+
+def _done(job: Job, name: str) -> int:
+    """Examples that a samples.json or facts.json is about; 0 where there is none, a damaged one, or
+    one of another checkpoint: it is made anew."""
+    found, _ = read_made(job.folder / name, job.folder)
+    if found is None:
+        return 0
+    return len(found["samples"]) if "samples" in found else int(found["examples"])

@@ -1,0 +1,202 @@
+"""One interface over the ways to run a model token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..models import Cache, MultimodalModel, precision
+from .ownership import Owned, continues, starts
+from .sequence import TokenSequence, left_pad
+
+__all__ = ["CachedDecoder", "Decoder", "RecomputingDecoder", "decoder_maker"]
+
+TOKENS_AT_ONCE = 32_768
+"""Tokens of a prompt that are read in one call, over all sequences."""
+
+
+class Decoder(Protocol):
+    """A batch of sequences under way, of one thread at a time (generate/ownership.py)."""
+
+    model: MultimodalModel
+
+    def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
+        """Read the prompts; logits of what follows each, (b, v)."""
+
+    def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
+        """Read one discrete token of each sequence, (b,) both; logits (b, v)."""
+
+    def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
+        """Let some sequences read further tokens or vectors, equally many; logits (rows, v)."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these sequences only."""
+
+    def cache(self, rows: Sequence[int]) -> Cache:
+        """State of some sequences, for samplers of continuous modalities."""
+
+
+def decoder_maker(model: MultimodalModel, weights: str | None = None) -> Callable[[], Decoder]:
+    """Makes decoders of the fastest kind that serves this model; they share its prepared weights.
+
+    A decoder holds one batch of sequences: threads that decode at the same time make one each.
+
+    Args:
+        model: in evaluation mode. Changes of its weights may not be seen by decoders made here.
+        weights: "float32", "bfloat16" or "int8" for native decoding on the CPU with weights in
+            this format. None: as the model has them, and natively where that can be. "auto": as
+            None, but bfloat16 or float32, whichever is measured to be faster on this machine.
+
+    Raises:
+        ValueError: native decoding was asked for by its format and cannot be, with the reason.
+    """
+    from .native import NativeDecoder, native_step, why_not_native
+    from .steps import SteppingDecoder, why_not_stepping
+
+    if weights == "auto":
+        weights = None
+        if why_not_native(model) is None:
+            weights = "bfloat16" if precision.decoding().bfloat16 else "float32"
+    step = native_step(model, weights) if weights or why_not_native(model) is None else None
+
+    def make() -> Decoder:
+        reason = why_not_native(model)  # asked each time: what was hung on a module since must run
+        if step is not None and reason is None:
+            return NativeDecoder(model, step)
+        if weights is not None:
+            raise ValueError(f"this model can no longer be decoded natively: {reason}")
+        if model.config.mixer != "mamba":
+            return RecomputingDecoder(model)
+        return CachedDecoder(model) if why_not_stepping(model) else SteppingDecoder(model)
+
+    return make
+
+
+class CachedDecoder(Owned):
+    """State in, state out: a step costs the same after ten tokens and after a million."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        super().__init__()
+        self.model = model
+        self._cache: Cache | None = None
+
+    @starts
+    def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
+        logits, cache = self._read(left_pad(prompts), None)
+        self._store(cache)
+        return logits
+
+    @starts
+    def resume(self, cache: Cache) -> None:
+        """Go on from a snapshot; the caller has the logits that belong to it."""
+        self._store(cache)
+
+    @continues
+    def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
+        logits, cache = self.model.advance(tokens[:, None], modality_ids[:, None], self._present)
+        self._store(cache)
+        return logits
+
+    @continues
+    def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
+        if len({len(part) for part in parts}) > 1:  # padding would stand between state and part
+            raise ValueError(
+                f"the parts have {[len(p) for p in parts]} tokens; extend by equally many"
+            )
+        before = self._present.select(rows)
+        logits, after = self._read(left_pad(parts), before)
+        self._store(self._present.put(rows, after))
+        return logits
+
+    @continues
+    def keep(self, rows: Sequence[int]) -> None:
+        self._store(self._present.select(rows))
+
+    @continues
+    def cache(self, rows: Sequence[int]) -> Cache:
+        return self._present.select(rows)
+
+    def _store(self, cache: Cache) -> None:
+        self._cache = cache
+
+    @property
+    def _present(self) -> Cache:
+        if self._cache is None:
+            raise RuntimeError("the decoder has read no prompt yet; call start first")
+        return self._cache
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.device
+
+    def _read(self, batch: Batch, before: Cache | None) -> tuple[Tensor, Cache]:
+        """Long prompts are read piece by piece: memory does not grow with them either."""
+        b, t = batch.shape
+        # a piece must not cut a continuous segment, whose vectors know their place in it
+        piece = t if batch.values else max(1, TOKENS_AT_ONCE // b)
+        for start in range(0, t, piece):
+            here = slice(start, start + piece)
+            documents = batch.document_ids
+            part = Batch(
+                tokens=batch.tokens[:, here],
+                modality_ids=batch.modality_ids[:, here],
+                document_ids=None if documents is None else documents[:, here],
+                values=batch.values,
+            )
+            logits, before = self.model.advance(
+                part.tokens,
+                part.modality_ids,
+                before,
+                document_ids=part.document_ids,
+                values=part.values,
+            )
+        assert before is not None  # left_pad refuses empty prompts
+        return logits, before
+
+
+class RecomputingDecoder(Owned):
+    """For models without a state of fixed size (the attention baselines): reads all, every time."""
+
+    def __init__(self, model: MultimodalModel) -> None:
+        super().__init__()
+        self.model = model
+        self._sequences: list[TokenSequence] = []
+
+    @starts
+    def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
+        self._sequences = [prompt.copy() for prompt in prompts]
+        return self._run(self._sequences)
+
+    @continues
+    def step(self, tokens: Tensor, modality_ids: Tensor) -> Tensor:
+        pairs = zip(tokens.tolist(), modality_ids.tolist(), strict=True)
+        for sequence, (token, modality) in zip(self._sequences, pairs, strict=True):
+            sequence.append(modality, token)
+        return self._run(self._sequences)
+
+    @continues
+    def extend(self, rows: Sequence[int], parts: Sequence[TokenSequence]) -> Tensor:
+        for row, part in zip(rows, parts, strict=True):
+            self._sequences[row].join(part)
+        return self._run([self._sequences[row] for row in rows])
+
+    @continues
+    def keep(self, rows: Sequence[int]) -> None:
+        self._sequences = [self._sequences[row] for row in rows]
+
+    def cache(self, rows: Sequence[int]) -> Cache:
+        raise ValueError(
+            "continuous modalities are sampled from the state at their begin token, and the "
+            "transformer baselines have none; use a model with mixer='mamba'"
+        )
+
+    @torch.no_grad()
+    def _run(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        batch = left_pad(sequences).to(self.model.device)
+        logits = self.model(batch, return_logits=True, clean=True).logits
+        assert logits is not None
+        return logits[:, -1]

@@ -1,0 +1,90 @@
+"""A stream of generated tokens -> segments, and segments -> text, pictures, sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .grammar import Layout
+from .loop import Event
+
+if TYPE_CHECKING:
+    from ..modalities.documents import Segment
+    from ..modalities.tokenizer_set import TokenizerSet
+
+__all__ = ["cut_off", "decoded", "split"]
+
+Piece = tuple[str, np.ndarray]
+
+
+def split(layout: Layout, events: Sequence[Event]) -> list[Piece]:
+    """Runs of one modality: (name, ids without begin and end, or values).
+
+    Segments of a fixed length that are incomplete are left out.
+    """
+    pieces: list[tuple[str, list[int] | np.ndarray]] = []
+    open_ids: list[int] | None = None
+    before = ""
+    for event in events:
+        name = event.modality
+        if event.values is not None:
+            pieces.append((name, event.values.numpy()))
+            open_ids, before = None, ""
+            continue
+        special = (
+            event.token in layout.special if name == "text" else (event.token == layout.end[name])
+        )
+        if special:
+            open_ids, before = None, ""
+            continue
+        if open_ids is None or name != before:
+            open_ids, before = [], name
+            pieces.append((name, open_ids))
+        open_ids.append(event.token)
+    whole = []
+    for name, ids in pieces:
+        if len(ids) == layout.fixed_length.get(name, len(ids)):
+            whole.append((name, np.asarray(ids)))
+    return whole
+
+
+def cut_off(layout: Layout, events: Sequence[Event]) -> tuple[str, int, int | None] | None:
+    """The segment that a document broke off in and that is left out: (name, tokens it has, tokens
+    it needs, where those are fixed); None where it did not."""
+    if not events:
+        return None
+    last = events[-1]
+    opened = {token: name for name, token in layout.begin.items()}
+    if last.modality == "text" and last.token in opened:
+        name = opened[last.token]
+        return name, 0, layout.fixed_length.get(name)
+    needed = layout.fixed_length.get(last.modality, 0)
+    if last.values is not None:  # vectors come all at once
+        return None
+    held = 0
+    while held < len(events) and events[-1 - held].modality == last.modality:
+        held += 1
+    return (last.modality, held, needed) if held < needed else None
+
+
+def decoded(
+    tokenizers: TokenizerSet, layout: Layout, documents: Sequence[Sequence[Piece]]
+) -> list[list[Segment]]:
+    """Segments of many documents as content; each modality is decoded in one call."""
+    from ..modalities.documents import Segment
+
+    content: dict[tuple[int, int], Any] = {}
+    for name in layout.names:
+        places = [(i, j) for i, d in enumerate(documents) for j, p in enumerate(d) if p[0] == name]
+        items = [documents[i][j][1] for i, j in places]
+        if name == "text":
+            made = [tokenizers.text.decode(item) for item in items]
+        else:
+            made = tokenizers.others[name].decode(items) if items else []
+        content.update(zip(places, made, strict=True))
+    return [
+        [Segment(piece[0], content[i, j]) for j, piece in enumerate(document)]
+        for i, document in enumerate(documents)
+    ]

@@ -1,0 +1,1 @@
+"""Speech: files, log-mel frames, units."""

@@ -1,0 +1,155 @@
+"""Text as byte-level BPE tokens (the `tokenizers` library)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..extras import needs
+from .input_checks import check_text
+
+__all__ = ["Text", "fill_up", "text_file"]
+
+_FILE = "text.json"
+_UNUSUAL = "\N{OLD PERSIAN SIGN AURAMAZDAA}"
+
+
+class Text:
+    """Strings <-> token ids 0..bpe-1; special tokens are the TokenizerSet's business.
+
+    A trained one can encode every string: unknown characters fall back to their bytes. A pretrained
+    one may have a token for what it does not know (`unknown`). The name of a control token in a
+    text, such as `<|endoftext|>`, is text.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        # What a foreign file may bring beside its vocabulary: texts cut or filled up to a length,
+        # merges left out at random, and names of control tokens read as these.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        if getattr(tokenizer.model, "dropout", None):
+            tokenizer.model.dropout = None
+        self._tokenizer = tokenizer
+        self.bpe = tokenizer.get_vocab_size()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary: int) -> Text:
+        """Learns at most `vocabulary` tokens, at least the 256 bytes."""
+        with needs("the text tokenizer", "train"):
+            from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def pretrained(cls, path: Path, least: int = 0) -> Text:
+        """The tokenizer of a pretrained model.
+
+        Args:
+            path: a tokenizer.json of the `tokenizers` library, or the folder that holds it.
+            least: tokens at least; a model's vocabulary is often padded, and what stands behind it
+                must not take the padding's ids. The missing ones are called `<unused-ID>`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no tokenizer, its ids have gaps, or it drops what it does not know.
+        """
+        with needs("the text tokenizer", "train"):
+            from tokenizers import Tokenizer
+        file = text_file(path)
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{file} is no tokenizer: {error}") from error
+        ids = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
+        if ids != list(range(len(ids))):
+            raise ValueError(
+                f"{file} has {len(ids)} tokens, but ids up to {ids[-1]}; leave no gaps"
+            )
+        fill_up(tokenizer, least)
+        text = cls(tokenizer)
+        try:
+            kept = text.unknown is not None or len(text.encode([_UNUSUAL])[0])
+        except Exception as error:
+            raise ValueError(f"{file} cannot encode {_UNUSUAL!r}: {error}") from error
+        if not kept:
+            raise ValueError(
+                f"{file} drops characters that it does not know ({_UNUSUAL!r} for one); give a "
+                "tokenizer that falls back to bytes, or that has a token for the unknown"
+            )
+        return text
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """Id of the token that stands for what is not known; None: there is none."""
+        model = json.loads(self._tokenizer.to_str())["model"]
+        if model.get("unk_id") is not None:
+            return int(model["unk_id"])
+        name = model.get("unk_token")
+        found = self._tokenizer.token_to_id(name) if name else None
+        return None if found is None else int(found)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Ids of all tokens."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each string, int64.
+
+        Raises:
+            ValueError: a string with lone surrogates.
+        """
+        plain = [check_text(text) for text in texts]
+        encoded = self._tokenizer.encode_batch(plain, add_special_tokens=False)
+        return [np.asarray(e.ids, np.int64) for e in encoded]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The string of token ids; ids of special tokens are left out."""
+        plain = [int(i) for i in ids if 0 <= int(i) < self.bpe]
+        return self._tokenizer.decode(plain, skip_special_tokens=False)
+
+    def save(self, folder: Path) -> None:
+        """Writes `text.json` in the format of the `tokenizers` library."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._tokenizer.save(str(folder / _FILE))
+
+    @classmethod
+    def load(cls, folder: Path) -> Text:
+        with needs("the text tokenizer", "train"):
+            from tokenizers import Tokenizer
+        return cls(Tokenizer.from_file(str(folder / _FILE)))
+
+
+def fill_up(tokenizer: Any, size: int) -> None:
+    """Give a `tokenizers.Tokenizer` the ids up to `size` that a padded vocabulary has and it lacks;
+    they are called `<unused-ID>`."""
+    count = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    tokenizer.add_special_tokens([f"<unused-{i}>" for i in range(count, size)])
+
+
+def text_file(path: Path) -> Path:
+    """The tokenizer.json that a path or a folder names.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist; data.text_tokenizer names a tokenizer.json of the "
+            "`tokenizers` library (AutoTokenizer's save_pretrained writes one), or its folder"
+        )
+    return file

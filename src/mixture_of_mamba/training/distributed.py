@@ -1,0 +1,101 @@
+"""One process or many: the Fabric of a run, and how FSDP2 divides the model."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..batch import Batch
+from ..models import MultimodalModel
+from .config import TrainConfig
+from .objective import Objective
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = ["leave", "make_fabric", "sum_over_ranks", "to_device"]
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """The Fabric that the config asks for, not launched yet.
+
+    Raises:
+        ImportError: lightning is not installed.
+        ValueError: a device that this machine does not have.
+    """
+    try:
+        from lightning.fabric import Fabric
+    except ImportError as error:
+        raise ImportError(
+            "training needs the package 'lightning', which is not installed; "
+            "install it with: pip install 'mixture-of-mamba[train]'"
+        ) from error
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if config.devices > found:
+            raise ValueError(
+                f"train.devices asks for {config.devices} CUDA device(s), but this machine has "
+                f"{found}; lower train.devices or use --train.device cpu"
+            )
+    return Fabric(
+        accelerator=device,
+        devices=config.devices,
+        strategy=_strategy(config),
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+    )
+
+
+def _strategy(config: TrainConfig) -> Any:
+    if config.devices == 1:
+        return "auto"
+    if config.strategy != "fsdp":
+        return "ddp"
+    from lightning.fabric.strategies import ModelParallelStrategy
+
+    return ModelParallelStrategy(_shard, config.devices, 1)
+
+
+def _shard(objective: Objective, mesh: Any) -> Objective:
+    """FSDP2: each block is a group of its own; embedding, final norm and heads are the root's."""
+    from torch.distributed.fsdp import fully_shard
+
+    ranks = mesh["data_parallel"]
+    objective.to(ranks.device_type)
+    for block in objective.model.backbone.blocks:
+        fully_shard(block, mesh=ranks)
+    fully_shard(objective, mesh=ranks)
+    return objective
+
+
+def leave(fabric: Fabric) -> None:
+    """Part from the other processes in good order; the backend's threads end with the group."""
+    if fabric.world_size > 1 and torch.distributed.is_initialized():
+        gc.collect()  # nothing that is gone may hold on to the group until the interpreter exits
+        torch.distributed.destroy_process_group()
+
+
+def sum_over_ranks(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes."""
+    if fabric.world_size == 1:
+        return values
+    total = fabric.all_reduce(values, reduce_op="sum")
+    assert isinstance(total, torch.Tensor)
+    return total
+
+
+def to_device(fabric: Fabric, batch: Batch, model: MultimodalModel) -> Batch:
+    """The batch where the model is, checked on the way: a model elsewhere than on the CPU does not
+    check, because it would have to wait for the answer."""
+    if fabric.device.type != "cpu":
+        model.config.check(batch)
+    return batch.to(fabric.device, non_blocking=True)

@@ -1,0 +1,73 @@
+"""Validation losses on the same windows every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from ..models.diffusion import LEVELS
+from .config import TrainConfig
+from .distributed import sum_over_ranks, to_device
+from .metrics import Means
+from .objective import Part
+from .random_state import aside
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from ..batch import Batch
+
+__all__ = ["Windows", "validation_losses"]
+
+#: Of the noise that continuous modalities are evaluated with: the same at every evaluation.
+_NOISE_SEED = 20_250_127
+
+
+class Windows(Protocol):
+    """Packed windows of tokens, as the data room builds them."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Any) -> Batch: ...
+
+
+@torch.no_grad()
+def validation_losses(
+    fabric: Fabric, objective: Any, windows: Windows, config: TrainConfig
+) -> tuple[float, dict[str, float | None], dict[str, list[float | None]]]:
+    """Mean loss per target over the first windows of the validation split, and by modality; then of
+    each continuous modality its loss by noise level, from clean to noise.
+
+    Every call sees the same windows and the same noise, whatever training has drawn in between, and
+    leaves the random number generators alone.
+    """
+    count = len(windows)
+    if config.evaluate_batches:
+        count = min(count, config.evaluate_batches * config.batch_size)
+    world, rank = fabric.world_size, fabric.global_rank
+    modalities = objective.model.config.modalities
+    sums = torch.zeros(2 * len(modalities), dtype=torch.float64)
+    levels = {m.name: torch.zeros(LEVELS, 2) for m in modalities if not m.discrete}
+    size = config.batch_size // (config.devices * config.accumulate)
+    objective.eval()
+    with aside(_NOISE_SEED + rank):
+        # Every rank makes the same number of calls, because each gathers sharded parameters; a
+        # rank that runs out repeats the last window and does not count it.
+        for first in range(0, count, size * world):
+            own = [i for i in range(first + rank * size, first + (rank + 1) * size) if i < count]
+            batch = replace(windows.batch(own or [count - 1]), seed=_NOISE_SEED + first + rank)
+            _, part = objective(Part(to_device(fabric, batch, objective.model)))
+            sums += part.double().cpu() if own else 0.0
+            for name, level_sums in levels.items() if own else ():
+                level_sums += objective.noise_levels[name].float().cpu()
+    objective.train()
+    total = sum_over_ranks(fabric, sums.to(fabric.device)) if world > 1 else sums
+    if world > 1:
+        levels = {n: sum_over_ranks(fabric, x.to(fabric.device)).cpu() for n, x in levels.items()}
+    by_level = {
+        name: [error / count if count else None for error, count in x.tolist()]
+        for name, x in levels.items()
+    }
+    return (*Means(modalities, [total.tolist()]).take(), by_level)

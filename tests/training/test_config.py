@@ -1,0 +1,76 @@
+"""Configs: what is refused, and in which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig, model_config
+
+MODALITIES = [("text", "discrete", 30), ("image", "continuous", 48)]
+
+
+def test_yaml_round_trip() -> None:
+    config = RunConfig(
+        model=ModelSettings(loss_weights={"text": 0.5}, split="in_proj+x_proj"),
+        train=TrainConfig(steps=7, threads=2),
+    )
+    assert RunConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        (
+            {"train": {"step": 3}},
+            "c.yaml has unknown field 'train.step' (did you mean train.steps?)",
+        ),
+        ({"trian": {"steps": 3}}, "unknown field 'trian.steps' (did you mean train.steps?)"),
+        ({"model": {"d_modle": 3}}, "'model.d_modle' (did you mean model.d_model?)"),
+        ({"train": {"d_state": 3}}, "'train.d_state' (did you mean model.d_state?)"),
+        ({"train": {"zzz": 1}}, "c.yaml has unknown field 'train.zzz'"),
+        ({"train": {"zzz": 1, "stepz": 2}}, "unknown fields 'train.zzz', 'train.stepz'"),
+        ({"steps": 3}, "unknown field 'steps' (did you mean train.steps?)"),
+    ],
+)
+def test_unknown_fields_name_the_nearest(plain: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        RunConfig.from_dict(plain, "c.yaml")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "train.steps is 0; it must be at least 1"),
+        ({"stop_after": 0}, "train.stop_after is 0; it must be at least 1"),
+        ({"precision": "fp8"}, "train.precision is 'fp8'; choose from float32, bf16"),
+        ({"strategy": "zero"}, "choose from auto, ddp, fsdp"),
+        ({"learning_rate": float("nan")}, "train.learning_rate is nan; it must be finite"),
+        ({"beta2": 1.0}, "train.beta2 is 1.0"),
+        ({"batch_size": 6, "accumulate": 2, "devices": 2}, "use a multiple of 4"),
+    ],
+)
+def test_values_out_of_range(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        TrainConfig(**fields)
+    assert message in str(error.value)
+
+
+def test_model_config_takes_modalities_from_the_data() -> None:
+    settings = ModelSettings(d_model=32, n_layers=1, split="none", loss_weights={"image": 5.0})
+    config = model_config(settings, MODALITIES)
+    assert config.names == ("text", "image") and config.split == frozenset()
+    assert [m.loss_weight for m in config.modalities] == [1.0, 5.0]
+    with pytest.raises(ValueError, match="loss_weights names speech, but the data has text, image"):
+        model_config(ModelSettings(loss_weights={"speech": 1.0}), MODALITIES)
+    with pytest.raises(ValueError, match="split has unknown projections"):
+        model_config(ModelSettings(split="in_prj"), MODALITIES)
+
+
+def test_differences_leave_out_what_may_change() -> None:
+    one = RunConfig()
+    two = RunConfig(train=TrainConfig(log_every=3, clip=0.5), model=ModelSettings(split="none"))
+    assert one.differences(two) == ["model.split: 'all' -> 'none'", "train.clip: 1.0 -> 0.5"]

@@ -1,0 +1,97 @@
+"""Parts of a batch share its loss by the targets of the whole, continuous modalities included."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
+from mixture_of_mamba.training.metrics import Means
+from mixture_of_mamba.training.objective import Objective, Part, total_loss
+
+MODALITIES = [
+    Modality("text", "discrete", 11, 0.5),
+    Modality("image", "continuous", 4, 5.0),
+    Modality("speech", "discrete", 7),
+]
+
+
+def batch_of(images: int, seed: int) -> Batch:
+    """Two windows of 12 tokens; the first has an image of 4 patches where `images` is 1."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.tensor([0, 0, 0, 1, 1, 1, 1, 0, 2, 2, 2, 0]).repeat(2, 1)
+    ids[1:] = torch.where(ids[1:] == 1, 0, ids[1:])
+    if not images:
+        ids[0] = 0
+    tokens = torch.randint(0, 7, ids.shape, generator=draw)
+    return Batch(
+        modality_ids=ids,
+        tokens=torch.where(ids == 1, 0, tokens),
+        values={"image": torch.randn(int((ids == 1).sum()), 4, generator=draw)},
+        document_ids=torch.arange(12).div(6, rounding_mode="floor").repeat(2, 1),
+        loss_mask=torch.rand(ids.shape, generator=draw) < 0.8,
+        seed=seed,
+    )
+
+
+@pytest.fixture
+def objective() -> Objective:
+    diffusion = {"caption_dropout": 0.5}
+    config = ModelConfig(d_model=16, n_layers=1, modalities=MODALITIES, diffusion=diffusion)
+    return Objective(MultimodalModel(config))
+
+
+PARTS = [batch_of(1, 3), batch_of(0, 4), batch_of(1, 5)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_targets_are_counted_as_the_forward_counts_them(
+    objective: Objective, training: bool
+) -> None:
+    objective.train(training)
+    for batch in [*PARTS, replace(PARTS[0], loss_mask=None, document_ids=None)]:
+        counts = objective.model(batch).counts
+        assert objective.model.target_counts(batch).tolist() == [
+            counts[m.name].item() for m in MODALITIES
+        ]
+
+
+def test_shares_add_up_to_the_loss_and_gradient_of_the_whole(objective: Objective) -> None:
+    """Against the loss written out: means over the targets of all parts together."""
+    outputs = [objective.model(part) for part in PARTS]
+    number = {m.name: sum(o.counts[m.name] for o in outputs) for m in MODALITIES}
+    total = {m.name: sum(o.totals[m.name] for o in outputs) for m in MODALITIES}
+    words = number["text"] + number["speech"]
+    whole = (0.5 * total["text"] + total["speech"]) / words + 5 * total["image"] / number["image"]
+    names, parameters = zip(*objective.named_parameters(), strict=True)
+    wanted = torch.autograd.grad(whole, parameters)
+
+    targets = torch.stack([objective.model.target_counts(part) for part in PARTS]).sum(0)
+    objective.zero_grad()
+    shares = [objective(Part(part, targets)) for part in PARTS]
+    for share, _ in shares:
+        share.backward()
+    assert sum(share.item() for share, _ in shares) == pytest.approx(whole.item(), rel=1e-6)
+    for name, parameter, gradient in zip(names, parameters, wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+    loss, losses = Means(MODALITIES, [sums.tolist() for _, sums in shares]).take()
+    assert loss == pytest.approx(whole.item(), rel=1e-6)
+    assert losses["image"] == pytest.approx((total["image"] / number["image"]).item(), rel=1e-6)
+
+
+def test_one_part_is_the_models_own_loss(objective: Objective) -> None:
+    objective.eval()
+    output = objective.model(PARTS[0])
+    loss, sums = objective(Part(PARTS[0]))
+    assert loss.item() == output.loss.item()
+    assert total_loss(MODALITIES, *sums.chunk(2)).item() == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_a_modality_without_targets_has_no_mean(objective: Objective) -> None:
+    _, sums = objective(Part(PARTS[1]))
+    loss, losses = Means(MODALITIES, [sums.tolist()]).take()
+    assert losses["image"] is None and losses["speech"] is not None
+    assert torch.isfinite(torch.tensor(loss))
