@@ -30,10 +30,10 @@ from mixture_of_mamba.training.metrics import MetricsLog
 from mixture_of_mamba.training.runs import publish_model, write_config
 from mixture_of_mamba.training.tensorboard import Board
 
-from .evaluate.runs import make_plan
+from .evaluation.runs import make_plan
 from .helpers.disks import full_disk, read_only
 from .helpers.tiny_data import tiny_bundle
-from .train.tiny import build, tiny_config
+from .training.tiny import build, tiny_config
 
 
 def model() -> MultimodalModel:

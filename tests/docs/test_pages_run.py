@@ -53,8 +53,9 @@ EXCLUDED = {
 #: (page, beginning of a block) -> what it is, where it is no code.
 TEXT = {
     ("design.md", "files / embedded scenes"): "a drawing",
+    ("design.md", "modalities:"): "a part of a config",
     ("design.md", "ops/dispatch.py"): "a list of files",
-    ("design.md", "generate/grammar.py"): "a list of files",
+    ("design.md", "generation/grammar.py"): "a list of files",
     (
         "data.md",
         "tones/documents.jsonl:7: image",
