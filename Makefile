@@ -45,7 +45,7 @@ types: install
 # The tests that touch other people's interfaces, with the newest versions that pyproject.toml
 # allows of everything but torch, in an environment of their own.
 NEWEST := .venv-newest
-INTERFACES := tests/interop tests/cli tests/train tests/data/test_autoencoder.py \
+INTERFACES := tests/interop tests/cli tests/training tests/modalities/image/test_autoencoder.py \
 	tests/generation/diffusion tests/ops/test_triton_scan.py tests/ops/test_triton_conv.py \
 	tests/ops/test_compile_gate.py
 VERSIONS := torch|transformers|tokenizers|huggingface_hub|peft|accelerate|diffusers|lightning|jsonargparse|triton|numpy|safetensors|pyarrow

@@ -9,20 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixture_of_mamba.data.bundle import DataBundle
-from tests.helpers.tiny_data import tiny_bundle
+from tests.helpers.tiny_data import bundle, spoken
 
-
-@pytest.fixture(scope="session", params=["chameleon_speech", "transfusion"])
-def bundle(request: pytest.FixtureRequest) -> DataBundle:
-    """The tiny data of a discrete and of a continuous setting."""
-    return tiny_bundle(request.param)
-
-
-@pytest.fixture(scope="session")
-def spoken() -> DataBundle:
-    """The tiny data with text, image and speech."""
-    return tiny_bundle("chameleon_speech")
+__all__ = ["bundle", "documents", "media", "spoken", "write_jsonl", "write_png", "write_wav"]
 
 
 def write_png(path: Path, seed: int, size: tuple[int, int] = (50, 40)) -> Path:

@@ -14,8 +14,8 @@ from mixture_of_mamba.data.errors import DataError
 from mixture_of_mamba.data.listing import list_documents
 from mixture_of_mamba.modalities.text import Text
 from tests.data.conftest import write_jsonl
-from tests.data.test_sound_files import bad_sounds
 from tests.data.test_user_data import own_config
+from tests.modalities.speech.test_files import bad_sounds
 
 BASE64 = base64.b64encode(bytes(range(256)) * 12).decode()
 BAD = {

@@ -6,11 +6,13 @@ import tempfile
 from functools import cache
 from typing import Any
 
+import pytest
+
 from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.config import DataConfig
 
-__all__ = ["tiny_bundle", "tiny_config"]
+__all__ = ["bundle", "spoken", "tiny_bundle", "tiny_config"]
 
 
 @cache
@@ -38,3 +40,15 @@ def tiny_config(setting: str = "chameleon_speech", **changes: Any) -> DataConfig
 def tiny_bundle(setting: str = "chameleon_speech") -> DataBundle:
     """The prepared tiny data of a setting; the same object in every test of a process."""
     return build(tiny_config(setting), progress=False)
+
+
+@pytest.fixture(scope="session", params=["chameleon_speech", "transfusion"])
+def bundle(request: pytest.FixtureRequest) -> DataBundle:
+    """The tiny data of a discrete and of a continuous setting."""
+    return tiny_bundle(request.param)
+
+
+@pytest.fixture(scope="session")
+def spoken() -> DataBundle:
+    """The tiny data with text, image and speech."""
+    return tiny_bundle("chameleon_speech")
