@@ -16,7 +16,7 @@ from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise
 from mixture_of_mamba.generation.sampling import Draws
 from mixture_of_mamba.modalities.image.autoencoder import train as train_autoencoder
 from mixture_of_mamba.seeding import torch_seed
-from mixture_of_mamba.training.random_state import aside
+from mixture_of_mamba.training.random_state import isolated_rng
 from tests.helpers.sequences import batch_of, caption_first, model_of
 
 SEEDS = [0, 7, 2**31, 2**32 + 7, int(2e13), 2**63, 2**64, 10**40, -1, -(2**63), -(10**40)]
@@ -44,7 +44,7 @@ def image(seed: Any) -> torch.Tensor:
 
 
 def beside(seed: Any) -> torch.Tensor:
-    with aside(seed):
+    with isolated_rng(seed):
         return torch.rand(3)
 
 

@@ -28,7 +28,7 @@ from mixture_of_mamba.training.lock import FolderLock
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.metrics import MetricsLog
 from mixture_of_mamba.training.runs import publish_model, write_config
-from mixture_of_mamba.training.tensorboard import Board
+from mixture_of_mamba.training.tensorboard import TensorBoardLog
 
 from .evaluation.runs import make_plan
 from .helpers.disks import full_disk, read_only
@@ -203,7 +203,7 @@ def test_events_that_do_not_fit_are_said(tmp_path: Path) -> None:
     line: dict[str, Any] = {"phase": "train", "loss": 1.0, "losses": {"text": 1.0}}
     line |= dict.fromkeys(("learning_rate", "gradient_norm", "tokens_per_second"), 1.0)
     with full_disk(tmp_path / "tensorboard", kilobytes=8) as reason:
-        board = Board(tmp_path, step=0, enabled=True)
+        board = TensorBoardLog(tmp_path, step=0, enabled=True)
         with pytest.raises(WriteError) as error:
             for step in range(2000):
                 board.write(line | {"step": step})

@@ -16,7 +16,7 @@ from mixture_of_mamba.generation.native import NativeDecoder
 from mixture_of_mamba.models import precision
 from mixture_of_mamba.ops import native
 from mixture_of_mamba.training.config import RunConfig, TrainConfig
-from mixture_of_mamba.training.precision import settle_precision
+from mixture_of_mamba.training.precision import resolve_precision
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +47,13 @@ def test_training_takes_bfloat16_where_it_is_faster(
 ) -> None:
     measured(monkeypatch, ratio)
     auto = RunConfig(train=TrainConfig(precision="auto", device="cpu"))
-    assert settle_precision(auto, None).train.precision == taken
+    assert resolve_precision(auto, None).train.precision == taken
     assert f"is {taken} (" in capsys.readouterr().err
     # what a folder has counts, whatever this machine is like; and nothing but auto is touched
     for held in ("bf16", "float32"):
         before = replace(auto, train=replace(auto.train, precision=held))
-        assert settle_precision(auto, before).train.precision == held
-        assert settle_precision(before, None) is before
+        assert resolve_precision(auto, before).train.precision == held
+        assert resolve_precision(before, None) is before
 
 
 def test_a_measurement_is_kept_by_machine_and_threads(

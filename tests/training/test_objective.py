@@ -77,7 +77,7 @@ def test_shares_add_up_to_the_loss_and_gradient_of_the_whole(objective: Objectiv
     for name, parameter, gradient in zip(names, parameters, wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-5, msg=name)
 
-    loss, losses = Means(MODALITIES, [sums.tolist() for _, sums in shares]).take()
+    loss, losses = Means(MODALITIES, [sums.tolist() for _, sums in shares]).compute_and_reset()
     assert loss == pytest.approx(whole.item(), rel=1e-6)
     assert losses["image"] == pytest.approx((total["image"] / number["image"]).item(), rel=1e-6)
 
@@ -92,6 +92,6 @@ def test_one_part_is_the_models_own_loss(objective: Objective) -> None:
 
 def test_a_modality_without_targets_has_no_mean(objective: Objective) -> None:
     _, sums = objective(Part(PARTS[1]))
-    loss, losses = Means(MODALITIES, [sums.tolist()]).take()
+    loss, losses = Means(MODALITIES, [sums.tolist()]).compute_and_reset()
     assert losses["image"] is None and losses["speech"] is not None
     assert torch.isfinite(torch.tensor(loss))

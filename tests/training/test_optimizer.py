@@ -8,8 +8,8 @@ from torch import nn
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.training.config import TrainConfig
-from mixture_of_mamba.training.optimizer import decays, limit_gradients, make_optimizer
-from mixture_of_mamba.training.schedule import learning_rate
+from mixture_of_mamba.training.lr_schedule import learning_rate
+from mixture_of_mamba.training.optimizer import clip_grad_norm, decays, make_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_limit_gradients(clip: float) -> None:
     for p, g in zip(parameters, gradients, strict=True):
         p.grad = g.clone()
     unused = nn.Parameter(torch.zeros(2))
-    norm = limit_gradients([*parameters, unused], clip)
+    norm = clip_grad_norm([*parameters, unused], clip)
     assert norm.item() == pytest.approx(5.0)
     left = min(1.0, clip / 5.0) if clip else 1.0
     for p, g in zip(parameters, gradients, strict=True):

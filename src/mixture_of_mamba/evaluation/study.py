@@ -15,7 +15,7 @@ from ..generation import Generator
 from ..ops import native
 from ..processes import unwinding
 from ..training.lock import FolderLock
-from ..training.precision import settle_precision
+from ..training.precision import resolve_precision
 from ..training.runs import load_run
 from .ablation import is_ablation, write_ablation
 from .artefacts import checkpoint_of, read_made
@@ -67,7 +67,7 @@ def run_study(
     plan = plan.settled()
     if plan.config.train.precision == "auto":
         held = read_plan(out).config if (out / "plan.json").is_file() else None
-        plan = replace(plan, config=settle_precision(plan.config, held, threads=1))
+        plan = replace(plan, config=resolve_precision(plan.config, held, threads=1))
     with unwinding(), FolderLock(out):
         return _run(plan, out, jobs, samples, judged, board)
 

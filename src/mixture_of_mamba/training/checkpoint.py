@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointError",
-    "Position",
+    "TrainState",
     "checkpoints",
     "load_checkpoint",
-    "on_first",
+    "on_rank_zero",
     "save_checkpoint",
     "step_of",
 ]
@@ -50,7 +50,7 @@ class CheckpointError(OSError):
 
 
 @dataclass(kw_only=True)
-class Position:
+class TrainState:
     """How far a run is.
 
     Attributes:
@@ -79,7 +79,7 @@ def save_checkpoint(
     folder: Path,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    position: Position,
+    position: TrainState,
     *,
     keep: int,
 ) -> None:
@@ -107,12 +107,12 @@ def save_checkpoint(
         for old in checkpoints(folder)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
 
-    on_first(fabric, write)
+    on_rank_zero(fabric, write)
 
 
 def load_checkpoint(
     fabric: Fabric, folder: Path, objective: Objective, optimizer: torch.optim.Optimizer
-) -> Position:
+) -> TrainState:
     """Restore the newest checkpoint that can be read; position 0 where a run has none.
 
     Raises:
@@ -133,10 +133,10 @@ def load_checkpoint(
         if problems:
             raise CheckpointError(f"no checkpoint of {folder} can be read; {'; '.join(problems)}")
 
-    on_first(fabric, newest)
+    on_rank_zero(fabric, newest)
     position, generators = fabric.broadcast((read[0][2:] if read else (None, [])), src=0)
     if position is None:
-        return Position()
+        return TrainState()
     many = fabric.world_size > 1
     full = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=many)
     set_model_state_dict(objective, read[0][0] if read else {}, options=full)
@@ -148,7 +148,7 @@ def load_checkpoint(
     set_optimizer_state_dict(objective, optimizer, template, options=full)
     if fabric.global_rank < len(generators):
         set_random_state(generators[fabric.global_rank])
-    return Position(**position)
+    return TrainState(**position)
 
 
 def _read(path: Path, objective: Objective) -> tuple[Any, ...]:
@@ -200,7 +200,7 @@ def _gather(fabric: Fabric, value: Any) -> list[Any]:
     return values
 
 
-def on_first(fabric: Fabric, act: Callable[[], None]) -> None:
+def on_rank_zero(fabric: Fabric, act: Callable[[], None]) -> None:
     """Run on the first process; an error is raised there, and the others end without a word."""
     error: Exception | None = None
     if fabric.global_rank == 0:

@@ -17,7 +17,7 @@ from .objective import Objective
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["leave", "make_fabric", "sum_over_ranks", "to_device"]
+__all__ = ["make_fabric", "shutdown", "sum_over_ranks", "to_device"]
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -77,7 +77,7 @@ def _shard(objective: Objective, mesh: Any) -> Objective:
     return objective
 
 
-def leave(fabric: Fabric) -> None:
+def shutdown(fabric: Fabric) -> None:
     """Part from the other processes in good order; the backend's threads end with the group."""
     if fabric.world_size > 1 and torch.distributed.is_initialized():
         gc.collect()  # nothing that is gone may hold on to the group until the interpreter exits

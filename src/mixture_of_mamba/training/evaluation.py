@@ -12,7 +12,7 @@ from .config import TrainConfig
 from .distributed import sum_over_ranks, to_device
 from .metrics import Means
 from .objective import Part
-from .random_state import aside
+from .random_state import isolated_rng
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -52,7 +52,7 @@ def validation_losses(
     levels = {m.name: torch.zeros(LEVELS, 2) for m in modalities if not m.discrete}
     size = config.batch_size // (config.devices * config.accumulate)
     objective.eval()
-    with aside(_NOISE_SEED + rank):
+    with isolated_rng(_NOISE_SEED + rank):
         # Every rank makes the same number of calls, because each gathers sharded parameters; a
         # rank that runs out repeats the last window and does not count it.
         for first in range(0, count, size * world):
@@ -70,4 +70,4 @@ def validation_losses(
         name: [error / count if count else None for error, count in x.tolist()]
         for name, x in levels.items()
     }
-    return (*Means(modalities, [total.tolist()]).take(), by_level)
+    return (*Means(modalities, [total.tolist()]).compute_and_reset(), by_level)

@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .distributed import sum_over_ranks, to_device
 from .evaluation import Windows
 from .objective import Part
-from .optimizer import limit_gradients
+from .optimizer import clip_grad_norm
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -56,7 +56,7 @@ def step_gradients(
             fabric.backward(loss)
         total = sums if total is None else total + sums
     assert total is not None
-    return sum_over_ranks(fabric, total), limit_gradients(module.parameters(), config.clip)
+    return sum_over_ranks(fabric, total), clip_grad_norm(module.parameters(), config.clip)
 
 
 def _parts(

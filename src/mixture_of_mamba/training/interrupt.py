@@ -13,11 +13,11 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """While entered, `asked` turns True at the first SIGINT, SIGTERM or SIGHUP; the second SIGINT
+    """While entered, `requested` turns True at the first SIGINT, SIGTERM or SIGHUP; a second SIGINT
     stops at once. Outside the main thread, where Python allows no handlers, it never does."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -29,6 +29,6 @@ class Interrupt:
         give_back_signals(self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

@@ -20,31 +20,31 @@ from ..models.flops import flops_per_token
 from ..ops import native
 from ..processes import adopting, end_with_parent, unwinding
 from ..seeding import torch_seed
-from .checkpoint import checkpoints, load_checkpoint, on_first, save_checkpoint
+from .checkpoint import checkpoints, load_checkpoint, on_rank_zero, save_checkpoint
 from .config import RunConfig, model_config
-from .distributed import leave, make_fabric, sum_over_ranks
+from .distributed import make_fabric, shutdown, sum_over_ranks
 from .evaluation import validation_losses
 from .gradients import step_gradients
 from .interrupt import Interrupt
 from .launch import check_launch
 from .lock import FolderLock
+from .lr_schedule import learning_rate
 from .metrics import Means, MetricsLog
 from .objective import Objective
 from .optimizer import make_optimizer
-from .precision import settle_precision
-from .progress import Progress
-from .random_state import aside
+from .precision import resolve_precision
+from .progress_bar import TrainProgressBar
+from .random_state import isolated_rng
 from .runs import (
-    beginning,
-    hold_against_data,
+    check_data,
+    cleanup_on_failure,
     prepare_folder,
     publish_model,
     read_config,
     start_of,
     write_config,
 )
-from .schedule import learning_rate
-from .tensorboard import Board
+from .tensorboard import TensorBoardLog
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -125,7 +125,7 @@ def train(
         config = replace(config, data=settled(config.data))
     if config.train.precision == "auto":
         held = read_config(folder) if (folder / "config.yaml").is_file() else None
-        config = settle_precision(config, held)
+        config = resolve_precision(config, held)
     if start_of(folder, config) is None:
         start = None  # the weights are new, or those of a checkpoint
     elif start is None:
@@ -143,14 +143,14 @@ def train(
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         try:
-            on_first(fabric, lambda: prepare_folder(lock, config, resume=resume))
+            on_rank_zero(fabric, lambda: prepare_folder(lock, config, resume=resume))
             for remark in config.train.remarks() if fabric.global_rank == 0 else ():
                 print(remark, file=sys.stderr)
             interrupt = Interrupt()
-            with beginning(folder, ours=fabric.global_rank == 0 and not resume):
+            with cleanup_on_failure(folder, ours=fabric.global_rank == 0 and not resume):
                 with fabric.rank_zero_first():
                     data = build(config.data)
-                on_first(fabric, lambda: _keep_facts(folder, data, config))
+                on_rank_zero(fabric, lambda: _keep_facts(folder, data, config))
                 if fabric.device.type == "cpu":
                     native.why_not()  # compiles the kernels where needed, before the clock runs
                 training = _Training(fabric, config, folder, data, start, on_evaluation, interrupt)
@@ -159,12 +159,12 @@ def train(
             fabric.barrier()
             return result
         finally:
-            leave(fabric)
+            shutdown(fabric)
             lock.release()
 
 
 def _keep_facts(folder: Path, data: Any, config: RunConfig) -> None:
-    hold_against_data(folder, data)
+    check_data(folder, data)
     write_config(folder, config)
     if not (folder / "tokenizers").is_dir():
         data.tokenizers.save(folder / "tokenizers")
@@ -210,8 +210,8 @@ class _Training:
         """Train to the last step, or to an interruption."""
         c, start = self.config, self.position.step
         self.log = MetricsLog(self.folder / "metrics.jsonl", up_to=start) if self.first else None
-        self.board = Board(self.folder, step=start, enabled=c.tensorboard and self.first)
-        self.progress = Progress(c, start=start, quiet=not self.first)
+        self.board = TensorBoardLog(self.folder, step=start, enabled=c.tensorboard and self.first)
+        self.progress = TrainProgressBar(c, start=start, quiet=not self.first)
         self.module.train()
         try:
             while self.position.step < min(c.steps, c.stop_after or c.steps):
@@ -222,7 +222,7 @@ class _Training:
                 self._checkpoint()
             finished = self.position.step >= c.steps
             if finished:
-                on_first(self.fabric, lambda: publish_model(self.folder))
+                on_rank_zero(self.fabric, lambda: publish_model(self.folder))
             return TrainResult(self.folder, self.position.step, finished)
         finally:
             self.progress.close()
@@ -251,7 +251,7 @@ class _Training:
             self._collect()
         self.position.seconds += time.perf_counter() - began
         if log:
-            self._write("train", *self.means.take(), gradient_norm=self.norm)
+            self._write("train", *self.means.compute_and_reset(), gradient_norm=self.norm)
         if evaluate and len(self.data.validation):
             self._evaluate()
         if save:
@@ -285,8 +285,8 @@ class _Training:
     def _interrupted(self) -> bool:
         """Whether any process was asked to stop; all of them find out at the same step."""
         if self.fabric.world_size == 1:
-            return self.interrupt.asked
-        asked = torch.tensor(float(self.interrupt.asked), device=self.fabric.device)
+            return self.interrupt.requested
+        asked = torch.tensor(float(self.interrupt.requested), device=self.fabric.device)
         return bool(sum_over_ranks(self.fabric, asked).item())
 
     def _write(self, phase: str, loss: float, losses: dict[str, float | None], **more: Any) -> None:
@@ -323,7 +323,7 @@ class _Training:
         divided = self.fabric.world_size > 1 and self.config.strategy == "fsdp"
         if self.on_evaluation is not None and self.first and not divided:
             self.model.eval()
-            with aside(self.config.seed), torch.no_grad():
+            with isolated_rng(self.config.seed), torch.no_grad():
                 step, writer = self.position.step, self.board.writer
                 self.on_evaluation(Evaluation(step, self.model, self.data, writer))
             self.model.train()

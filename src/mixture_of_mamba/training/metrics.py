@@ -93,7 +93,7 @@ class Means:
     def add(self, sums: Sequence[float]) -> None:
         self.rows.append(list(sums))
 
-    def take(self) -> tuple[float, dict[str, float | None]]:
+    def compute_and_reset(self) -> tuple[float, dict[str, float | None]]:
         """-> the loss of all targets together, and by modality (None: no targets); starts anew."""
         summed = torch.tensor(self.rows, dtype=torch.float64).sum(0)
         totals, counts = summed.chunk(2)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 
-__all__ = ["decays", "limit_gradients", "make_optimizer"]
+__all__ = ["clip_grad_norm", "decays", "make_optimizer"]
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -40,7 +40,7 @@ def make_optimizer(
 
 
 @torch.no_grad()
-def limit_gradients(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
+def clip_grad_norm(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
     """Bring the joint norm of all gradients down to `clip`.
 
     Args:

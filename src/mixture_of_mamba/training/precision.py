@@ -10,10 +10,10 @@ import torch
 from ..models.precision import training
 from .config import RunConfig
 
-__all__ = ["settle_precision"]
+__all__ = ["resolve_precision"]
 
 
-def settle_precision(
+def resolve_precision(
     config: RunConfig, before: RunConfig | None, threads: int | None = None
 ) -> RunConfig:
     """The config with a precision that a resumed run will find in its folder, whatever the machine.

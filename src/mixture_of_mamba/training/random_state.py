@@ -12,7 +12,7 @@ import torch
 
 from ..seeding import torch_seed
 
-__all__ = ["aside", "random_state", "set_random_state"]
+__all__ = ["isolated_rng", "random_state", "set_random_state"]
 
 
 def random_state() -> dict[str, Any]:
@@ -41,7 +41,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def aside(seed: int) -> Iterator[None]:
+def isolated_rng(seed: int) -> Iterator[None]:
     """Draw from `seed` inside, and leave every generator as it was before."""
     before = random_state()
     torch.manual_seed(torch_seed(seed))

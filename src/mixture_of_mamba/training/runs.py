@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Run",
-    "beginning",
+    "check_data",
+    "cleanup_on_failure",
     "has_finished",
-    "hold_against_data",
     "load_run",
     "prepare_folder",
     "publish_model",
@@ -175,7 +175,7 @@ def _check(folder: Path, config: RunConfig, *, resume: bool) -> None:
 
 
 @contextmanager
-def beginning(folder: Path, *, ours: bool) -> Iterator[None]:
+def cleanup_on_failure(folder: Path, *, ours: bool) -> Iterator[None]:
     """Inside, a run gets ready in a folder that `prepare_folder` has claimed. Where that fails,
     nothing stays in its way: the command can be given again, corrected.
 
@@ -193,7 +193,7 @@ def beginning(folder: Path, *, ours: bool) -> Iterator[None]:
         raise
 
 
-def hold_against_data(folder: Path, data: Any) -> None:
+def check_data(folder: Path, data: Any) -> None:
     """Keep the digests of a run's data in data.json, or hold the data of a resumed run against it.
 
     Args:

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..files import writing
 
-__all__ = ["Board"]
+__all__ = ["TensorBoardLog"]
 
 
-class Board:
+class TensorBoardLog:
     """Writes under `folder/tensorboard`; a resumed run hides what it writes anew.
 
     Attributes:

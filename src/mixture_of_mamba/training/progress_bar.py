@@ -8,10 +8,10 @@ from typing import Any
 
 from .config import TrainConfig
 
-__all__ = ["Progress"]
+__all__ = ["TrainProgressBar"]
 
 
-class Progress:
+class TrainProgressBar:
     """Step, loss by modality, tokens a second and the time that is left.
 
     Args:
