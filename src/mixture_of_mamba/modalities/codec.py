@@ -1,0 +1,86 @@
+"""The protocol of a modality: one class that turns items into tokens and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from .media import Media
+from .options import CodecOptions
+
+__all__ = ["Codec"]
+
+
+class Codec(ABC):
+    """Items of one modality <-> tokens: ids of a vocabulary, or vectors.
+
+    A subclass is registered under its name (`modalities.registry.register`); a run's config then
+    lists it with its options. An item is what `media` reads from a file.
+
+    Attributes:
+        codec: its name in configs.
+        media: how its items look as files.
+        Options: frozen dataclass of its options, a subclass of CodecOptions.
+        kind: "discrete" (ids) or "continuous" (vectors).
+        size: ids with the end token, which is the last of them (discrete), or the width of a
+            vector (continuous). Of text: its tokens; the special tokens belong to the TokenizerSet.
+        fixed_length: tokens of every item, without begin and end; None: they vary.
+        options: what this codec is; recorded with it.
+    """
+
+    codec: ClassVar[str]
+    media: ClassVar[Media]
+    Options: ClassVar[type[CodecOptions]]
+    kind: str
+    size: int
+    fixed_length: int | None = None
+    options: Any
+
+    @classmethod
+    def prepare(cls, item: Any, options: Any) -> Any:
+        """What is kept of an item until it is encoded: by default the item itself. A string, or an
+        array, such as an image of the codec's size or the frames of an utterance."""
+        return item
+
+    @classmethod
+    @abstractmethod
+    def fit(
+        cls,
+        prepared: Sequence[Any],
+        options: Any,
+        *,
+        seed: int,
+        cache: Path,
+        report: Callable[[str], None],
+    ) -> Self:
+        """A codec for training items; equal arguments give equal codecs in every process.
+
+        Args:
+            prepared: of the training split, as `prepare` gives them; at least one.
+            cache: folder for what is worth keeping, such as trained weights.
+            report: takes lines about the progress.
+
+        Raises:
+            ValueError: the items do not suffice, or do not fit the options.
+        """
+
+    @abstractmethod
+    def encode(self, prepared: Sequence[Any]) -> list[np.ndarray]:
+        """Of each prepared item its ids, (tokens,) int64, or vectors, (tokens, size) float32."""
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[np.ndarray]) -> list[Any]:
+        """Items of ids or vectors, without begin and end."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` needs, the options among it, as safetensors and JSON."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """The codec that `save` wrote."""

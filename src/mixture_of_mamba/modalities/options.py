@@ -1,0 +1,160 @@
+"""Options of the built-in codecs: values that are checked when made, importable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "CODE_SIZE",
+    "ORDERS",
+    "AutoencoderOptions",
+    "CodecOptions",
+    "PatchOptions",
+    "TextOptions",
+    "UnitOptions",
+    "VQOptions",
+]
+
+#: Side of the square of pixels that one code of the image tokenizer covers.
+CODE_SIZE = 4
+#: Orders in which the patches of an image are read: row by row, or along a Z-order curve.
+ORDERS = ("rows", "z")
+#: Least number of text tokens: the 256 bytes and room for special tokens.
+LEAST_VOCABULARY = 270
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecOptions:
+    """What a codec is fitted with; subclasses are frozen dataclasses, every field with a default.
+
+    Attributes:
+        kind: of the codec, "discrete" or "continuous".
+        training: fields that say how the codec is trained, not what it is; a fitted codec that is
+            reused does not decide them.
+        paths: fields that name files or folders of the user.
+    """
+
+    kind: ClassVar[str] = "discrete"
+    training: ClassVar[tuple[str, ...]] = ()
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def fixed_length(self) -> int | None:
+        """Tokens of every item, without begin and end; None where they vary."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(CodecOptions):
+    """Of `bpe`, byte-level BPE tokens."""
+
+    training: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    paths: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
+    vocabulary: int = 1024
+    """Entries of the text vocabulary, tokens and special tokens together; at least as many where
+    `tokenizer` brings its own."""
+
+    tokenizer: str | None = None
+    """A tokenizer.json, or the folder of a pretrained model that has one. None: train a tokenizer
+    on this data."""
+
+    def __post_init__(self) -> None:
+        _at_least("vocabulary", self.vocabulary, LEAST_VOCABULARY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SquareImageOptions(CodecOptions):
+    size: int = 32
+    """Side of an image in pixels, a multiple of 8; your own images are cropped to a square and
+    resized to it."""
+
+    def __post_init__(self) -> None:
+        _at_least("size", self.size, 8)
+        if self.size % 8:
+            raise ValueError(
+                f"size is {self.size}; it must be a multiple of 8 pixels, so that patches and "
+                "image codes divide it"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQOptions(_SquareImageOptions):
+    """Of `vq`, codes of a VQ autoencoder, one for each 4x4 pixels."""
+
+    training: ClassVar[tuple[str, ...]] = ("steps",)
+
+    codes: int = 512
+    """Entries of the codebook."""
+
+    steps: int = 1200
+    """Training steps, 16 images each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("codes", self.codes, 2)
+        _at_least("steps", self.steps, 1)
+
+    @property
+    def fixed_length(self) -> int:
+        return (self.size // CODE_SIZE) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchOptions(_SquareImageOptions):
+    """Of `patches`, the raw pixels of a square as one vector."""
+
+    kind: ClassVar[str] = "continuous"
+
+    patch: int = 4
+    """Side of the square of pixels that one vector stands for: 2, 4 or 8."""
+
+    order: str = "rows"
+    """Order of the vectors of an image: "rows", or "z" for a Z-order curve, which keeps neighbours
+    near."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patch not in (2, 4, 8):
+            raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
+        if self.order not in ORDERS:
+            raise ValueError(f"order is {self.order!r}; choose from {', '.join(ORDERS)}")
+
+    @property
+    def fixed_length(self) -> int:
+        return (self.size // self.patch) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions(PatchOptions):
+    """Of `autoencoder`, latents of a KL autoencoder."""
+
+    training: ClassVar[tuple[str, ...]] = ("steps", "pretrained")
+    paths: ClassVar[tuple[str, ...]] = ("pretrained",)
+
+    steps: int = 1200
+    """Training steps of the autoencoder, 32 images each."""
+
+    pretrained: str | None = None
+    """Folder of a diffusers AutoencoderKL. None: train a small one on the images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("steps", self.steps, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitOptions(CodecOptions):
+    """Of `units`, clusters of log-mel frames."""
+
+    units: int = 256
+    """Number of speech units; 25 a second."""
+
+    def __post_init__(self) -> None:
+        _at_least("units", self.units, 2)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
