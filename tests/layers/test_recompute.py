@@ -62,3 +62,16 @@ def test_the_scan_is_not_computed_again(calls: Counter[str]) -> None:
     assert calls == {"scan": 1, "conv": 2, "projection": 8}
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_backends_of_the_forward_compute_it_again(calls: Counter[str]) -> None:
+    """The backward may run in another thread, or when the preference has ended."""
+    block = MambaBlock(MambaConfig(d_model=16, n_modalities=2))
+    routing = Routing.build(torch.randint(2, (2, 9)), 2)
+    x = torch.randn(18, 16, requires_grad=True)
+    with use_backend(**COMPOSED):
+        y = checkpoint(
+            block, x, routing=routing, use_reentrant=False, context_fn=checkpoint_contexts
+        )
+    torch.autograd.grad(y.sum(), x)
+    assert calls == {"scan": 1, "conv": 2, "projection": 8}

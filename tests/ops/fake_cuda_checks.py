@@ -322,7 +322,7 @@ def choice() -> None:
         offsets = torch.empty(2, dtype=torch.int32, device=CUDA)
         linear = LinearInputs(x.u, torch.empty(2, 8, 32, device=CUDA), None, offsets, None)
         assert dispatch.choose("modality_linear", linear)[0] == "grouped"
-        dispatch._WARNED.clear()
+        dispatch._EXPLAINED.clear()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in range(2):

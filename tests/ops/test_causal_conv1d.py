@@ -85,7 +85,7 @@ def test_two_halves_equal_the_whole(backend: str) -> None:
 def test_many_taps_are_refused_by_name_and_served_by_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dispatch, "_WARNED", set())
+    monkeypatch.setattr(dispatch, "_EXPLAINED", set())
     x, weight = torch.randn(1, 9, 8), torch.randn(8, 7)
     with pytest.raises(BackendError, match=r"1\.\.4 taps"):
         causal_conv1d(x, weight, backend="cpu")

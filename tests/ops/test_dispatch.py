@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import mixture_of_mamba as mom
+from mixture_of_mamba.ops import dispatch
 
 ALL = {"selective_scan": "reference", "causal_conv1d": "reference", "modality_linear": "reference"}
 
@@ -64,3 +69,46 @@ def test_names_that_do_not_exist() -> None:
             *(torch.rand(1, 3, 2),) * 2,
             backend="cuda",
         )
+
+
+def test_a_preference_holds_in_its_own_thread_and_task_only() -> None:
+    async def preferring(name: str, others: asyncio.Barrier) -> list[str]:
+        found = []
+        with mom.use_backend(selective_scan=name):
+            for _ in range(2):
+                await others.wait()
+                found.append(dispatch.preferred("selective_scan", None))
+        await others.wait()
+        return [*found, dispatch.preferred("selective_scan", None)]
+
+    async def tasks() -> list[list[str]]:
+        others = asyncio.Barrier(2)
+        return await asyncio.gather(preferring("torch", others), preferring("reference", others))
+
+    with mom.use_backend(selective_scan="cpu"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(dispatch.preferred, "selective_scan", None).result() == ""
+        assert asyncio.run(tasks()) == [["torch"] * 2 + ["cpu"], ["reference"] * 2 + ["cpu"]]
+    assert dispatch.preferences() == {}
+
+
+def test_a_compiled_call_takes_the_preference_of_its_own_thread() -> None:
+    @torch.compile(backend="eager", fullgraph=True)
+    def named(x: torch.Tensor) -> torch.Tensor:
+        return x + len(dispatch.preferred("selective_scan", None))
+
+    zero = torch.zeros(())
+    with ThreadPoolExecutor(1) as pool:
+        assert named(zero) == 0
+        with mom.use_backend(selective_scan="torch"):
+            assert named(zero) == len("torch")
+            assert pool.submit(named, zero).result() == 0
+            with mom.use_backend(selective_scan="reference"):
+                assert named(zero) == len("reference")
+        assert named(zero) == 0
+
+
+def test_a_choice_says_why_none_can_serve() -> None:
+    found, reasons = dispatch.active(
+        "modality_linear", SimpleNamespace(device_type="xpu", host_offsets=None)
+    )
+    assert found is None and len(reasons) == 2

@@ -7,10 +7,14 @@ recomputes norm, projections, convolution and step sizes, and never a scan.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from ..ops import use_backend
+from ..ops.dispatch import preferences
 
 __all__ = ["checkpoint_contexts", "checkpoint_policy"]
 
@@ -24,4 +28,20 @@ def checkpoint_policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> Check
 
 def checkpoint_contexts() -> Any:
     """The `context_fn` of `torch.utils.checkpoint.checkpoint(…, use_reentrant=False)`."""
-    return create_selective_checkpoint_contexts(checkpoint_policy)
+    forward, recompute = create_selective_checkpoint_contexts(checkpoint_policy)
+    return forward, _WithBackendsOfForward(recompute) if preferences() else recompute
+
+
+class _WithBackendsOfForward(AbstractContextManager[None]):
+    """A backward may run in another thread, and after `use_backend` has ended."""
+
+    def __init__(self, recompute: AbstractContextManager[Any]) -> None:
+        self._recompute, self._names = recompute, preferences()
+
+    def __enter__(self) -> None:
+        self._stack = ExitStack()
+        self._stack.enter_context(use_backend(**self._names))
+        self._stack.enter_context(self._recompute)
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)

@@ -6,20 +6,24 @@ serve; a named backend that cannot serve raises, so that nobody measures the wro
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+import torch
 
 __all__ = [
     "BackendError",
     "active",
     "backends",
     "choose",
-    "forced",
     "load",
+    "preferences",
     "preferred",
     "use_backend",
 ]
@@ -29,8 +33,8 @@ class BackendError(RuntimeError):
     """The named backend cannot serve this call (device, dtype, shape or missing compiler)."""
 
 
-# op -> backend name -> module, in order of preference. Modules are imported at first use, so that
-# importing the package never imports triton and never compiles anything.
+#: Module of each backend by op and name, in order of preference. Modules are imported at first use,
+#: so that importing the package never imports triton and never compiles anything.
 _REGISTRY: dict[str, dict[str, str]] = {
     op: {name: f"mixture_of_mamba.ops.{op}.{module}" for name, module in table.items()}
     for op, table in {
@@ -39,12 +43,23 @@ _REGISTRY: dict[str, dict[str, str]] = {
         "modality_linear": {"grouped": "grouped", "loop": "loop"},
     }.items()
 }
-# Where automatic choice may take a backend that serves one device only; elsewhere its module is not
-# even imported (triton on a CPU, by name, runs its interpreter).
-_HOME = {"triton": "cuda", "grouped": "cuda", "cpu": "cpu"}
-_FORCED: dict[str, str] = {}
+#: The one device type of a backend; on others automatic choice does not even import its module
+#: (triton on a CPU, by name, runs its interpreter).
+_DEVICE = {"triton": "cuda", "grouped": "cuda", "cpu": "cpu"}
 _LOADED: dict[tuple[str, str], ModuleType] = {}
-_WARNED: set[str] = set()
+#: Ops and devices whose slow path has been explained.
+_EXPLAINED: set[tuple[str, str]] = set()
+
+
+class _Preferences(threading.local):
+    """What torch.compile reads in place of the context variable, which it cannot trace or guard."""
+
+    names: dict[str, str] = {}  # noqa: RUF012  (replaced, never written into)
+
+
+#: Backends by op that `use_backend` prefers in this thread and task.
+_PREFERRED: ContextVar[dict[str, str]] = ContextVar("preferred backends", default={})  # noqa: B039
+_TRACED = _Preferences()
 
 
 def backends(op: str) -> tuple[str, ...]:
@@ -53,8 +68,12 @@ def backends(op: str) -> tuple[str, ...]:
 
 
 def load(op: str, name: str) -> ModuleType:
-    """The backend's module."""
-    module = _LOADED.get((op, name))
+    """The backend's module.
+
+    Raises:
+        BackendError: there is no such backend.
+    """
+    module = _LOADED.get((op, name))  # torch.compile reads a dictionary, but imports nothing
     if module is None:
         if name not in _REGISTRY[op]:
             raise BackendError(
@@ -85,45 +104,65 @@ def choose(op: str, inputs: Any, requested: str | None = None) -> tuple[str, Mod
                 f"{' or '.join(map(repr, [*able, 'reference']))} can"
             )
         return requested, module
-    reasons = []
+    name, reasons = active(op, inputs)
+    if name is None:
+        raise BackendError(f"{op}: no backend can serve this call ({'; '.join(reasons)})")
+    _explain_slow_path(op, name, reasons, inputs.device_type)
+    return name, load(op, name)
+
+
+def active(op: str, inputs: Any) -> tuple[str | None, list[str]]:
+    """The backend that automatic choice takes, None where none serves, and why it passes over
+    those before it."""
+    reasons: list[str] = []
     for name in _REGISTRY[op]:
-        if _HOME.get(name, inputs.device_type) != inputs.device_type:
-            reasons.append(f"{name}: serves {_HOME[name]}, not {inputs.device_type}")
+        device = _DEVICE.get(name, inputs.device_type)
+        if device != inputs.device_type:
+            reasons.append(f"{name}: serves {device}, not {inputs.device_type}")
             continue
-        module = load(op, name)
-        reason = module.why_not(inputs)
+        reason = load(op, name).why_not(inputs)
         if reason is None:
-            _explain_slow_path(op, name, reasons, inputs.device_type)
-            return name, module
+            return name, reasons
         reasons.append(f"{name}: {reason}")
-    raise BackendError(f"{op}: no backend can serve this call ({'; '.join(reasons)})")
+    return None, reasons
 
 
 def _explain_slow_path(op: str, name: str, reasons: list[str], device_type: str) -> None:
     """Say once per op and device why the fast backend was passed over; never silently slow."""
     fast = {"cuda": "triton", "cpu": "cpu"}.get(device_type)
-    if name == fast or fast not in _REGISTRY[op] or f"{op}/{device_type}" in _WARNED:
+    if name == fast or fast not in _REGISTRY[op] or (op, device_type) in _EXPLAINED:
         return
-    _WARNED.add(f"{op}/{device_type}")
+    _EXPLAINED.add((op, device_type))
     why = next((r for r in reasons if r.startswith(f"{fast}:")), "")
     warnings.warn(f"{op} on {device_type} runs on backend {name!r}; {why}", stacklevel=4)
 
 
 @contextmanager
 def use_backend(**names: str) -> Iterator[None]:
-    """Prefer backends by op name for a while: ``with use_backend(selective_scan="torch"): ...``."""
+    """Prefer backends by op name for a while: ``with use_backend(selective_scan="torch"): ...``.
+
+    The preference holds in the thread and the asyncio task that entered it (in a compiled function,
+    in the thread).
+    """
     for op, name in names.items():
         if op not in _REGISTRY:
             raise BackendError(f"there is no op {op!r}; choose from {sorted(_REGISTRY)}")
         if name != "reference":  # which is a formula, not a module
             load(op, name)
-    before = dict(_FORCED)
-    _FORCED.update(names)
+    before = _TRACED.names
+    preferred_now = {**_PREFERRED.get(), **names}
+    token = _PREFERRED.set(preferred_now)
+    _TRACED.names = preferred_now
     try:
         yield
     finally:
-        _FORCED.clear()
-        _FORCED.update(before)
+        _PREFERRED.reset(token)
+        _TRACED.names = before
+
+
+def preferences() -> dict[str, str]:
+    """Backends by op that `use_backend` prefers here."""
+    return _TRACED.names if torch.compiler.is_compiling() else _PREFERRED.get()
 
 
 def preferred(op: str, requested: str | None) -> str:
@@ -132,20 +171,4 @@ def preferred(op: str, requested: str | None) -> str:
     Resolved where an op is called, not where it runs: the backward may run when a preference has
     ended, and saved states are the forward's backend's own.
     """
-    return requested or _FORCED.get(op, "")
-
-
-def forced() -> dict[str, str]:
-    """Backends by op that `use_backend` prefers now."""
-    return dict(_FORCED)
-
-
-def active(op: str, inputs: Any) -> tuple[str, list[str]]:
-    """The backend that an automatic choice takes, and why those before it were passed over."""
-    passed: list[str] = []
-    for name in _REGISTRY[op]:
-        reason = load(op, name).why_not(inputs)
-        if reason is None:
-            return name, passed
-        passed.append(f"{name}: {reason}")
-    return "none", passed
+    return requested or preferences().get(op, "")

@@ -27,7 +27,7 @@ def why_not(x: Tensor, w: Weights, routing: Routing) -> str | None:
         return f"the tensors are on {x.device.type}"
     if x.dtype not in DTYPES:
         return f"it serves float32 and bfloat16, not {x.dtype}"
-    if forced := dispatch.forced():
+    if forced := dispatch.preferences():
         return f"backends are chosen by name: {sorted(forced)}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the dtypes of single ops"
