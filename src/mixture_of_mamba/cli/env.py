@@ -114,7 +114,7 @@ def _backends(device: str) -> dict[str, dict[str, Any]]:
     """By op: the backend that float32 training on this device takes, and what the others lack."""
     described = {}
     for op, inputs in _small_inputs(device).items():
-        active, _ = dispatch.active(op, inputs)
+        active = dispatch.active(op, inputs)[0] or "none"
         passed = {
             name: _reason(dispatch.load(op, name).why_not, inputs, active)
             for name in dispatch.backends(op)
