@@ -18,13 +18,16 @@ class NotPrivate(OSError):
 
 
 def open_folder(path: Path) -> int:
-    """A descriptor of a folder that this user owns and nobody else can write, made if missing.
+    """A descriptor of a folder that this user owns and nobody else can write, made if missing, with
+    private folders above it.
 
     Raises:
         NotPrivate: it is somebody else's, or others can write it.
         OSError: it cannot be made or opened.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in reversed((path, *path.parents)):  # parents=True would leave them to the umask
+        if folder == path or not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
     return _checked(os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)), path)
 
 

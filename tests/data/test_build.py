@@ -15,7 +15,7 @@ import pytest
 
 from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.bundle import DataBundle
-from mixture_of_mamba.data.cache import cache_folder, content_hash, materialise
+from mixture_of_mamba.data.cache import content_hash, materialise
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.data.digits.facts import parse_facts
 from tests.helpers.tiny_data import tiny_bundle, tiny_config
@@ -195,14 +195,6 @@ def test_hashes_tell_configs_apart() -> None:
     assert content_hash(one) == content_hash(dict(reversed(one.items())))
     assert content_hash(one) != content_hash(two)
     assert DataConfig(cache="x").content() == DataConfig(cache="y").content()
-
-
-def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MOM_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
-    assert cache_folder("other") == Path("other")
-    monkeypatch.delenv("MOM_CACHE")
-    assert cache_folder().name == "mixture_of_mamba"
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from mixture_of_mamba.training.precision import resolve_precision
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path / "cache")
-    return tmp_path / "cache"
+    monkeypatch.setenv("MOM_CACHE", str(tmp_path))
+    monkeypatch.delenv("MIXTURE_OF_MAMBA_CACHE", raising=False)
+    return tmp_path / "measured"
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, ratio: float) -> list[str]:

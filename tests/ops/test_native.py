@@ -32,7 +32,7 @@ ANSWER = "55.963"  # 8 states of sum_t (1 - e^-t) / (1 - 1/e)
 
 def run(tmp_path: Path, **environment: str) -> subprocess.Popen:
     here = {
-        "MIXTURE_OF_MAMBA_CACHE": str(tmp_path / "cache"),
+        "MOM_CACHE": str(tmp_path / "cache"),
         "TMPDIR": str(tmp_path / "tmp"),
         "CXXFLAGS": "-O0",  # compiles in a second
     }
@@ -66,7 +66,7 @@ def test_two_processes_at_once_both_work_and_leave_one_library(tmp_path: Path) -
         assert answer == ANSWER
         assert str(tmp_path / "cache") in where
         assert "UserWarning" not in err
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "native").iterdir())) == 1
 
 
 def test_failing_compiler_is_named_once_and_the_answer_is_right(tmp_path: Path) -> None:
@@ -85,15 +85,15 @@ def test_no_compiler_is_explained(tmp_path: Path) -> None:
 
 
 def test_switched_off(tmp_path: Path) -> None:
-    (answer, where), _ = finish(run(tmp_path, MIXTURE_OF_MAMBA_NATIVE="0"))
+    (answer, where), _ = finish(run(tmp_path, MOM_NATIVE="0"))
     assert answer == ANSWER
-    assert "MIXTURE_OF_MAMBA_NATIVE=0" in where
+    assert "MOM_NATIVE=0" in where
 
 
 def test_unwritable_cache_means_kernels_for_one_process(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")  # a folder cannot be made below a file, whoever runs this
-    (answer, where), said = finish(run(tmp_path, MIXTURE_OF_MAMBA_CACHE=str(blocked / "cache")))
+    (answer, where), said = finish(run(tmp_path, MOM_CACHE=str(blocked / "cache")))
     assert answer == ANSWER
     assert where.startswith("compiled for this process alone, because")
     assert said.count("compiled anew by every process") == 1
@@ -227,7 +227,7 @@ def test_other_builds_compute_the_same(
         pytest.skip(f"this machine has no vectors of {lanes} lanes")
     if compiler and not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
-    environment = {"MIXTURE_OF_MAMBA_CACHE": str(tmp_path), "CXXFLAGS": flags}
+    environment = {"MOM_CACHE": str(tmp_path), "CXXFLAGS": flags}
     if compiler:
         environment["CXX"] = compiler
     here = Path(__file__).parent

@@ -65,12 +65,12 @@ def planted(
         scratch.replace(final)
         return final
 
-    cache, temporary = tmp_path / "cache", tmp_path / "tmp"
+    cache, temporary = tmp_path / "native", tmp_path / "tmp"
     cache.mkdir(mode=0o700)
     temporary.mkdir()
-    monkeypatch.setenv("MIXTURE_OF_MAMBA_CACHE", str(cache))
+    monkeypatch.setenv("MOM_CACHE", str(tmp_path))
     monkeypatch.setenv("MOM_SPY", str(tmp_path / "sign"))
-    monkeypatch.delenv("MIXTURE_OF_MAMBA_NATIVE", raising=False)
+    monkeypatch.delenv("MOM_NATIVE", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setattr(native, "_compile", compile_)
     name = f"mixture_of_mamba-{native.fingerprint(native.find_compiler())}{native.SUFFIX}"
@@ -179,7 +179,7 @@ def test_what_another_user_puts_into_the_temporary_folder_is_left_alone(
     assert as_other(lambda: (theirs.mkdir(), theirs.chmod(0o777))) == "(None, None)"
     assert theirs.stat().st_uid == OTHER
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MIXTURE_OF_MAMBA_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("MOM_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match="compiled anew by every process"):
         found, where = load()
     assert found.mom_vector_lanes() == 77 and where.startswith(ALONE)
@@ -223,8 +223,8 @@ def test_folder_that_is_swapped_after_the_check_is_not_read(
 def test_umask_that_lets_others_write_changes_nothing(
     planted: tuple[Path, Path], mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = tmp_path / "new" / "cache"
-    monkeypatch.setenv("MIXTURE_OF_MAMBA_CACHE", str(cache))
+    cache = tmp_path / "new" / "native"
+    monkeypatch.setenv("MOM_CACHE", str(tmp_path / "new"))
     before = os.umask(mask)
     try:
         _, where = load()

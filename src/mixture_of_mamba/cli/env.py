@@ -14,7 +14,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from .._version import __version__
-from ..data.cache import cache_folder as data_cache
+from ..cache_folders import cache_folder
 from ..evaluation.machine import machine
 from ..layers import MambaBlock, MambaConfig
 from ..layers.fused import block_weights
@@ -77,7 +77,11 @@ def environment() -> dict[str, Any]:
         "backends": {device: _backends(device) for device in _devices()},
         "fused_block_on_cpu": _fused_block(),
         "kernels": {"compiler": native.find_compiler(), "cpu": native.describe()},
-        "caches": {"kernels": _cache(native.cache_folder()), "data": _cache(data_cache())},
+        "caches": {
+            "kernels": _cache(cache_folder("native")),
+            "data": _cache(cache_folder("data")),
+            "measured": _cache(cache_folder("measured")),
+        },
     }
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..cache_folders import cache_folder
 from ..modalities.image.latent_images import LatentImages
 from ..modalities.image.vq import Pictures
 from ..modalities.speech.units import Units
@@ -16,7 +17,7 @@ from ..modalities.text import text_file
 from ..modalities.tokenizer_set import TokenizerSet
 from ..processes import unwinding
 from .bundle import DataBundle
-from .cache import cache_folder, materialise
+from .cache import materialise
 from .config import OF_TOKENIZERS, DataConfig
 from .corpus import Source
 from .encoding import EncodedCorpus, encode_corpus
@@ -53,7 +54,7 @@ def build(config: DataConfig, progress: bool = True) -> DataBundle:
     """
     config = settled(config)
     say = Progress(progress)
-    cache = cache_folder(config.cache)
+    cache = cache_folder("data", config.cache)
     listing = Listing() if config.source == "digits" else list_documents(Path(config.source))
 
     def make(folder: Path) -> None:

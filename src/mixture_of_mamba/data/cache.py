@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -14,25 +13,9 @@ from typing import Any
 from ..files import PART, SUMS, DamagedFile, filling, verify, writing
 from ..private import NotPrivate, check_folder
 
-__all__ = ["cache_folder", "content_hash", "materialise"]
-
+__all__ = ["content_hash", "materialise"]
 
 ELSEWHERE = "choose another folder with data.cache or the environment variable MOM_CACHE"
-
-
-def cache_folder(chosen: str | None = None) -> Path:
-    """The chosen folder, else $MOM_CACHE, else the platform's cache folder."""
-    if chosen is not None:
-        return Path(chosen).expanduser()
-    if given := os.environ.get("MOM_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "mixture_of_mamba"
 
 
 def content_hash(key: Mapping[str, Any]) -> str:

@@ -129,7 +129,8 @@ class DataConfig:
     needed while one is read: 88 kB a second."""
 
     cache: str | None = None
-    """Folder for prepared data. None: $MOM_CACHE, else the user's cache folder."""
+    """Folder for prepared data. None: data/ in $MOM_CACHE, else in the user's cache folder,
+    ~/.cache/mixture-of-mamba."""
 
     def __post_init__(self) -> None:
         if self.tokenizers is None:

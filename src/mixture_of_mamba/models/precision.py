@@ -2,7 +2,7 @@
 
 On CPUs with a matrix unit for bfloat16 (AMX) products take a fraction of the time; on those without
 one, some of which have bfloat16 instructions nevertheless, they take longer. A measurement takes
-about a second and is kept, by machine, in the kernels' cache folder.
+about a second and is kept, by machine, in the cache folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import cast
 import torch
 
 from .. import private
+from ..cache_folders import cache_folder
 from ..files import write_json
 from ..layers import MambaBlock, MambaConfig
 from ..layers.fused import block_weights
@@ -140,8 +141,8 @@ def _kept_or(what: str, measure: Callable[[], float]) -> Measured:
             ratio = measure()
         found[key] = ratio
         try:
-            private.check_folder(native.cache_folder())
-            write_json(native.cache_folder() / "precision.json", found)
+            private.check_folder(cache_folder("measured"))
+            write_json(cache_folder("measured") / "precision.json", found)
         except OSError:
             pass  # the next process measures again
     return Measured(found[key])
@@ -155,7 +156,7 @@ def _key(what: str) -> str:
 
 
 def _read() -> dict[str, float]:
-    path = native.cache_folder() / "precision.json"
+    path = cache_folder("measured") / "precision.json"
     try:
         folder = private.open_folder(path.parent)
         try:

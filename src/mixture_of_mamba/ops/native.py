@@ -9,8 +9,8 @@ Code is loaded only from a folder and a file that this user owns and nobody else
 (private.py). Where the cache is no such folder, the kernels are compiled into a new private folder,
 for this process alone, and a warning says why.
 
-Environment: MIXTURE_OF_MAMBA_CACHE names the cache folder, MIXTURE_OF_MAMBA_NATIVE=0 switches the
-kernels off, CXX names the compiler and CXXFLAGS adds flags to it.
+Environment: MOM_CACHE names the root of the cache, MOM_NATIVE=0 switches the kernels off
+(cache_folders.py), CXX names the compiler and CXXFLAGS adds flags to it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from pathlib import Path
 import torch
 
 from .. import private
+from ..cache_folders import cache_folder, kernels_off
 
-__all__ = ["cache_folder", "describe", "library", "threads", "why_not"]
+__all__ = ["describe", "library", "threads", "why_not"]
 
 SOURCES = Path(__file__).parent / "csrc"
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
@@ -52,8 +53,8 @@ class BuildError(RuntimeError):
 @functools.cache
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
     """The library and where it comes from, or why there is none; tried once per process."""
-    if os.environ.get("MIXTURE_OF_MAMBA_NATIVE", "1") == "0":
-        return None, "switched off by MIXTURE_OF_MAMBA_NATIVE=0"
+    if setting := kernels_off():
+        return None, f"switched off by {setting}"
     try:
         return _from_cache() if hasattr(os, "geteuid") else _for_this_process("no user ids here")
     except (BuildError, OSError) as error:
@@ -96,7 +97,7 @@ def describe() -> str:
 
 def _from_cache() -> tuple[ctypes.CDLL, str]:
     """The library of the cache folder, compiled if it is not there, or cannot be trusted."""
-    path = cache_folder() / library_name()
+    path = cache_folder("native") / library_name()
     try:
         folder = private.open_folder(path.parent)
     except OSError as problem:  # a read-only home, or a folder of others
@@ -122,7 +123,7 @@ def _for_this_process(why: str) -> tuple[ctypes.CDLL, str]:
         found = _open(os.open(path, os.O_RDONLY), path)
     warnings.warn(
         f"the C++ kernels are compiled anew by every process, because {why}; a folder of your own "
-        "as MIXTURE_OF_MAMBA_CACHE keeps them",
+        "as MOM_CACHE keeps them",
         stacklevel=2,
     )
     return found, f"compiled for this process alone, because {why}"
@@ -228,12 +229,3 @@ def _cpu() -> str:
         return f"{platform.machine()} {platform.processor()}"
     keys = ("model name", "flags", "Features", "CPU part")
     return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in keys)
-
-
-def cache_folder() -> Path:
-    """$MIXTURE_OF_MAMBA_CACHE, or mixture_of_mamba in the user's cache folder."""
-    if named := os.environ.get("MIXTURE_OF_MAMBA_CACHE"):
-        return Path(named)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "mixture_of_mamba"
-    return Path("~").expanduser() / ".cache" / "mixture_of_mamba"
