@@ -80,9 +80,9 @@ def test_one_seed_has_no_interval() -> None:
 
 def test_a_seed_that_did_not_reach_leaves_no_mean_and_no_interval() -> None:
     result = estimate([0.6, 0.7, None])
-    assert (result.mean, result.interval, result.reached) == (None, None, 2)
+    assert (result.mean, result.interval) == (None, None)
     assert result.values == (0.6, 0.7, None)
-    assert estimate([None, None]).reached == 0
+    assert estimate([None, None]).mean is None
 
 
 def test_no_seeds_is_an_error() -> None:

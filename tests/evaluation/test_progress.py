@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mixture_of_mamba.evaluation.progress import Board, clock, progress_line
+from mixture_of_mamba.evaluation.progress import ComparisonProgress, clock, progress_line
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,10 @@ def test_line_of_a_run_in_progress(tmp_path: Path) -> None:
 
 def test_a_log_gets_a_line_only_when_a_run_has_moved() -> None:
     stream = io.StringIO()
-    board = Board(every=0.0, stream=stream)
+    progress = ComparisonProgress(every=0.0, stream=stream)
     for line in ("starting", "1/9", "1/9", "2/9"):
-        board.show([("dense-seed0", line)])
-    board.say("dense-seed0: done")
+        progress.show([("dense-seed0", line)])
+    progress.say("dense-seed0: done")
     assert stream.getvalue().splitlines() == [
         "dense-seed0  1/9",
         "dense-seed0  2/9",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mixture_of_mamba.evaluation import runner
-from mixture_of_mamba.evaluation.progress import Board
+from mixture_of_mamba.evaluation.progress import ComparisonProgress
 from mixture_of_mamba.evaluation.runner import RunFailed, default_jobs, run_jobs
 from mixture_of_mamba.startup import usable_cores
 from mixture_of_mamba.training.lock import FolderLock
@@ -35,7 +35,7 @@ def test_no_run_is_started_beside_a_living_one(
     monkeypatch.setattr(runner, "LEAVE_SECONDS", 0.0)
     monkeypatch.setattr(runner, "_start", lambda *a: pytest.fail("a second one was started"))
     with FolderLock(jobs[0].folder), pytest.raises(RunFailed) as error:
-        run_jobs(jobs, tmp_path, at_a_time=2, board=Board())
+        run_jobs(jobs, tmp_path, at_a_time=2, progress=ComparisonProgress())
     message = str(error.value)
     assert f"{jobs[0].folder} is being written by process {os.getpid()} on " in message
     assert "dense-seed0: waiting for process" in capsys.readouterr().err

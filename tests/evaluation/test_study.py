@@ -21,14 +21,11 @@ import yaml
 from PIL import Image
 
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.data.build import build
 from mixture_of_mamba.evaluation.curves import read_curves
-from mixture_of_mamba.evaluation.loss import validation_loss
 from mixture_of_mamba.evaluation.plan import Job, read_plan
-from mixture_of_mamba.evaluation.progress import Board
+from mixture_of_mamba.evaluation.progress import ComparisonProgress
 from mixture_of_mamba.evaluation.runner import RunFailed, run_jobs
 from mixture_of_mamba.training.metrics import read_metrics
-from mixture_of_mamba.training.runs import load_run
 
 CONFIG = {
     "data": {
@@ -218,17 +215,6 @@ def test_report_rebuilds_the_page(
     assert (out / "comparison.json").read_text() == (out / "before.json").read_text()
 
 
-def test_validation_loss_is_what_the_run_logged(study: tuple[Path, list[str], str]) -> None:
-    out, _, _ = study
-    run = load_run(out / "mom-seed0")
-    windows = build(run.config.data, progress=False).validation
-    logged = read_metrics(run.folder / "metrics.jsonl")[-1]["losses"]
-    assert validation_loss(run, windows) == pytest.approx(logged, rel=1e-5)
-    everything = validation_loss(run, windows, batches=0)
-    assert everything == validation_loss(run, windows, batches=0)
-    assert everything != pytest.approx(logged, rel=1e-5)
-
-
 def test_samples_are_files_that_can_be_opened(study: tuple[Path, list[str], str]) -> None:
     from PIL import Image
 
@@ -254,7 +240,7 @@ def test_a_failing_run_stops_the_others_and_says_why(
         (tmp_path / "configs").mkdir(exist_ok=True)
         (tmp_path / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(plain))
     with pytest.raises(RunFailed, match=r"run bad failed \(exit code 1\): mom train: .*step") as e:
-        run_jobs(jobs, tmp_path, at_a_time=2, board=Board(stream=io.StringIO()))
+        run_jobs(jobs, tmp_path, at_a_time=2, progress=ComparisonProgress(stream=io.StringIO()))
     assert str(tmp_path / "logs" / "bad.log") in str(e.value)
     said = (tmp_path / "logs" / "good.log").read_text()
     assert "stopped at step" in said and "with a checkpoint" in said

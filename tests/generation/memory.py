@@ -9,10 +9,11 @@ import torch
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.generation import Generator
-from mixture_of_mamba.generation.sequence import TokenSequence, pack
+from mixture_of_mamba.generation.sequence import TokenSequence
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 
 from ..helpers.tiny_data import tiny_bundle
+from .tiny import pack
 
 STEPS = 260
 

@@ -235,7 +235,7 @@ def test_the_command_line_and_python_stop_at_the_same_token(
         asked.append(max_tokens)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("mixture_of_mamba.generation.generator.decode", stop)
+    monkeypatch.setattr("mixture_of_mamba.generation.generator.Decoding", stop)
     prompt = [("text", example.caption)]
     for call in (
         lambda: generator.complete([prompt], to=to),

@@ -10,9 +10,9 @@ import torch
 from mixture_of_mamba import Modality, MultimodalModel
 from mixture_of_mamba.generation import decoders
 from mixture_of_mamba.generation.decoders import CachedDecoder, RecomputingDecoder, decoder_maker
-from mixture_of_mamba.generation.grammar import Grammar, Layout, Place
+from mixture_of_mamba.generation.grammar import Cursor, Grammar, Layout
 from mixture_of_mamba.generation.guidance import GuidedDecoder
-from mixture_of_mamba.generation.loop import Event, decode
+from mixture_of_mamba.generation.loop import Decoding, Event
 from mixture_of_mamba.generation.sampling import Sampling
 from mixture_of_mamba.generation.sequence import TokenSequence
 from mixture_of_mamba.models import Cache
@@ -31,10 +31,10 @@ def run(model: MultimodalModel, layout: Layout, prompts, place=TEXT, **kwargs): 
     options = kwargs.pop("options", Sampling())
     seeds = kwargs.pop("seeds", range(len(prompts)))
     rows: list[list[Event]] = [[] for _ in prompts]
-    for event in decode(
+    for event in Decoding(
         kwargs.pop("decoder", None) or decoder_maker(model)(),
         prompts,
-        [Place(place)] * len(prompts),
+        [Cursor(place)] * len(prompts),
         grammar,
         options,
         seeds=list(seeds),
@@ -269,7 +269,7 @@ def test_wrong_requests_are_refused(model: MultimodalModel, layout: Layout) -> N
     prompt = random_sequence(3, seed=0)
     with pytest.raises(ValueError, match="max_tokens is 0"):
         run(model, layout, [prompt], max_tokens=0)
-    with pytest.raises(ValueError, match="1 prompts, 1 places and 2 seeds"):
+    with pytest.raises(ValueError, match="1 prompts, 1 cursors and 2 seeds"):
         run(model, layout, [prompt], seeds=[1, 2])
     with pytest.raises(ValueError, match="no modality 'smell'; it has text, image, speech"):
         layout.index("smell")

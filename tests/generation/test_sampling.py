@@ -5,14 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixture_of_mamba.generation.sampling import Draws, Sampling, filtered, penalised, pick
+from mixture_of_mamba.generation.sampling import (
+    Sampling,
+    UniformStream,
+    apply_repetition_penalty,
+    filter_logits,
+    sample,
+)
 
 LOGITS = torch.tensor([[0.5, 3.0, -1.0, 2.0, 0.0], [1.0, 1.0, 4.0, -2.0, 3.9]])
 
 
 def kept(**options: float) -> list[list[int]]:
     """Tokens that a filter leaves."""
-    out = filtered(LOGITS, Sampling(**options))  # type: ignore[arg-type]
+    out = filter_logits(LOGITS, Sampling(**options))  # type: ignore[arg-type]
     return [row.isfinite().nonzero().flatten().tolist() for row in out]
 
 
@@ -39,13 +45,13 @@ def test_min_p_is_relative_to_the_most_likely() -> None:
 
 
 def test_temperature_scales_and_zero_is_greedy() -> None:
-    assert torch.equal(filtered(LOGITS, Sampling(temperature=0.5)), LOGITS / 0.5)
-    assert pick(LOGITS, Sampling(temperature=0), None).tolist() == [1, 2]
+    assert torch.equal(filter_logits(LOGITS, Sampling(temperature=0.5)), LOGITS / 0.5)
+    assert sample(LOGITS, Sampling(temperature=0), None).tolist() == [1, 2]
 
 
 def test_repetition_penalty_divides_or_multiplies() -> None:
     seen = torch.tensor([[False, True, True, False, False], [False] * 5])
-    out = penalised(LOGITS, seen, 2.0)
+    out = apply_repetition_penalty(LOGITS, seen, 2.0)
     assert out[0].tolist() == [0.5, 1.5, -2.0, 2.0, 0.0]
     assert torch.equal(out[1], LOGITS[1])
 
@@ -53,7 +59,7 @@ def test_repetition_penalty_divides_or_multiplies() -> None:
 def test_frequencies_follow_the_probabilities() -> None:
     n = 20_000
     draws = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    tokens = pick(LOGITS[:1].expand(n, -1), Sampling(), draws)
+    tokens = sample(LOGITS[:1].expand(n, -1), Sampling(), draws)
     wanted = LOGITS[0].softmax(-1)
     error = (wanted * (1 - wanted) / n).sqrt()
     assert ((tokens.bincount(minlength=5) / n - wanted).abs() < 4 * error).all()
@@ -62,12 +68,12 @@ def test_frequencies_follow_the_probabilities() -> None:
 def test_forbidden_tokens_are_never_picked_even_at_the_ends_of_the_interval() -> None:
     masked = LOGITS.masked_fill(torch.tensor([True, False, True, False, True]), -torch.inf)
     for uniform in (0.0, 0.5, 1 - 2**-53):
-        picked = pick(masked, Sampling(), torch.full((2,), uniform, dtype=torch.float64))
+        picked = sample(masked, Sampling(), torch.full((2,), uniform, dtype=torch.float64))
         assert all(token in (1, 3) for token in picked.tolist())
 
 
 def test_draws_depend_on_the_seed_alone() -> None:
-    batch, alone = Draws([3, 7, 9]), Draws([7])
+    batch, alone = UniformStream([3, 7, 9]), UniformStream([7])
     for step in range(300):  # past the block that is drawn ahead
         numbers, number = batch.next(), alone.next()
         assert numbers[-2 if step > 100 else 1] == number[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
+from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.generation.sequence import TokenSequence
 
 TEXT, IMAGE, SPEECH = 0, 1, 2
@@ -45,3 +47,12 @@ def random_sequence(length: int, seed: int, sizes: tuple[int, ...] = (34, 16, 11
         token = int(torch.randint(sizes[modality], (), generator=generator))
         sequence.append(modality, token)
     return sequence
+
+
+def pack(sequences: Sequence[TokenSequence]) -> Batch:
+    """All sequences in one row, one document each: (1, sum of lengths)."""
+    return Batch(
+        modality_ids=torch.tensor([[m for s in sequences for m in s.modalities]]),
+        tokens=torch.tensor([[t for s in sequences for t in s.tokens]]),
+        document_ids=torch.tensor([[i for i, s in enumerate(sequences) for _ in range(len(s))]]),
+    )

@@ -119,7 +119,7 @@ def run(args: Any) -> int:
     if args.stream:
         return _stream(generator, prompt, args, options)
     if args.to is None:
-        return _go_on(generator, prompt, args, options)
+        return _continue_documents(generator, prompt, args, options)
     made = generator.complete([prompt] * args.count, to=args.to, seed=args.seed or 0, **options)
     return _write(args.to, [document[0].content for document in made], args.out)
 
@@ -209,7 +209,7 @@ def _write(name: str, samples: Sequence[Any], out: str | None) -> int:
             print(text)
             return 0
         write_text(out, text + "\n")
-        return _wrote([Path(out)])
+        return _report_paths([Path(out)])
     path = Path(out or f"generated{_SUFFIX.get(name, '')}")
     if isinstance(samples[0], tuple):
         paths = (
@@ -219,14 +219,16 @@ def _write(name: str, samples: Sequence[Any], out: str | None) -> int:
         )
         for sample, file in zip(samples, paths, strict=True):
             write_sound(file, sample)
-        return _wrote(paths)
+        return _report_paths(paths)
     write_image(path, samples[0] if len(samples) == 1 else grid(samples))
-    return _wrote([path])
+    return _report_paths([path])
 
 
-def _go_on(generator: Generator, prompt: Any, args: Any, options: dict[str, Any]) -> int:
+def _continue_documents(
+    generator: Generator, prompt: Any, args: Any, options: dict[str, Any]
+) -> int:
     """Documents that the model goes on with; says which of them hold nothing, or end too soon."""
-    from ..generation.segments import cut_off
+    from ..generation.segments import truncated
 
     out = Path(args.out or "generated")
     if out.suffix or out.is_file():
@@ -234,12 +236,12 @@ def _go_on(generator: Generator, prompt: Any, args: Any, options: dict[str, Any]
     events: list[list[Event]] = [[] for _ in range(args.count)]
     for event in generator.events([prompt] * args.count, seed=args.seed or 0, **options):
         events[event.row].append(event)
-    documents = generator.decoded(events)
+    documents = generator.decode_segments(events)
     _write_documents(documents, out)
     for i, (document, made) in enumerate(zip(documents, events, strict=True)):
-        if broken := cut_off(generator.layout, made):
-            name, held, needed = broken
-            parts = f"{held} of its {needed} tokens" if needed else "nothing yet"
+        if broken := truncated(generator.layout, made):
+            name, length, needed = broken
+            parts = f"{length} of its {needed} tokens" if needed else "nothing yet"
             print(
                 f"sample {i}: the document was cut after {len(made)} new tokens; its last {name} "
                 f"holds {parts} and is left out; give more --max_tokens",
@@ -273,6 +275,6 @@ def _write_documents(documents: Sequence[Any], out: Path) -> None:
                 print(f"[{path}]")
 
 
-def _wrote(paths: Sequence[Path]) -> int:
+def _report_paths(paths: Sequence[Path]) -> int:
     print("wrote " + ", ".join(map(str, paths)), file=sys.stderr)
     return 0

@@ -32,11 +32,6 @@ class Estimate:
     interval: tuple[float, float] | None
     values: tuple[Value, ...]
 
-    @property
-    def reached(self) -> int:
-        """Number of seeds that reached."""
-        return sum(value is not None for value in self.values)
-
 
 def estimate(values: Sequence[Value], *, least: float = -math.inf) -> Estimate:
     """Mean and Student's t interval over seeds that are independent draws.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["Board", "clock", "progress_line"]
+__all__ = ["ComparisonProgress", "clock", "progress_line"]
 
 TAIL_BYTES = 1 << 15
 """Read from the end of metrics.jsonl; a line has some hundred."""
@@ -54,7 +54,7 @@ def _last_train_line(path: Path) -> dict[str, Any] | None:
     return None
 
 
-class Board:
+class ComparisonProgress:
     """One line per run: redrawn in place on a terminal, printed every `every` seconds elsewhere."""
 
     def __init__(self, *, every: float = 20.0, stream: TextIO | None = None) -> None:

@@ -19,7 +19,7 @@ from ..startup import usable_cores
 from ..training.config import RunConfig
 from ..training.lock import writer_of
 from .plan import Job
-from .progress import Board, clock, progress_line
+from .progress import ComparisonProgress, clock, progress_line
 
 __all__ = ["RunFailed", "default_jobs", "run_jobs"]
 
@@ -48,14 +48,16 @@ def default_jobs(config: RunConfig) -> int:
     return usable_cores()
 
 
-def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) -> None:
+def run_jobs(
+    jobs: Iterable[Job], out: Path, *, at_a_time: int, progress: ComparisonProgress
+) -> None:
     """Train what is not finished yet; runs that were begun go on from their last checkpoint.
 
     Args:
         jobs: whose configs are in OUT/configs/ (see write_plan).
         out: folder of the comparison; logs go to OUT/logs/.
         at_a_time: processes, each with the threads of its config, or one.
-        board: shows how far they are.
+        progress: shows how far they are.
 
     Raises:
         RunFailed: one of them failed; the others were stopped, and can be resumed.
@@ -70,26 +72,26 @@ def run_jobs(jobs: Iterable[Job], out: Path, *, at_a_time: int, board: Board) ->
         while waiting or running:
             while waiting and len(running) < at_a_time:
                 job = waiting.pop(0)
-                _wait_for_writer(job, board)
+                _wait_for_writer(job, progress)
                 if job.finished():
-                    board.say(f"{job.name}: finished before, kept")
+                    progress.say(f"{job.name}: finished before, kept")
                 else:
                     running.append(_start(job, out))
             for run in [r for r in running if r.process.poll() is not None]:
                 running.remove(run)
                 _check(run)
                 took = clock(time.monotonic() - run.started)
-                board.say(f"{run.job.name}: done in {took}")
-            board.show([(r.job.name, _line(r.job)) for r in running])
+                progress.say(f"{run.job.name}: done in {took}")
+            progress.show([(r.job.name, _line(r.job)) for r in running])
             time.sleep(POLL_SECONDS if running else 0.0)
 
 
-def _wait_for_writer(job: Job, board: Board) -> None:
+def _wait_for_writer(job: Job, progress: ComparisonProgress) -> None:
     """A run that lost its comparison (kill -9) saves a checkpoint and ends; begin after that."""
     until = time.monotonic() + LEAVE_SECONDS
     writer = writer_of(job.folder)
     if writer is not None:
-        board.say(f"{job.name}: waiting for {writer}, which still writes there")
+        progress.say(f"{job.name}: waiting for {writer}, which still writes there")
     while writer is not None:
         if time.monotonic() > until:
             raise RunFailed(

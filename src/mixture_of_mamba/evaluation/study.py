@@ -24,7 +24,7 @@ from .comparison import Comparison, load_comparison, write_comparison
 from .facts import judge
 from .judgements import why_not_sampled
 from .plan import Job, Plan, check_plan, read_plan, write_plan
-from .progress import Board
+from .progress import ComparisonProgress
 from .report import write_gallery, write_report
 from .runner import default_jobs, run_jobs
 from .samples import save_examples, save_samples
@@ -41,7 +41,7 @@ def run_study(
     jobs: int | None = None,
     samples: int = 6,
     judged: int = 64,
-    board: Board | None = None,
+    progress: ComparisonProgress | None = None,
 ) -> tuple[Comparison, dict[str, Any], Path]:
     """Run a plan, or what is left of it.
 
@@ -51,7 +51,7 @@ def run_study(
         jobs: runs at a time; None: one per core, one on a GPU.
         samples: of each kind that the first seed's runs generate; 0 for none.
         judged: validation examples that every run's facts are judged on; 0 for none.
-        board: shows the progress; by default on standard error.
+        progress: shows the progress; by default on standard error.
 
     Returns:
         The comparison, the content of comparison.json, and the path of the report.
@@ -63,21 +63,21 @@ def run_study(
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}; at least one run at a time is needed")
-    board = board or Board()
+    progress = progress or ComparisonProgress()
     plan = plan.settled()
     if plan.config.train.precision == "auto":
         held = read_plan(out).config if (out / "plan.json").is_file() else None
         plan = replace(plan, config=resolve_precision(plan.config, held, threads=1))
     with unwinding(), FolderLock(out):
-        return _run(plan, out, jobs, samples, judged, board)
+        return _run(plan, out, jobs, samples, judged, progress)
 
 
 def _run(
-    plan: Plan, out: Path, jobs: int | None, samples: int, judged: int, board: Board
+    plan: Plan, out: Path, jobs: int | None, samples: int, judged: int, progress: ComparisonProgress
 ) -> tuple[Comparison, dict[str, Any], Path]:
     check_plan(plan, out)
     for remark in plan.config.train.remarks():
-        board.say(remark)
+        progress.say(remark)
     bundle = build(plan.config.data)  # before anything is written: it may fail, or be stopped
     plan = replace(plan, basis=basis_of(bundle.digests, plan.config.train.device))
     write_plan(plan, out)
@@ -85,10 +85,10 @@ def _run(
     native.why_not()  # compiles the kernels where needed, once for all runs
     at_a_time = jobs or default_jobs(plan.config)
     with noting_company(plan.jobs(out), out, at_a_time=at_a_time):
-        run_jobs(plan.jobs(out), out, at_a_time=at_a_time, board=board)
+        run_jobs(plan.jobs(out), out, at_a_time=at_a_time, progress=progress)
     if samples or judged:
         report_study(out)  # the figures are there, whatever happens to the samples
-        _after_training(plan, out, bundle, samples, judged, board)
+        _after_training(plan, out, bundle, samples, judged, progress)
     return report_study(out)
 
 
@@ -103,7 +103,12 @@ def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
 
 
 def _after_training(
-    plan: Plan, out: Path, bundle: DataBundle, samples: int, judged: int, board: Board
+    plan: Plan,
+    out: Path,
+    bundle: DataBundle,
+    samples: int,
+    judged: int,
+    progress: ComparisonProgress,
 ) -> None:
     """Samples of the first seed's runs and facts of all, where they are not there yet."""
     examples = _captioned(bundle)
@@ -114,7 +119,7 @@ def _after_training(
     reader = None
     for variant in plan.variants if samples or judged else ():
         if reason := why_not_sampled(variant_config(plan.config, variant, plan.seeds[0])):
-            board.say(f"{variant}: neither sampled nor judged; {reason}")
+            progress.say(f"{variant}: neither sampled nor judged; {reason}")
     for job in plan.jobs(out):
         place = job.folder / "samples"
         save = job.seed == plan.seeds[0] and samples > _done(job, "samples/samples.json")
@@ -124,10 +129,10 @@ def _after_training(
         run = load_run(job.folder)
         generator, checkpoint = Generator(run.model, run.tokenizers), checkpoint_of(job.folder)
         if save:
-            board.say(f"{job.name}: generating samples")
+            progress.say(f"{job.name}: generating samples")
             save_samples(generator, examples[:samples], place, checkpoint=checkpoint)
         if judges:
-            board.say(f"{job.name}: judging what it generates for {judged} captions")
+            progress.say(f"{job.name}: judging what it generates for {judged} captions")
             reader = reader or SceneReader(seed=job.config.data.seed)
             names = run.model.config.names
             found = judge(generator, examples, modalities=names, reader=reader, limit=judged)

@@ -1,7 +1,7 @@
-"""Generation: states in, samples of every modality out."""
+"""Generation: from prompts in any modality to samples of any modality."""
 
 from .generator import Generator
-from .loop import Event, decode
+from .loop import Decoding, Event
 from .sampling import Sampling
 
-__all__ = ["Event", "Generator", "Sampling", "decode"]
+__all__ = ["Decoding", "Event", "Generator", "Sampling"]

@@ -12,13 +12,13 @@ import numpy as np
 from ..models import MultimodalModel
 from ..seeding import whole_number
 from .decoders import Decoder, decoder_maker
-from .diffusion import DiffusionOptions, DiffusionSampler, ItemBar
-from .grammar import Grammar, Layout, Place
+from .diffusion import DiffusionOptions, DiffusionSampler, SegmentProgress
+from .grammar import Cursor, Grammar, Layout
 from .guidance import GuidedDecoder
-from .loop import Event, decode
+from .loop import Decoding, Event
 from .prompts import Prompt, encode_prompts
 from .sampling import Sampling
-from .segments import decoded, split
+from .segments import decode_segments, split_segments
 from .sequence import TokenSequence
 
 if TYPE_CHECKING:
@@ -134,8 +134,10 @@ class Generator:
                 f"the prompts have {[len(c) for c in columns]} parts; give equally many of each"
             )
         options["temperature"] = temperature
-        made = self._one_each(list(zip(*columns, strict=True)), "text", seed, max_tokens, options)
-        return [text.strip() for text in made]
+        generated = self._one_each(
+            list(zip(*columns, strict=True)), "text", seed, max_tokens, options
+        )
+        return [text.strip() for text in generated]
 
     def complete(
         self,
@@ -165,19 +167,19 @@ class Generator:
         Raises:
             ValueError: a modality that the model lacks, an empty prompt, or an option out of range.
         """
-        made: list[list[Event]] = [[] for _ in prompts]
+        generated: list[list[Event]] = [[] for _ in prompts]
         for event in self.events(prompts, to=to, seed=seed, max_tokens=max_tokens, **options):
-            made[event.row].append(event)
-        return self.decoded(made)
+            generated[event.row].append(event)
+        return self.decode_segments(generated)
 
-    def decoded(self, events: Sequence[Sequence[Event]]) -> list[list[Segment]]:
+    def decode_segments(self, events: Sequence[Sequence[Event]]) -> list[list[Segment]]:
         """The new segments of each document from its events; see `complete`."""
-        pieces = [split(self.layout, of_document) for of_document in events]
-        return decoded(self.tokenizers, self.layout, pieces)
+        pieces = [split_segments(self.layout, of_document) for of_document in events]
+        return decode_segments(self.tokenizers, self.layout, pieces)
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[tuple[str, Any]]:
-        """(modality, token) of one document as they are made; for continuous modalities the token
-        is the (p, dim) tensor of a whole segment. Takes what `complete` takes."""
+        """(modality, token) of one document as they are sampled; a continuous token is the
+        (p, dim) tensor of a whole segment. Takes what `complete` takes."""
         for event in self.events([prompt], **options):
             yield event.modality, event.token if event.values is None else event.values
 
@@ -190,7 +192,7 @@ class Generator:
         max_tokens: int | None = None,
         **options: Any,
     ) -> Iterator[Event]:
-        """The tokens of `complete` as they are made."""
+        """The tokens of `complete` as they are sampled."""
         if to is not None:
             self.layout.index(to)
         sequences = encode_prompts(self.tokenizers, prompts, to=to)
@@ -198,21 +200,21 @@ class Generator:
             seeds = [whole_number(s) for s in seed]
         else:
             seeds = [whole_number(seed) + i for i in range(len(prompts))]
-        sampling, diffusion, guidance = _sorted(options)
-        place = Place(self.layout.text if to is None else self.layout.index(to))
+        sampling, diffusion, guidance = split_options(options)
+        cursor = Cursor(self.layout.text if to is None else self.layout.index(to))
         grammar = self._grammar(to)
         if max_tokens is None:
             max_tokens = self._most_tokens(to)
         make = decoder_maker(self.model, self.weights)
-        with ItemBar(None if to is None else len(sequences)) as bar:
+        with SegmentProgress(None if to is None else len(sequences)) as bar:
             sampler = DiffusionSampler(self.layout.begin, diffusion, progress=bar.advance)
             for start in range(0, len(sequences), self.batch_size):
                 here = slice(start, start + self.batch_size)
                 part = sequences[here]
-                events = decode(
+                events = Decoding(
                     self._decoder(make, to, guidance),
                     part,
-                    [place] * len(part),
+                    [cursor] * len(part),
                     grammar,
                     sampling,
                     seeds=seeds[here],
@@ -227,8 +229,8 @@ class Generator:
     ) -> list[Any]:
         """The content of one new segment per prompt."""
         length = self.layout.fixed_length.get(to, max_tokens)
-        made = self.complete(prompts, to=to, seed=seed, max_tokens=length, **options)
-        return [segments[0].content for segments in made]
+        generated = self.complete(prompts, to=to, seed=seed, max_tokens=length, **options)
+        return [segments[0].content for segments in generated]
 
     def _most_tokens(self, to: str | None) -> int:
         if to is None:
@@ -258,7 +260,7 @@ def _strings(texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
-def _sorted(options: dict[str, Any]) -> tuple[Sampling, DiffusionOptions, float]:
+def split_options(options: dict[str, Any]) -> tuple[Sampling, DiffusionOptions, float]:
     """Options by what they are for.
 
     Raises:

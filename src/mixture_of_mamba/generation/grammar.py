@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ..modalities.tokenizer_set import TokenizerSet
 
-__all__ = ["Grammar", "Layout", "Place"]
+__all__ = ["Cursor", "Grammar", "Layout"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +84,11 @@ class Layout:
         return self.kinds[self.index(name)]
 
 
-class Place(NamedTuple):
+class Cursor(NamedTuple):
     """Where a sequence stands: the open modality and how many of its tokens it holds so far."""
 
     modality: int
-    held: int = 0
+    length: int = 0
 
 
 class Grammar:
@@ -121,37 +121,37 @@ class Grammar:
         }
         self._masks: dict[tuple[int, str], Tensor] = {}
 
-    def continuous(self, place: Place) -> bool:
+    def continuous(self, cursor: Cursor) -> bool:
         """Whether the open modality consists of vectors, which no softmax chooses."""
-        return self.layout.kinds[place.modality] == "continuous"
+        return self.layout.kinds[cursor.modality] == "continuous"
 
-    def mask(self, place: Place) -> Tensor:
+    def mask(self, cursor: Cursor) -> Tensor:
         """(v,) bool over the joint vocabulary: what may be sampled here."""
-        key = (place.modality, self._phase(place))
+        key = (cursor.modality, self._phase(cursor))
         if key not in self._masks:
             self._masks[key] = self._build(*key)
         return self._masks[key]
 
-    def move(self, place: Place, token: int) -> tuple[Place, bool]:
-        """The place after a token of the open modality, and whether the sequence ends with it."""
-        name = self.layout.names[place.modality]
+    def advance(self, cursor: Cursor, token: int) -> tuple[Cursor, bool]:
+        """The cursor after a token of the open modality, and whether the sequence ends with it."""
+        name = self.layout.names[cursor.modality]
         if name == "text":
             if token in self.stop:
-                return place, True
+                return cursor, True
             if token in self._opens:
-                return Place(self._opens[token]), False
-            return Place(place.modality, place.held + 1), False
+                return Cursor(self._opens[token]), False
+            return Cursor(cursor.modality, cursor.length + 1), False
         if token == self.layout.end[name]:
-            return Place(self.layout.text), self.only
-        place = Place(place.modality, place.held + 1)
-        return place, self.only and place.held == self.layout.fixed_length.get(name)
+            return Cursor(self.layout.text), self.only
+        cursor = Cursor(cursor.modality, cursor.length + 1)
+        return cursor, self.only and cursor.length == self.layout.fixed_length.get(name)
 
-    def _phase(self, place: Place) -> str:
-        name = self.layout.names[place.modality]
+    def _phase(self, cursor: Cursor) -> str:
+        name = self.layout.names[cursor.modality]
         fixed = self.layout.fixed_length.get(name)
         if fixed is not None:
-            return "start" if place.held < fixed else "end"
-        return "any" if place.held or (name == "text" and not self.only) else "start"
+            return "start" if cursor.length < fixed else "end"
+        return "any" if cursor.length or (name == "text" and not self.only) else "start"
 
     def _build(self, modality: int, phase: str) -> Tensor:
         layout = self.layout

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..models import Cache, MultimodalModel
 from .decoders import Decoder
-from .grammar import Grammar, Place
-from .sampling import Draws, Sampling, penalised, pick
+from .grammar import Cursor, Grammar
+from .sampling import Sampling, UniformStream, apply_repetition_penalty, sample
 from .sequence import TokenSequence
 
-__all__ = ["ContinuousSampler", "Event", "decode"]
+__all__ = ["ContinuousSampler", "Decoding", "Event"]
 
 
 class ContinuousSampler(Protocol):
@@ -44,77 +44,67 @@ class Event(NamedTuple):
     last: bool = False
 
 
-def decode(
-    decoder: Decoder,
-    prompts: Sequence[TokenSequence],
-    places: Sequence[Place],
-    grammar: Grammar,
-    options: Sampling,
-    *,
-    seeds: Sequence[int],
-    max_tokens: int,
-    sampler: ContinuousSampler | None = None,
-) -> Iterator[Event]:
-    """Continue every prompt until it ends by the grammar, or by length.
+class Decoding:
+    """Every prompt, continued until it ends by the grammar, or by length; iterate for the events.
+
+    Rows of all tensors are `self.active`, indices of the prompts that have not ended.
 
     Args:
         decoder: runs the model.
         prompts: what the sequences hold so far; at least one token each.
-        places: where each prompt stops; a modality that it has just opened, or text.
+        cursors: where each prompt stops; a modality that it has just opened, or text.
         grammar, options: what may be sampled, and how.
         seeds: one per sequence; equal seeds and prompts give equal sequences in any batch.
         max_tokens: most new tokens of a sequence; the vectors of one image count one each.
         sampler: for continuous modalities.
     """
-    run = _Run(decoder, prompts, places, grammar, options, seeds, max_tokens, sampler)
-    while run.alive:
-        yield from run.vectors()
-        yield from run.tokens()
-
-
-class _Run:
-    """The sequences under way; rows of all tensors are `self.alive`, indices of prompts."""
 
     def __init__(
         self,
         decoder: Decoder,
         prompts: Sequence[TokenSequence],
-        places: Sequence[Place],
+        cursors: Sequence[Cursor],
         grammar: Grammar,
         options: Sampling,
+        *,
         seeds: Sequence[int],
         max_tokens: int,
-        sampler: ContinuousSampler | None,
+        sampler: ContinuousSampler | None = None,
     ) -> None:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1")
-        if not len(prompts) == len(places) == len(seeds):
+        if not len(prompts) == len(cursors) == len(seeds):
             raise ValueError(
-                f"{len(prompts)} prompts, {len(places)} places and {len(seeds)} seeds were given; "
-                "each prompt has one of each"
+                f"{len(prompts)} prompts, {len(cursors)} cursors and {len(seeds)} seeds were "
+                "given; give one of each for every prompt"
             )
         self.decoder, self.grammar, self.options, self.sampler = decoder, grammar, options, sampler
         self.seeds, self.max_tokens = list(seeds), max_tokens
-        self.alive = list(range(len(prompts)))
+        self.active = list(range(len(prompts)))
         self.done = [False] * len(prompts)
-        self.places, self.made = list(places), [0] * len(prompts)
-        self.draws = Draws(seeds)
+        self.cursors, self.generated = list(cursors), [0] * len(prompts)
+        self.uniforms = UniformStream(seeds)
         self.logits = decoder.start(prompts).cpu() if prompts else torch.empty(0, 0)
         self.seen = self._tokens_in(prompts) if options.repetition_penalty != 1 else None
 
-    def vectors(self) -> Iterator[Event]:
-        """Sample the continuous stretches that have just been opened, and read them back in."""
-        for modality in sorted({self.places[row].modality for row in self.alive}):
+    def __iter__(self) -> Iterator[Event]:
+        while self.active:
+            yield from self._vectors()
+            yield from self._tokens()
+
+    def _vectors(self) -> Iterator[Event]:
+        """Sample the continuous segments that have just been opened, and read them back in."""
+        for modality in sorted({self.cursors[row].modality for row in self.active}):
             rows = [
                 i
-                for i, row in enumerate(self.alive)
-                if self.places[row].modality == modality and not self.done[row]
+                for i, row in enumerate(self.active)
+                if self.cursors[row].modality == modality and not self.done[row]
             ]
-            if rows and self.grammar.continuous(Place(modality)):
-                yield from self._stretch(modality, rows)
+            if rows and self.grammar.continuous(Cursor(modality)):
+                yield from self._segment(modality, rows)
         self._compact()
 
-    def _stretch(self, modality: int, rows: list[int]) -> Iterator[Event]:
+    def _segment(self, modality: int, rows: list[int]) -> Iterator[Event]:
         layout = self.grammar.layout
         name = layout.names[modality]
         count = layout.fixed_length.get(name)
@@ -122,17 +112,17 @@ class _Run:
             raise ValueError(
                 f"modality {name!r} is continuous; sampling it needs a sampler and a fixed length"
             )
-        sequences = [self.alive[i] for i in rows]
+        sequences = [self.active[i] for i in rows]
         # one image's noise must not follow from the draws of the text before it
-        seeds = [self.seeds[row] * 1_000_003 + self.made[row] for row in sequences]
+        seeds = [self.seeds[row] * 1_000_003 + self.generated[row] for row in sequences]
         values = self.sampler(
             self.decoder.model, self.decoder.cache(rows), name, count, seeds
         ).cpu()
         parts = []
         for row, vectors in zip(sequences, values, strict=True):
-            self.made[row] += count
-            self.places[row] = Place(layout.text)
-            self.done[row] = self.grammar.only or self.made[row] >= self.max_tokens
+            self.generated[row] += count
+            self.cursors[row] = Cursor(layout.text)
+            self.done[row] = self.grammar.only or self.generated[row] >= self.max_tokens
             yield Event(row, name, -1, vectors, self.done[row])
             part = TokenSequence()
             part.append_values(modality, name, vectors)
@@ -142,26 +132,26 @@ class _Run:
             self.logits = self.logits.clone()
             self.logits[rows] = self.decoder.extend(rows, parts).cpu()
 
-    def tokens(self) -> Iterator[Event]:
+    def _tokens(self) -> Iterator[Event]:
         """Sample one token of every sequence and let the model read it."""
-        if not self.alive:
+        if not self.active:
             return
         grammar = self.grammar
-        mask = torch.stack([grammar.mask(self.places[row]) for row in self.alive])
+        mask = torch.stack([grammar.mask(self.cursors[row]) for row in self.active])
         logits = self.logits
         if self.seen is not None:
-            logits = penalised(logits, self.seen, self.options.repetition_penalty)
-        uniform = self.draws.next()
-        chosen = pick(logits.masked_fill(~mask, -torch.inf), self.options, uniform)
+            logits = apply_repetition_penalty(logits, self.seen, self.options.repetition_penalty)
+        uniform = self.uniforms.next()
+        chosen = sample(logits.masked_fill(~mask, -torch.inf), self.options, uniform)
         if self.seen is not None:
             self.seen[torch.arange(len(chosen)), chosen] = True
-        modality = torch.tensor([self.places[row].modality for row in self.alive])
+        modality = torch.tensor([self.cursors[row].modality for row in self.active])
         tokens = chosen - torch.tensor([grammar.ranges[m][0] for m in modality.tolist()])
-        pairs = zip(self.alive, modality.tolist(), tokens.tolist(), strict=True)
+        pairs = zip(self.active, modality.tolist(), tokens.tolist(), strict=True)
         for row, m, token in pairs:
-            self.places[row], last = grammar.move(self.places[row], token)
-            self.made[row] += 1
-            self.done[row] = last or self.made[row] >= self.max_tokens
+            self.cursors[row], last = grammar.advance(self.cursors[row], token)
+            self.generated[row] += 1
+            self.done[row] = last or self.generated[row] >= self.max_tokens
             yield Event(row, grammar.layout.names[m], token, None, self.done[row])
         rows = self._compact()
         if rows:
@@ -169,12 +159,12 @@ class _Run:
 
     def _compact(self) -> list[int]:
         """Drop the sequences that have ended; the former rows of those that go on."""
-        rows = [i for i, row in enumerate(self.alive) if not self.done[row]]
-        changed = len(rows) < len(self.alive)
-        self.alive = [self.alive[i] for i in rows]
+        rows = [i for i, row in enumerate(self.active) if not self.done[row]]
+        changed = len(rows) < len(self.active)
+        self.active = [self.active[i] for i in rows]
         if rows and changed:
             self.decoder.keep(rows)
-            self.draws.keep(rows)
+            self.uniforms.keep(rows)
             self.logits = self.logits[rows]
             if self.seen is not None:
                 self.seen = self.seen[rows]
@@ -184,6 +174,6 @@ class _Run:
         seen = torch.zeros(self.logits.shape, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             for modality, token in zip(prompt.modalities, prompt.tokens, strict=True):
-                if not self.grammar.continuous(Place(modality)):
+                if not self.grammar.continuous(Cursor(modality)):
                     seen[row, self.grammar.ranges[modality][0] + token] = True
         return seen

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..seeding import torch_seed
 
-__all__ = ["Draws", "Sampling", "filtered", "penalised", "pick"]
+__all__ = ["Sampling", "UniformStream", "apply_repetition_penalty", "filter_logits", "sample"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Sampling:
             raise ValueError(f"repetition_penalty is {self.repetition_penalty}; it must be > 0")
 
 
-class Draws:
+class UniformStream:
     """One uniform number per sequence and step.
 
     Sequence `i` draws from a generator seeded by `seeds[i]` alone, so neither its batch companions
@@ -81,13 +81,13 @@ class Draws:
         self._block = self._block[list(rows)]
 
 
-def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Logits (b, v) with those of the tokens in `seen` (b, v) bool made less likely."""
     less = torch.where(logits > 0, logits / penalty, logits * penalty)
     return torch.where(seen, less, logits)
 
 
-def filtered(logits: Tensor, options: Sampling) -> Tensor:
+def filter_logits(logits: Tensor, options: Sampling) -> Tensor:
     """Logits (b, v) at the temperature, -inf where top_k, top_p or min_p leave a token out.
 
     The most likely token always stays. `options.temperature` must not be 0.
@@ -108,13 +108,13 @@ def filtered(logits: Tensor, options: Sampling) -> Tensor:
     return logits
 
 
-def pick(logits: Tensor, options: Sampling, uniform: Tensor | None) -> Tensor:
+def sample(logits: Tensor, options: Sampling, uniform: Tensor | None) -> Tensor:
     """One token of each sequence.
 
     Args:
         logits: (b, v), -inf where a token must not be chosen.
-        options: see Sampling; the repetition penalty is the caller's (see `penalised`).
-        uniform: (b,) in [0, 1), from Draws; not needed at temperature 0.
+        options: see Sampling; the repetition penalty is the caller's (`apply_repetition_penalty`).
+        uniform: (b,) in [0, 1), from UniformStream; not needed at temperature 0.
 
     Returns:
         (b,) int64.
@@ -124,6 +124,6 @@ def pick(logits: Tensor, options: Sampling, uniform: Tensor | None) -> Tensor:
         return logits.argmax(-1)
     assert uniform is not None
     # by the inverse of the cumulative distribution: one number decides, whatever the batch
-    total = filtered(logits, options).softmax(-1).double().cumsum(-1)
+    total = filter_logits(logits, options).softmax(-1).double().cumsum(-1)
     threshold = uniform.to(total)[:, None] * total[:, -1:]
     return torch.searchsorted(total, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from ..modalities.documents import Segment
     from ..modalities.tokenizer_set import TokenizerSet
 
-__all__ = ["cut_off", "decoded", "split"]
+__all__ = ["decode_segments", "split_segments", "truncated"]
 
 Piece = tuple[str, np.ndarray]
 
 
-def split(layout: Layout, events: Sequence[Event]) -> list[Piece]:
+def split_segments(layout: Layout, events: Sequence[Event]) -> list[Piece]:
     """Runs of one modality: (name, ids without begin and end, or values).
 
     Segments of a fixed length that are incomplete are left out.
@@ -50,7 +50,7 @@ def split(layout: Layout, events: Sequence[Event]) -> list[Piece]:
     return whole
 
 
-def cut_off(layout: Layout, events: Sequence[Event]) -> tuple[str, int, int | None] | None:
+def truncated(layout: Layout, events: Sequence[Event]) -> tuple[str, int, int | None] | None:
     """The segment that a document broke off in and that is left out: (name, tokens it has, tokens
     it needs, where those are fixed); None where it did not."""
     if not events:
@@ -63,13 +63,13 @@ def cut_off(layout: Layout, events: Sequence[Event]) -> tuple[str, int, int | No
     needed = layout.fixed_length.get(last.modality, 0)
     if last.values is not None:  # vectors come all at once
         return None
-    held = 0
-    while held < len(events) and events[-1 - held].modality == last.modality:
-        held += 1
-    return (last.modality, held, needed) if held < needed else None
+    length = 0
+    while length < len(events) and events[-1 - length].modality == last.modality:
+        length += 1
+    return (last.modality, length, needed) if length < needed else None
 
 
-def decoded(
+def decode_segments(
     tokenizers: TokenizerSet, layout: Layout, documents: Sequence[Sequence[Piece]]
 ) -> list[list[Segment]]:
     """Segments of many documents as content; each modality is decoded in one call."""
@@ -80,10 +80,10 @@ def decoded(
         places = [(i, j) for i, d in enumerate(documents) for j, p in enumerate(d) if p[0] == name]
         items = [documents[i][j][1] for i, j in places]
         if name == "text":
-            made = [tokenizers.text.decode(item) for item in items]
+            items_of = [tokenizers.text.decode(item) for item in items]
         else:
-            made = tokenizers.others[name].decode(items) if items else []
-        content.update(zip(places, made, strict=True))
+            items_of = tokenizers.others[name].decode(items) if items else []
+        content.update(zip(places, items_of, strict=True))
     return [
         [Segment(piece[0], content[i, j]) for j, piece in enumerate(document)]
         for i, document in enumerate(documents)

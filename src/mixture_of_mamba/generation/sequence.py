@@ -14,7 +14,7 @@ from ..batch import Batch
 if TYPE_CHECKING:
     from ..modalities.documents import EncodedDocument
 
-__all__ = ["TokenSequence", "left_pad", "pack"]
+__all__ = ["TokenSequence", "left_pad"]
 
 
 @dataclass
@@ -73,7 +73,9 @@ def left_pad(sequences: Sequence[TokenSequence]) -> Batch:
     Raises:
         ValueError: no sequence, or an empty one.
     """
-    longest = _longest(sequences)
+    if not sequences or not all(len(s) for s in sequences):
+        raise ValueError("a prompt is empty; give at least one token, such as <document>")
+    longest = max(map(len, sequences))
     tokens = torch.zeros(len(sequences), longest, dtype=torch.int64)
     modality_ids, document_ids = torch.zeros_like(tokens), torch.zeros_like(tokens)
     modality_ids.fill_(sequences[0].modalities[0])  # a sequence starts with a discrete token
@@ -91,27 +93,9 @@ def left_pad(sequences: Sequence[TokenSequence]) -> Batch:
     )
 
 
-def pack(sequences: Sequence[TokenSequence]) -> Batch:
-    """All sequences in one row, one document each: (1, sum of lengths)."""
-    _longest(sequences)
-    documents = [i for i, s in enumerate(sequences) for _ in range(len(s))]
-    return Batch(
-        modality_ids=torch.tensor([[m for s in sequences for m in s.modalities]]),
-        tokens=torch.tensor([[t for s in sequences for t in s.tokens]]),
-        document_ids=torch.tensor([documents]),
-        values=_values(sequences),
-    )
-
-
-def _longest(sequences: Sequence[TokenSequence]) -> int:
-    if not sequences or not all(len(s) for s in sequences):
-        raise ValueError("a prompt is empty; give at least one token, such as <document>")
-    return max(map(len, sequences))
-
-
 def _values(sequences: Sequence[TokenSequence]) -> dict[str, Tensor]:
-    parts: dict[str, list[Tensor]] = {}
+    stretches: dict[str, list[Tensor]] = {}
     for sequence in sequences:
-        for name, stretches in sequence.values.items():
-            parts.setdefault(name, []).extend(stretches)
-    return {name: torch.cat(stretches) for name, stretches in parts.items()}
+        for name, values in sequence.values.items():
+            stretches.setdefault(name, []).extend(values)
+    return {name: torch.cat(values) for name, values in stretches.items()}

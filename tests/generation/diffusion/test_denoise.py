@@ -11,7 +11,7 @@ from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.generation.diffusion import (
     DiffusionOptions,
     DiffusionSampler,
-    ItemBar,
+    SegmentProgress,
     denoise,
     empty_context,
 )
@@ -169,7 +169,7 @@ def test_bars_are_drawn_where_asked_for(capsys: pytest.CaptureFixture[str]) -> N
     draw(model, state, "image", PATCHES, [0])
     assert not capsys.readouterr().err
     for total, form in ((1, "denoised: 1/1|"), (None, "denoised: 1 [")):
-        with ItemBar(total, show=True) as bar:
+        with SegmentProgress(total, show=True) as bar:
             draw.progress = bar.advance
             draw(model, state, "image", PATCHES, [0])
             assert form in str(bar._bar)

@@ -2,14 +2,14 @@
 
 from .denoise import Denoised, denoise, empty_context
 from .options import DiffusionOptions
-from .progress import ItemBar
+from .progress import SegmentProgress
 from .sampler import DiffusionSampler
 
 __all__ = [
     "Denoised",
     "DiffusionOptions",
     "DiffusionSampler",
-    "ItemBar",
+    "SegmentProgress",
     "denoise",
     "empty_context",
 ]

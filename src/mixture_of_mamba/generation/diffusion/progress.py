@@ -6,10 +6,10 @@ import sys
 from types import TracebackType
 from typing import Any
 
-__all__ = ["ItemBar"]
+__all__ = ["SegmentProgress"]
 
 
-class ItemBar:
+class SegmentProgress:
     """A bar on standard error over all images (or other continuous segments) of a call.
 
     It appears with the first denoising step. A step of images that are denoised together counts its
@@ -25,7 +25,7 @@ class ItemBar:
         self.show = sys.stderr.isatty() if show is None else show
         self._bar: Any = None
 
-    def __enter__(self) -> ItemBar:
+    def __enter__(self) -> SegmentProgress:
         return self
 
     def __exit__(
