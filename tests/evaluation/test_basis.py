@@ -58,10 +58,10 @@ def folder(tmp_path: Path, plan: Plan) -> Path:
         ("threads", 2),
         ("precision", "bf16"),
         ("devices", 2),
-        ("accumulate", 2),
-        ("recompute", True),
+        ("gradient_accumulation_steps", 2),
+        ("activation_checkpointing", True),
         ("strategy", "ddp"),
-        ("clip", 0.5),
+        ("max_grad_norm", 0.5),
     ],
 )
 def test_settings_that_figures_depend_on_are_refused(

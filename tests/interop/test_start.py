@@ -85,7 +85,7 @@ def config(checkpoint: Path) -> RunConfig:
     data = tiny_config(
         "chameleon", text_tokenizer=str(checkpoint), text_vocabulary=vocabulary, text_fraction=0.0
     )
-    settings = {"start": str(checkpoint), **SETTINGS}
+    settings = {"init_from": str(checkpoint), **SETTINGS}
     quiet = {"samples": 0, "tensorboard": False, "progress": False, "device": "cpu"}
     plain = {"steps": 2, "batch_size": 2, "warmup": 0, "learning_rate": 0.0, "evaluate_batches": 1}
     run = RunConfig.from_dict({"model": settings, "train": {**plain, **quiet}})
@@ -142,7 +142,7 @@ def test_a_start_of_another_shape_is_refused_before_data_is_prepared(
     message: str | None,
 ) -> None:
     size = load_dense(checkpoint).config.modalities[0].size
-    given = ["--model.start", str(checkpoint), "--data.text_tokenizer", str(checkpoint)]
+    given = ["--model.init_from", str(checkpoint), "--data.text_tokenizer", str(checkpoint)]
     given += ["--data.setting", "chameleon", "--data.text_vocabulary", str(size + 3)]
     for name, value in SETTINGS.items():
         given += [f"--model.{name}", str(value).lower()]

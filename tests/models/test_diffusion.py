@@ -130,8 +130,8 @@ def test_image_weight_zero_trains_the_text_as_text_alone_does(split: str) -> Non
     image = [BEGIN, torch.randn(4, DIM)]  # nothing after it, so no text that reads an image
     mixed = [batch_of([[*t, image]], i) for i, t in enumerate(texts)]
     alone = [batch_of([t], i) for i, t in enumerate(texts)]
-    with_images = train_text(model_of(split, weight=0.0, caption_dropout=0.0), mixed)
-    text = train_text(model_of(split, weight=0.0, caption_dropout=0.0), alone)
+    with_images = train_text(model_of(split, weight=0.0, cond_drop_prob=0.0), mixed)
+    text = train_text(model_of(split, weight=0.0, cond_drop_prob=0.0), alone)
     for name, p in text.items():
         torch.testing.assert_close(with_images[name], p, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -146,7 +146,7 @@ def test_absent_images_leave_zero_gradients() -> None:
 
 
 def test_a_dropped_caption_is_an_image_alone() -> None:
-    model = awake(model_of(caption_dropout=0.999))
+    model = awake(model_of(cond_drop_prob=0.999))
     batch = batch_of([[caption_first(1)]], seed=5)
     model.train()
     dropped = model(batch)

@@ -110,7 +110,7 @@ def test_levels_are_uniform_and_independent_between_images() -> None:
 
 
 def test_a_power_below_one_draws_more_noise() -> None:
-    levels = drawn_levels([[caption_first(i)] for i in range(8)], level_power=0.5).float() / 1000
+    levels = drawn_levels([[caption_first(i)] for i in range(8)], timestep_power=0.5).float() / 1000
     # u ** 0.5 has density 2 x: mean 2/3, a quarter of it below one half
     assert levels.mean() == pytest.approx(2 / 3, abs=0.03)
     assert (levels < 0.5).float().mean() == pytest.approx(0.25, abs=0.06)
@@ -133,13 +133,13 @@ def test_latents_are_not_clipped(kind: str) -> None:
         ({"prediction": "noise"}, "diffusion.prediction is 'noise'; choose from epsilon"),
         ({"schedule": "cosin"}, "diffusion.schedule is 'cosin'"),
         ({"timesteps": 1}, "diffusion.timesteps is 1"),
-        ({"limit_before_caption": 0}, "must lie above 0"),
-        ({"caption_dropout": 1.0}, "diffusion.caption_dropout is 1.0"),
-        ({"level_power": 0.0}, "diffusion.level_power is 0.0"),
+        ({"max_timestep_before_caption": 0}, "must lie above 0"),
+        ({"cond_drop_prob": 1.0}, "diffusion.cond_drop_prob is 1.0"),
+        ({"timestep_power": 0.0}, "diffusion.timestep_power is 0.0"),
         ({"opening_tokens": -1}, "diffusion.opening_tokens is -1"),
         ({"timesteps": "abc"}, "diffusion.timesteps is 'abc'; it must be a whole number"),
         ({"timesteps": True}, "diffusion.timesteps is True; it must be a whole number"),
-        ({"level_power": "1"}, "diffusion.level_power is '1'; it must be a number"),
+        ({"timestep_power": "1"}, "diffusion.timestep_power is '1'; it must be a number"),
         ({"schedule": 3}, "diffusion.schedule is 3; it must be a name"),
         ({"guidance": 2}, "unknown fields ['guidance']; choose from prediction"),
     ],

@@ -22,7 +22,7 @@ def problem(order: tuple[Modality, ...], vocabulary: str) -> tuple[MultimodalMod
         n_layers=2,
         modalities=order,
         vocabulary=vocabulary,  # type: ignore[arg-type]
-        diffusion={"caption_dropout": 0.0},
+        diffusion={"cond_drop_prob": 0.0},
     )
     model = MultimodalModel(config).double()
     kinds = [m.name for m in order]

@@ -50,7 +50,7 @@ def test_unknown_fields_name_the_nearest(plain: dict[str, Any], message: str) ->
         ({"strategy": "zero"}, "choose from auto, ddp, fsdp"),
         ({"learning_rate": float("nan")}, "train.learning_rate is nan; it must be finite"),
         ({"beta2": 1.0}, "train.beta2 is 1.0"),
-        ({"batch_size": 6, "accumulate": 2, "devices": 2}, "use a multiple of 4"),
+        ({"batch_size": 6, "gradient_accumulation_steps": 2, "devices": 2}, "use a multiple of 4"),
     ],
 )
 def test_values_out_of_range(fields: dict[str, Any], message: str) -> None:
@@ -72,5 +72,37 @@ def test_model_config_takes_modalities_from_the_data() -> None:
 
 def test_differences_leave_out_what_may_change() -> None:
     one = RunConfig()
-    two = RunConfig(train=TrainConfig(log_every=3, clip=0.5), model=ModelSettings(split="none"))
-    assert one.differences(two) == ["model.split: 'all' -> 'none'", "train.clip: 1.0 -> 0.5"]
+    two = RunConfig(
+        train=TrainConfig(log_every=3, max_grad_norm=0.5), model=ModelSettings(split="none")
+    )
+    assert one.differences(two) == [
+        "model.split: 'all' -> 'none'",
+        "train.max_grad_norm: 1.0 -> 0.5",
+    ]
+
+
+def test_old_names_are_read() -> None:
+    old = {
+        "train": {"accumulate": 2, "clip": 0.5, "recompute": True},
+        "model": {"start": "dense", "diffusion": {"level_power": 0.5, "caption_dropout": 0.2}},
+    }
+    new = {
+        "train": {
+            "gradient_accumulation_steps": 2,
+            "max_grad_norm": 0.5,
+            "activation_checkpointing": True,
+        },
+        "model": {
+            "init_from": "dense",
+            "diffusion": {"timestep_power": 0.5, "cond_drop_prob": 0.2},
+        },
+    }
+    assert RunConfig.from_dict(old) == RunConfig.from_dict(new)
+
+
+def test_an_old_and_a_new_name_must_agree() -> None:
+    both = {"train": {"accumulate": 2, "gradient_accumulation_steps": 2}}
+    assert RunConfig.from_dict(both).train.gradient_accumulation_steps == 2
+    both["train"]["accumulate"] = 3
+    with pytest.raises(ValueError, match=r"c.yaml gives train.accumulate, which is now called"):
+        RunConfig.from_dict(both, "c.yaml")

@@ -33,8 +33,9 @@ def in_torch(windows: Windows, config: Any) -> tuple[list[float], list[float], n
     half = config.precision == "bf16"
     for step in range(STEPS):
         optimizer.zero_grad()
-        places = range(step * config.accumulate, (step + 1) * config.accumulate)
-        size = config.batch_size // config.accumulate
+        count = config.gradient_accumulation_steps
+        places = range(step * count, (step + 1) * count)
+        size = config.batch_size // count
         parts = [windows.batch(order.indices(p, size, 0, 1)) for p in places]
         totals, counts = 0.0, 0.0
         for part in parts:
@@ -72,7 +73,9 @@ def in_fabric(windows: Windows, config: Any) -> tuple[list[float], list[float], 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_steps_are_those_of_torch(accumulate: int, precision: str) -> None:
-    config = tiny_config(accumulate=accumulate, precision=precision, clip=CLIP).train
+    config = tiny_config(
+        gradient_accumulation_steps=accumulate, precision=precision, max_grad_norm=CLIP
+    ).train
     windows = Windows(40, text_only=True)
     (losses, norms, ours), (wanted, expected, theirs) = (
         f(windows, config) for f in (in_fabric, in_torch)

@@ -70,7 +70,7 @@ def test_a_run_is_read_where_its_data_is_not(tmp_path: Path) -> None:
 
 def test_a_start_must_be_there(tmp_path: Path) -> None:
     config = tiny_config()
-    start = replace(config, model=replace(config.model, start=str(tmp_path / "none")))
+    start = replace(config, model=replace(config.model, init_from=str(tmp_path / "none")))
     with pytest.raises(FileNotFoundError, match="which is no folder"):
         train(start, tmp_path / "run", build=build, start=MultimodalModel)
     with pytest.raises(ValueError, match="only Mambas start from a pretrained one"):
@@ -93,7 +93,9 @@ def test_logged_means_weigh_every_target_once(tmp_path: Path) -> None:
 def test_parts_of_a_step_give_the_gradient_of_the_whole(tmp_path: Path, accumulate: int) -> None:
     """Although the parts have different numbers of targets."""
     train(tiny_config(), tmp_path / "whole", build=build_uneven)
-    train(tiny_config(accumulate=accumulate), tmp_path / "parts", build=build_uneven)
+    train(
+        tiny_config(gradient_accumulation_steps=accumulate), tmp_path / "parts", build=build_uneven
+    )
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=2e-6)
     for name, value in final(tmp_path / "whole").items():
         torch.testing.assert_close(final(tmp_path / "parts")[name], value, atol=2e-4, rtol=0)
@@ -101,7 +103,7 @@ def test_parts_of_a_step_give_the_gradient_of_the_whole(tmp_path: Path, accumula
 
 def test_recompute_changes_nothing(tmp_path: Path) -> None:
     train(tiny_config(), tmp_path / "kept", build=build)
-    train(tiny_config(recompute=True), tmp_path / "again", build=build)
+    train(tiny_config(activation_checkpointing=True), tmp_path / "again", build=build)
     assert losses(tmp_path / "again") == losses(tmp_path / "kept")
 
 

@@ -38,7 +38,7 @@ def batch_of(images: int, seed: int) -> Batch:
 
 @pytest.fixture
 def objective() -> Objective:
-    diffusion = {"caption_dropout": 0.5}
+    diffusion = {"cond_drop_prob": 0.5}
     config = ModelConfig(d_model=16, n_layers=1, modalities=MODALITIES, diffusion=diffusion)
     return Objective(MultimodalModel(config))
 

@@ -48,7 +48,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("options", [{}, {"log_every": 4, "accumulate": 2, "evaluate_every": 5}])
+@pytest.mark.parametrize(
+    "options", [{}, {"log_every": 4, "gradient_accumulation_steps": 2, "evaluate_every": 5}]
+)
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_stop_and_resume_is_bit_identical(
     tmp_path: Path, stop: int, options: dict[str, Any]
@@ -186,7 +188,8 @@ def test_other_config_names_the_differing_fields(stopped: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"log_every": 2}, {"keep_checkpoints": 1}, {"recompute": True}, {"threads": 1}]
+    "change",
+    [{"log_every": 2}, {"keep_checkpoints": 1}, {"activation_checkpointing": True}, {"threads": 1}],
 )
 def test_fields_that_do_not_change_the_steps_may_differ(
     stopped: Path, change: dict[str, Any]

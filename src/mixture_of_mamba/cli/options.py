@@ -15,6 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namesp
 
 from ..data.config import OF_TOKENIZERS, DataConfig
 from ..training.config import ModelSettings, RunConfig, TrainConfig, nearest, unknown_fields
+from ..training.old_names import RENAMED, with_new_names
 
 __all__ = ["Parser", "add_run_options", "preset_names", "preset_path", "run_config"]
 
@@ -40,7 +41,7 @@ class Parser(ArgumentParser):
     ignored: tuple[str, ...] = ()
 
     def parse_args(self, args: list[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        given = list(args or [])
+        given = [_renamed(arg) for arg in args or []]
         flags = [s for action in self._actions for s in action.option_strings]
         files: list[str] = []
         if "--config" in flags:
@@ -79,10 +80,11 @@ class Parser(ArgumentParser):
                 f"{path} holds no mapping; it needs fields such as train: {{steps: 500}}"
             )
         valid = [f[2:] for f in flags if f.startswith("--")]
-        used = {part: value for part, value in plain.items() if part not in self.ignored}
+        new = with_new_names(plain, str(path))
+        used = {part: value for part, value in new.items() if part not in self.ignored}
         if problem := unknown_fields(used, valid, str(path)):
             raise ValueError(problem)
-        return json.dumps(used) if len(used) < len(plain) else str(path)
+        return json.dumps(used) if used != plain else str(path)
 
 
 #: jsonargparse's and argparse's messages -> words of the command line.
@@ -125,6 +127,12 @@ def _plain(message: str, places: Sequence[str] = ()) -> str:
 def _known(name: str, flags: list[str]) -> bool:
     """Whether a flag exists, or names an entry of a mapping (--model.loss_weights.image)."""
     return name in flags or any(f.count(".") == 1 and name.startswith(f + ".") for f in flags)
+
+
+def _renamed(arg: str) -> str:
+    """A flag under its name of this version."""
+    name, equals, value = arg.partition("=")
+    return f"--{RENAMED.get(name[2:], name[2:])}{equals}{value}" if name[:2] == "--" else arg
 
 
 def _config_first(args: list[str]) -> list[str]:

@@ -72,7 +72,7 @@ def run(args: Namespace) -> int:
 
 
 def _start(config: RunConfig, out: Path) -> Start | None:
-    """What config.model.start names, unless the run has weights already."""
+    """What config.model.init_from names, unless the run has weights already."""
     from ..interop import Start
     from ..training.config import model_config
     from ..training.runs import start_of

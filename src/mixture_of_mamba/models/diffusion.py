@@ -110,10 +110,10 @@ class Diffusion(nn.Module):
     def drop_captions(self, batch: Batch, discrete: Tensor) -> Tensor | None:
         """(b, t) bool, where some images are cut off from their context, for guided sampling; None:
         nowhere."""
-        if not self.config.caption_dropout:
+        if not self.config.cond_drop_prob:
             return None
         generator = batch_generator(batch, "captions")
-        return draw_fresh_starts(batch, discrete, self.config.caption_dropout, generator)
+        return draw_fresh_starts(batch, discrete, self.config.cond_drop_prob, generator)
 
     def noise(
         self, batch: Batch, routing: Routing, discrete: Tensor, *, clean: bool = False
@@ -149,9 +149,9 @@ class Diffusion(nn.Module):
         draws = torch.rand(
             len(clean), generator=generator, device=clean.device, dtype=torch.float32
         )[where.number]
-        top = torch.where(where.leads, self.config.limit_before_caption, 1.0)
+        top = torch.where(where.leads, self.config.max_timestep_before_caption, 1.0)
         last = self.config.timesteps - 1
-        draws = draws**self.config.level_power
+        draws = draws**self.config.timestep_power
         t = (draws * top * self.config.timesteps).long().clamp(max=last)
         noise = torch.randn(
             clean.shape, generator=generator, device=clean.device, dtype=torch.float32

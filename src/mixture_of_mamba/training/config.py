@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.config import DataConfig
 from ..models import Modality, ModelConfig
+from .old_names import with_new_names
 
 __all__ = ["ModelSettings", "RunConfig", "TrainConfig", "model_config", "nearest", "unknown_fields"]
 
@@ -51,7 +52,7 @@ class ModelSettings:
     diffusion: dict[str, Any] = field(default_factory=dict)
     """Settings of the continuous head; its defaults where nothing is given."""
 
-    start: str | None = None
+    init_from: str | None = None
     """Folder of a pretrained model whose weights the run starts from: a dense Mamba of
     state-spaces or transformers, or a model of this package. Its text tokenizer goes in
     data.text_tokenizer. None: new weights."""
@@ -67,7 +68,7 @@ class TrainConfig:
     batch_size: int = 12
     """Windows in one optimizer step, over all devices and parts together."""
 
-    accumulate: int = 1
+    gradient_accumulation_steps: int = 1
     """Parts that a step's windows are processed in, one after the other, to save memory."""
 
     learning_rate: float = 2e-3
@@ -88,7 +89,7 @@ class TrainConfig:
     beta2: float = 0.95
     """AdamW's average of squared gradients."""
 
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of all gradients together; 0 for no limit."""
 
     precision: str = "float32"
@@ -96,7 +97,7 @@ class TrainConfig:
     measurement of a second, kept for the next time, says that it is faster on this machine. The
     run's config.yaml has what was taken."""
 
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Compute each block again in the backward pass instead of keeping what is inside it."""
 
     device: str = "auto"
@@ -151,7 +152,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"train.{name} is {value!r}; choose from {', '.join(choices)}")
-        for name in ("learning_rate", "final_learning_rate", "weight_decay", "clip"):
+        for name in ("learning_rate", "final_learning_rate", "weight_decay", "max_grad_norm"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"train.{name} is {value}; it must be finite and not negative")
@@ -163,11 +164,11 @@ class TrainConfig:
                 f"train.precision auto is measured by one process, and train.devices is "
                 f"{self.devices}; say float32 or bf16"
             )
-        parts = self.devices * self.accumulate
+        parts = self.devices * self.gradient_accumulation_steps
         if self.batch_size % parts:
             raise ValueError(
                 f"train.batch_size is {self.batch_size}, which {self.devices} devices x "
-                f"{self.accumulate} parts do not divide; use a multiple of {parts}"
+                f"{self.gradient_accumulation_steps} parts do not divide; use a multiple of {parts}"
             )
 
     def remarks(self) -> list[str]:
@@ -184,7 +185,7 @@ class TrainConfig:
 _LEAST = {
     "steps": 1,
     "batch_size": 1,
-    "accumulate": 1,
+    "gradient_accumulation_steps": 1,
     "warmup": 0,
     "devices": 1,
     "threads": 1,
@@ -219,7 +220,7 @@ _FREE = {
     "train.samples",
     "train.tensorboard",
     "train.progress",
-    "train.recompute",
+    "train.activation_checkpointing",
 }
 
 
@@ -232,10 +233,10 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if self.model.start is not None and self.model.mixer != "mamba":
+        if self.model.init_from is not None and self.model.mixer != "mamba":
             raise ValueError(
-                f"model.start is {self.model.start!r}, but only Mambas start from a pretrained one "
-                f"and model.mixer is {self.model.mixer!r}; leave one of them out"
+                f"model.init_from is {self.model.init_from!r}, but only Mambas start from a "
+                f"pretrained one and model.mixer is {self.model.mixer!r}; leave one of them out"
             )
         # Before data is prepared for minutes: are widths, split and weights possible at all?
         model_config(self.model, [(name, kind, 1) for name, kind in self.data.modalities])
@@ -258,6 +259,7 @@ class RunConfig:
         parts = {"data": DataConfig, "model": ModelSettings, "train": TrainConfig}
         if not isinstance(plain, Mapping):
             raise ValueError(f"{source} is no mapping; it needs the parts {', '.join(parts)}")
+        plain = with_new_names(plain, source)
         valid = [f"{part}.{f.name}" for part, kind in parts.items() for f in fields(kind)]
         if problem := unknown_fields(plain, valid, source):
             raise ValueError(problem)

@@ -50,7 +50,7 @@ def validation_losses(
     modalities = objective.model.config.modalities
     sums = torch.zeros(2 * len(modalities), dtype=torch.float64)
     levels = {m.name: torch.zeros(LEVELS, 2) for m in modalities if not m.discrete}
-    size = config.batch_size // (config.devices * config.accumulate)
+    size = config.batch_size // (config.devices * config.gradient_accumulation_steps)
     objective.eval()
     with isolated_rng(_NOISE_SEED + rank):
         # Every rank makes the same number of calls, because each gathers sharded parameters; a

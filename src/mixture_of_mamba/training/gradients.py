@@ -56,7 +56,7 @@ def step_gradients(
             fabric.backward(loss)
         total = sums if total is None else total + sums
     assert total is not None
-    return sum_over_ranks(fabric, total), clip_grad_norm(module.parameters(), config.clip)
+    return sum_over_ranks(fabric, total), clip_grad_norm(module.parameters(), config.max_grad_norm)
 
 
 def _parts(
@@ -68,10 +68,10 @@ def _parts(
     step: int,
 ) -> list[Batch]:
     """This rank's parts of a step, on its device; each with a seed of its own for its noise."""
-    size = config.batch_size // (config.accumulate * fabric.world_size)
+    size = config.batch_size // (config.gradient_accumulation_steps * fabric.world_size)
     batches = []
-    for part in range(config.accumulate):
-        place = (step - 1) * config.accumulate + part
+    for part in range(config.gradient_accumulation_steps):
+        place = (step - 1) * config.gradient_accumulation_steps + part
         batch = windows.batch(order.indices(place, size, fabric.global_rank, fabric.world_size))
         batch = replace(batch, seed=step_seed(config.seed, place, fabric.global_rank))
         batches.append(to_device(fabric, batch, model))

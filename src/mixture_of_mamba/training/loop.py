@@ -101,7 +101,7 @@ def train(
         folder: gets config.yaml, metrics.jsonl, checkpoints/, tokenizers/ and at the end model/.
         build: makes `tokenizers`, `train` and `validation` of a DataConfig; called on the first
             process first, so that the others find the cache filled.
-        start: makes the first weights where config.model.start names some; interop.Start has
+        start: makes the first weights where config.model.init_from names some; interop.Start has
             checked them before data is prepared, interop.start_from checks them after.
         resume: continue what is in `folder`.
         on_evaluation: called after each evaluation, e.g. to show decoded samples.
@@ -130,8 +130,8 @@ def train(
         start = None  # the weights are new, or those of a checkpoint
     elif start is None:
         raise ValueError(
-            f"model.start is {config.model.start!r}, but train was given no `start` to read it "
-            "with; pass start=lambda c: start_from(config.model.start, c) of interop"
+            f"model.init_from is {config.model.init_from!r}, but train was given no `start` to "
+            "read it with; pass start=lambda c: start_from(config.model.init_from, c) of interop"
         )
     further = os.environ.get("LOCAL_RANK", "0") != "0"
     end_with_parent(grace=0.0 if further else GRACE_SECONDS)  # a further process writes nothing
@@ -191,7 +191,7 @@ class _Training:
         # Initial values have seeds of their own.
         torch.manual_seed(torch_seed(c.seed + fabric.global_rank))
         self.model = MultimodalModel(network, seed=c.seed) if start is None else start(network)
-        self.model.backbone.checkpoint_activations = c.recompute
+        self.model.backbone.checkpoint_activations = c.activation_checkpointing
         self.objective = Objective(self.model)
         self.module = fabric.setup_module(self.objective)
         self.optimizer = make_optimizer(self.objective.named_parameters(), c)

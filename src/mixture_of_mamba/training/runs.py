@@ -259,13 +259,13 @@ def start_of(folder: Path, config: RunConfig) -> Path | None:
     Raises:
         FileNotFoundError: it is not there.
     """
-    start = config.model.start
+    start = config.model.init_from
     if start is None or checkpoints(folder):
         return None
     if not Path(start).is_dir():
         raise FileNotFoundError(
-            f"model.start is {start!r}, which is no folder; give that of a pretrained model, or "
-            "leave it out to start from new weights"
+            f"model.init_from is {start!r}, which is no folder; give that of a pretrained model, "
+            "or leave it out to start from new weights"
         )
     return Path(start)
 

@@ -18,7 +18,7 @@ from tests.helpers.sequences import BEGIN, batch_of, caption_first, image_first,
 
 
 def trained(chance: float, *, seed: int = 0) -> MultimodalModel:
-    model = model_of(caption_dropout=chance, seed=seed)
+    model = model_of(cond_drop_prob=chance, seed=seed)
     assert model.diffusion is not None
     torch.manual_seed(1)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_the_loss_equals_that_of_a_document_that_begins_at_the_image() -> None:
     model = trained(1 - 1e-9)
     whole = batch_of([[text_only(2), caption_first(1), image_first(2)]])
     found = model(whole)
-    model.diffusion.config = replace(model.diffusion.config, caption_dropout=0.0)  # type: ignore[union-attr]
+    model.diffusion.config = replace(model.diffusion.config, cond_drop_prob=0.0)  # type: ignore[union-attr]
     starts = torch.zeros_like(whole.tokens, dtype=torch.bool)
     starts[:, :-1] = (whole.modality_ids[:, 1:] == 1) & (whole.modality_ids[:, :-1] == 0)
     assert whole.document_ids is not None
@@ -119,7 +119,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
 
 
 def test_the_host_keeps_its_counts(known: list[Tensor | None]) -> None:
-    model = model_of(caption_dropout=0.5).to("meta").train()
+    model = model_of(cond_drop_prob=0.5).to("meta").train()
     batch = batch_of([[caption_first(1)]]).to("meta")
     model(batch)
     text = int((batch_of([[caption_first(1)]]).modality_ids == 0).sum())
