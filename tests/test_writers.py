@@ -91,7 +91,9 @@ def long_config(folder: Path) -> None:
 
 
 def examples(folder: Path) -> None:
-    save_examples([Example("a caption", (), noise(300, 300, 3))] * 2, folder / "examples")
+    save_examples(
+        [Example({"text": "a caption", "image": noise(300, 300, 3)})] * 2, folder / "examples"
+    )
 
 
 def many_runs(folder: Path) -> None:

@@ -80,13 +80,13 @@ def test_examples_show_say_and_speak_their_facts(spoken: DataBundle) -> None:
     assert len(spoken.validation_examples) == 12
     for example in spoken.validation_examples:
         assert parse_facts(example.caption) == set(example.facts)
-        assert example.image is not None and example.image.shape == (32, 32, 3)
-        assert example.audio is not None and example.sample_rate is not None
-        assert 0.5 < len(example.audio) / example.sample_rate < 12
+        assert example.items["image"].shape == (32, 32, 3)
+        wave, rate = example.items["speech"]
+        assert 0.5 < len(wave) / rate < 12
 
 
 def test_settings_without_speech_have_no_audio() -> None:
-    assert all(e.audio is None for e in tiny_bundle("transfusion").validation_examples)
+    assert all("speech" not in e.items for e in tiny_bundle("transfusion").validation_examples)
 
 
 def test_image_values_are_of_unit_scale() -> None:
@@ -107,7 +107,7 @@ def test_a_second_build_reads_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     assert first.facts == second.facts
     for a, b in zip(first.validation_examples, second.validation_examples, strict=True):
         assert a.caption == b.caption and a.facts == b.facts
-        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.items["image"], b.items["image"])
 
 
 def test_text_fraction_zero_means_scenes_alone(tmp_path: Path) -> None:

@@ -63,10 +63,10 @@ def test_examples_are_the_users_own_files(own: tuple[DataBundle, DataConfig], me
         number = example.caption.split()[2]
         with Image.open(media / f"picture{number}.png") as picture:
             square = picture.crop((5, 0, 45, 40)).resize((32, 32), Image.Resampling.LANCZOS)
-        assert example.image is not None and example.audio is not None
-        assert np.abs(example.image.astype(int) - np.asarray(square)).mean() < 2
-        assert example.sample_rate == 22_050
-        assert len(example.audio) == pytest.approx(1.2 * 22_050, abs=2)
+        assert np.abs(example.items["image"].astype(int) - np.asarray(square)).mean() < 2
+        wave, rate = example.items["speech"]
+        assert rate == 22_050
+        assert len(wave) == pytest.approx(1.2 * 22_050, abs=2)
 
 
 def test_parquet_holds_the_same_documents(

@@ -145,7 +145,7 @@ def test_a_run_that_was_trained_otherwise_is_not_compared(folder: Path, plan: Pl
 
 
 def make_samples(folder: Path, run: str, picture: int) -> None:
-    examples = [Example("a caption", (), np.full((8, 8, 3), picture, np.uint8))]
+    examples = [Example({"text": "a caption", "image": np.full((8, 8, 3), picture, np.uint8)})]
     save_examples(examples, folder / run / "samples")
     made = json.loads((folder / run / "samples" / "examples.json").read_text())
     plain = {"checkpoint": checkpoint_of(folder / run), "samples": made}
@@ -156,7 +156,10 @@ def make_samples(folder: Path, run: str, picture: int) -> None:
 def test_samples_and_facts_of_an_older_model_are_left_out_and_named(
     folder: Path, plan: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_examples([Example("a caption", (), np.zeros((8, 8, 3), np.uint8))], folder / "examples")
+    save_examples(
+        [Example({"text": "a caption", "image": np.zeros((8, 8, 3), np.uint8)})],
+        folder / "examples",
+    )
     for run in ("dense-seed0", "mom-seed0"):
         make_samples(folder, run, 90)
         write_facts(folder / run, answers(4))

@@ -363,7 +363,10 @@ def test_damaged_artefacts_are_named_and_in_nobodys_way(
     """Samples, facts, real examples and the figures of before; the rest of the report is made."""
     plan = make_plan()
     write_runs(tmp_path, plan, lambda job, name, steps: 2.0 + 0 * steps)
-    pictures = [Example(f"caption {i}", (), np.full((8, 8, 3), i, np.uint8)) for i in range(2)]
+    pictures = [
+        Example({"text": f"caption {i}", "image": np.full((8, 8, 3), i, np.uint8)})
+        for i in range(2)
+    ]
     save_examples(pictures, tmp_path / "examples")
     places = [tmp_path / "examples" / "examples.json", tmp_path / "comparison.json"]
     for job in plan.jobs(tmp_path):

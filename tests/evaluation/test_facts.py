@@ -26,8 +26,9 @@ def reader() -> SceneReader:
 @cache
 def examples(count: int = 60) -> tuple[Example, ...]:
     scenes = make_scenes(count, load_handwriting(0)["validation"], "validation", 0)
+    silence = (np.zeros(10, np.float32), 22_050)
     return tuple(
-        Example(s.caption, s.facts, s.image, np.zeros(10, np.float32), 22_050) for s in scenes
+        Example({"text": s.caption, "image": s.image, "speech": silence}, s.facts) for s in scenes
     )
 
 
@@ -41,11 +42,11 @@ class Perfect:
     def to_image(self, texts: Sequence[str], *, seed: int, **sampling: Any) -> list[np.ndarray]:
         self.seeds.append(seed)
         assert sampling == {"guidance": 3.0}
-        return [self.by_caption[t].image for t in texts]  # type: ignore[misc]
+        return [self.by_caption[t].items["image"] for t in texts]
 
     def to_text(self, *, images: Any = None, speech: Any = None) -> list[str]:
         if images is not None:
-            by_image = {e.image.tobytes(): e.caption for e in examples()}  # type: ignore[union-attr]
+            by_image = {e.items["image"].tobytes(): e.caption for e in examples()}  # type: ignore[union-attr]
             return [by_image[i.tobytes()] for i in images]
         return ["a red three at the top left" for _ in speech]
 
@@ -77,7 +78,7 @@ def test_a_perfect_generator_reaches_the_ceiling() -> None:
 
 def test_another_picture_is_wrong() -> None:
     facts = [e.facts for e in examples()]
-    images = [e.image for e in examples()]
+    images = [e.items["image"] for e in examples()]
     right = judge_pictures(reader(), images, facts)  # type: ignore[arg-type]
     wrong = judge_pictures(reader(), images[1:] + images[:1], facts)  # type: ignore[arg-type]
     assert wrong["fact"]["share"] < 0.1 < right["fact"]["share"]
@@ -101,7 +102,7 @@ def test_each_question_is_counted_on_its_own() -> None:
 
 
 def test_own_documents_have_no_facts_to_judge() -> None:
-    own = [Example("a house", (), np.zeros((32, 32, 3), np.uint8))]
+    own = [Example({"text": "a house", "image": np.zeros((32, 32, 3), np.uint8)})]
     with pytest.raises(ValueError, match="no validation document has facts"):
         judge(Perfect(), own, modalities=["text", "image"], reader=reader())
 

@@ -31,8 +31,8 @@ def run_folder(
     write_config(folder, RunConfig(data=tiny_config()))
     generator.model.save_pretrained(folder / "model")
     generator.tokenizers.save(folder / "tokenizers")
-    write_image(folder / "scene.png", example.image)
-    write_sound(folder / "scene.wav", (example.audio, example.sample_rate))
+    write_image(folder / "scene.png", example.items["image"])
+    write_sound(folder / "scene.wav", example.items["speech"])
     return folder
 
 
@@ -195,7 +195,7 @@ def test_several_captions_are_drawn_one_is_the_most_likely(
     base = ["generate", str(run_folder), "--image", str(run_folder / "scene.png"), "--to", "text"]
     assert main([*base, "--count", "3", "--seed", "5"]) == 0
     said = capsys.readouterr()
-    drawn = generator.to_text(images=[example.image] * 3, seed=5, temperature=1.0)
+    drawn = generator.to_text(images=[example.items["image"]] * 3, seed=5, temperature=1.0)
     assert said.out.splitlines() == drawn and said.err == ""
     assert main([*base, "--top_k", "20"]) == 0
     said = capsys.readouterr()
@@ -207,7 +207,9 @@ def test_several_captions_are_drawn_one_is_the_most_likely(
     assert main([*base, "--top_k", "20", "--temperature", "1", "--seed", "3"]) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    (wanted,) = generator.to_text(images=[example.image], seed=3, temperature=1.0, top_k=20)
+    (wanted,) = generator.to_text(
+        images=[example.items["image"]], seed=3, temperature=1.0, top_k=20
+    )
     assert said.out.strip() == wanted
     assert main([*base, "--count", "2", "--temperature", "0"]) == 0
     said = capsys.readouterr()

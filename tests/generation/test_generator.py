@@ -24,7 +24,7 @@ def test_captions_to_pictures(learnt: tuple[Generator, list[Example]]) -> None:
     generator, examples = learnt
     made = generator.to_image([e.caption for e in examples], temperature=0)
     for picture, example in zip(made, examples, strict=True):
-        assert np.array_equal(picture, seen(generator, "image", example.image))
+        assert np.array_equal(picture, seen(generator, "image", example.items["image"]))
     assert not np.array_equal(*made)
 
 
@@ -33,7 +33,7 @@ def test_captions_to_speech(learnt: tuple[Generator, list[Example]]) -> None:
     # behind a caption both an image and an utterance were learnt; here the utterance is asked for
     made = generator.to_speech([e.caption for e in examples], temperature=0)
     for (wave, rate), example in zip(made, examples, strict=True):
-        wanted, wanted_rate = seen(generator, "speech", (example.audio, example.sample_rate))
+        wanted, wanted_rate = seen(generator, "speech", example.items["speech"])
         assert rate == wanted_rate
         assert np.array_equal(wave, wanted)
 
@@ -41,8 +41,8 @@ def test_captions_to_speech(learnt: tuple[Generator, list[Example]]) -> None:
 def test_pictures_and_speech_to_captions(learnt: tuple[Generator, list[Example]]) -> None:
     generator, examples = learnt
     captions = [e.caption for e in examples]
-    assert generator.to_text(images=[e.image for e in examples]) == captions
-    speech = [(e.audio, e.sample_rate) for e in examples]
+    assert generator.to_text(images=[e.items["image"] for e in examples]) == captions
+    speech = [e.items["speech"] for e in examples]
     assert generator.to_text(speech=speech) == captions
 
 
@@ -50,14 +50,12 @@ def test_free_generation_goes_through_all_modalities(
     learnt: tuple[Generator, list[Example]],
 ) -> None:
     generator, (example, _) = learnt
-    prompt = [("text", example.caption), ("image", example.image)]
+    prompt = [("text", example.caption), ("image", example.items["image"])]
     (rest,) = generator.complete([prompt], temperature=0)
     assert [segment.modality for segment in rest] == ["speech"]
-    wanted, _ = seen(generator, "speech", (example.audio, example.sample_rate))
+    wanted, _ = seen(generator, "speech", example.items["speech"])
     assert np.array_equal(rest[0].content[0], wanted)
-    (rest,) = generator.complete(
-        [[("speech", (example.audio, example.sample_rate))]], temperature=0
-    )
+    (rest,) = generator.complete([[("speech", example.items["speech"])]], temperature=0)
     assert [tuple(segment) for segment in rest] == [("text", example.caption)]
     (rest,) = generator.complete([[]], to="text", temperature=0.5, seed=3)
     assert rest[0].content in {e.caption for e in learnt[1]}
@@ -65,9 +63,13 @@ def test_free_generation_goes_through_all_modalities(
 
 def test_stream_yields_what_complete_returns(learnt: tuple[Generator, list[Example]]) -> None:
     generator, (example, _) = learnt
-    stream = generator.stream([("image", example.image)], to="text", temperature=0)
+    prompt = [("image", example.items["image"])]
+    stream = generator.stream(prompt, to="text", temperature=0)
     assert next(stream)[0] == "text"  # before the rest is made
-    tokens = [t for _, t in generator.stream([("image", example.image)], to="text", temperature=0)]
+    tokens = [
+        t
+        for _, t in generator.stream([("image", example.items["image"])], to="text", temperature=0)
+    ]
     assert generator.tokenizers.text.decode(tokens) == example.caption
 
 
@@ -88,7 +90,7 @@ def test_images_of_many_codes_are_whole(
     # the length of an image decides, also where it is above the limit for documents
     monkeypatch.setattr("mixture_of_mamba.generation.generator.MOST_TOKENS", 10)
     ((image,),) = generator.complete([[("text", example.caption)]], to="image", temperature=0)
-    assert np.array_equal(image.content, seen(generator, "image", example.image))
+    assert np.array_equal(image.content, seen(generator, "image", example.items["image"]))
 
 
 def test_cut_images_are_left_out(learnt: tuple[Generator, list[Example]]) -> None:
@@ -99,7 +101,7 @@ def test_cut_images_are_left_out(learnt: tuple[Generator, list[Example]]) -> Non
 
 def test_pictures_of_other_sizes_are_fitted(learnt: tuple[Generator, list[Example]]) -> None:
     generator, (example, _) = learnt
-    large = np.kron(example.image, np.ones((2, 2, 1), np.uint8))
+    large = np.kron(example.items["image"], np.ones((2, 2, 1), np.uint8))
     wide = np.concatenate([large[:, :10] * 0, large, large[:, :10] * 0], 1)
     assert generator.to_text(images=[wide]) == [example.caption]
 
@@ -117,7 +119,7 @@ def test_wrong_prompts_name_what_is_wrong(learnt: tuple[Generator, list[Example]
     with pytest.raises(ValueError, match="give images=, speech= or texts="):
         generator.to_text()
     with pytest.raises(ValueError, match=r"have \[2, 1\] parts"):
-        generator.to_text(texts=["a", "b"], images=[example.image])
+        generator.to_text(texts=["a", "b"], images=[example.items["image"]])
     with pytest.raises(ValueError, match=r"float64 of shape \(4, 4\)"):
         generator.to_text(images=[np.zeros((4, 4))])
     with pytest.raises(ValueError, match="not empty, and samples a second"):
@@ -141,7 +143,9 @@ def test_prompts_are_ordinary_documents(learnt: tuple[Generator, list[Example]])
 
     generator, (example, _) = learnt
     tokenizers = generator.tokenizers
-    whole = tokenizers.encode_document([("text", example.caption), ("image", example.image)])
+    whole = tokenizers.encode_document(
+        [("text", example.caption), ("image", example.items["image"])]
+    )
     (prompt,) = encode_prompts(tokenizers, [[("text", example.caption)]], to="image")
     assert prompt.tokens == whole.tokens[: len(prompt)].tolist()
     assert whole.modality_ids[len(prompt)] == 1

@@ -58,8 +58,7 @@ def test_a_continuous_modality_ends_with_a_text_token(bundle: DataBundle) -> Non
 
 def test_a_document_is_laid_out_as_the_contract_says(bundle: DataBundle) -> None:
     tokenizers = bundle.tokenizers
-    image = bundle.validation_examples[0].image
-    assert image is not None
+    image = bundle.validation_examples[0].items["image"]
     text = tokenizers.encode("text", "a red three")
     encoded = tokenizers.encode_document([Segment("text", "a red three"), Segment("image", image)])
     n, k = len(text), 64
@@ -97,7 +96,7 @@ def test_saved_tokenizers_are_the_same(bundle: DataBundle, tmp_path: Path) -> No
     assert loaded.modalities == bundle.tokenizers.modalities
     assert loaded.specials == bundle.tokenizers.specials
     example = bundle.validation_examples[1]
-    for name, content in (("text", example.caption), ("image", example.image)):
+    for name, content in (("text", example.caption), ("image", example.items["image"])):
         assert content is not None
         before = bundle.tokenizers.encode(name, content)
         np.testing.assert_array_equal(loaded.encode(name, content), before)
@@ -114,8 +113,7 @@ def test_a_folder_without_tokenizers_is_refused(tmp_path: Path) -> None:
 def test_image_codes_decode_to_pictures(spoken: DataBundle) -> None:
     tokenizers = spoken.tokenizers
     example = spoken.validation_examples[0]
-    assert example.image is not None
-    ids = tokenizers.encode("image", example.image)
+    ids = tokenizers.encode("image", example.items["image"])
     assert ids.shape == (tokenizers.fixed_length("image"),) == (64,)
     picture = tokenizers.decode("image", ids)
     assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8

@@ -59,7 +59,7 @@ def train(config: DataConfig, out: Path) -> int:
 
     bundle = build(config)
     bundle.tokenizers.save(out)
-    images = [e.image for e in bundle.validation_examples if e.image is not None]
+    images = [e.items["image"] for e in bundle.validation_examples if "image" in e.items]
     tokenizer = bundle.tokenizers.others.get("image")
     if tokenizer is not None and images:
         error = reconstruction_error(tokenizer, np.stack(images))

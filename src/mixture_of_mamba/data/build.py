@@ -30,7 +30,7 @@ from .windows import PackedWindows
 
 __all__ = ["build", "settled"]
 
-VERSION = 3
+VERSION = 4
 """Part of the cache key: raise it when equal configs give other data than before."""
 MOST_REASONS = 100
 """Left-out documents whose reasons are kept."""

@@ -1,11 +1,12 @@
-"""Validation documents in the raw: what generated text, pictures and sound are held against."""
+"""Untokenized validation documents: what generated items are compared with."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -20,18 +21,18 @@ class Example:
     """One validation document before the tokenizers.
 
     Attributes:
-        caption: its text.
-        facts: what the scene shows; empty for a user's own documents.
-        image: (s, s, 3) uint8, or None where the document has none.
-        audio: (samples,) float32 in -1..1, or None.
-        sample_rate: samples a second of `audio`.
+        items: of each modality that the document has, its first item, as the modality's media
+            reads it; of text, all of it: a string, an array, or (waveform, samples a second).
+        facts: what a digit scene shows; empty for a user's own documents.
     """
 
-    caption: str
-    facts: tuple[Fact, ...]
-    image: np.ndarray | None
-    audio: np.ndarray | None = None
-    sample_rate: int | None = None
+    items: Mapping[str, Any]
+    facts: tuple[Fact, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """Its text; empty where it has none."""
+        return str(self.items.get("text", ""))
 
 
 def save_examples(examples: Sequence[Example], folder: Path) -> None:
@@ -39,17 +40,18 @@ def save_examples(examples: Sequence[Example], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     arrays, entries = {}, []
     for i, example in enumerate(examples):
-        entries.append(
-            {
-                "caption": example.caption,
-                "facts": [list(fact) for fact in example.facts],
-                "sample_rate": example.sample_rate,
-            }
-        )
-        if example.image is not None:
-            arrays[f"image.{i}"] = np.ascontiguousarray(example.image)
-        if example.audio is not None:
-            arrays[f"audio.{i}"] = (np.clip(example.audio, -1, 1) * 32767).astype(np.int16)
+        items: dict[str, Any] = {}
+        for name, item in example.items.items():
+            if isinstance(item, str):
+                items[name] = item
+            elif isinstance(item, tuple):
+                wave, rate = item
+                items[name] = {"sample_rate": rate}
+                arrays[f"{name}.{i}"] = (np.clip(wave, -1, 1) * 32767).astype(np.int16)
+            else:
+                items[name] = {}
+                arrays[f"{name}.{i}"] = np.ascontiguousarray(item)
+        entries.append({"items": items, "facts": [list(fact) for fact in example.facts]})
     (folder / "examples.json").write_text(json.dumps(entries))
     save_file(arrays, folder / "examples.safetensors")
 
@@ -59,14 +61,15 @@ def load_examples(folder: Path) -> list[Example]:
     arrays = load_file(folder / "examples.safetensors")
     examples = []
     for i, entry in enumerate(json.loads((folder / "examples.json").read_text())):
-        audio = arrays.get(f"audio.{i}")
-        examples.append(
-            Example(
-                caption=entry["caption"],
-                facts=tuple(Fact(*fact) for fact in entry["facts"]),
-                image=arrays.get(f"image.{i}"),
-                audio=None if audio is None else audio.astype(np.float32) / 32767,
-                sample_rate=entry["sample_rate"],
-            )
-        )
+        items: dict[str, Any] = {}
+        for name, kept in entry["items"].items():
+            if isinstance(kept, str):
+                items[name] = kept
+                continue
+            array = arrays[f"{name}.{i}"]
+            if "sample_rate" in kept:
+                items[name] = (array.astype(np.float32) / 32767, kept["sample_rate"])
+            else:
+                items[name] = array
+        examples.append(Example(items, tuple(Fact(*fact) for fact in entry["facts"])))
     return examples

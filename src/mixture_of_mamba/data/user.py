@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,17 +140,15 @@ class _Document:
 
     def example(self, heard: bool) -> Example:
         """Its texts, its first picture and, if `heard`, its first sound."""
-        images = [c for name, c in self.segments if name == "image"]
-        audio = None
+        items: dict[str, Any] = {}
+        for name, content in self.segments:
+            if name != "speech":
+                items.setdefault(name, content)
+        if texts := [str(c) for name, c in self.segments if name == "text"]:
+            items["text"] = "\n".join(texts)
         if self._audio is not None and heard:
-            audio, _ = read_sound(self._audio, self._config.max_seconds)
-        return Example(
-            caption="\n".join(str(c) for name, c in self.segments if name == "text"),
-            facts=(),
-            image=np.asarray(images[0]) if images else None,
-            audio=audio,
-            sample_rate=SAMPLE_RATE if audio is not None else None,
-        )
+            items["speech"] = read_sound(self._audio, self._config.max_seconds)
+        return Example(items)
 
 
 def _held_out(count: int, config: DataConfig) -> np.ndarray:

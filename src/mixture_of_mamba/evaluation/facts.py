@@ -85,7 +85,7 @@ def judge(
     names = set(modalities)
     result: dict[str, Any] = {"examples": len(known)}
     if "image" in names:
-        real = _present([e.image for e in known])
+        real = [e.items["image"] for e in known]
         result["ceiling"] = judge_pictures(reader, real, facts)
         captions = [e.caption for e in known]
         made = _in_parts(
@@ -97,7 +97,7 @@ def judge(
         said = _in_parts(lambda s: generator.to_text(images=real[s]), len(known), at_once)
         result["image_to_text"] = judge_captions(said, facts)
     if "speech" in names:
-        spoken = [(e.audio, e.sample_rate) for e in known]
+        spoken = [e.items["speech"] for e in known]
         heard = _in_parts(lambda s: generator.to_text(speech=spoken[s]), len(known), at_once)
         result["speech_to_text"] = judge_captions(heard, facts)
     return result
@@ -132,13 +132,6 @@ def _judge(found: Sequence[set[Fact]], wanted: Sequence[Sequence[Fact]]) -> dict
         )._asdict()
         for question, counts in right.items()
     }
-
-
-def _present(images: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    there = [image for image in images if image is not None]
-    if len(there) != len(images):
-        raise ValueError("an example with facts has no picture; the embedded scenes all have one")
-    return there
 
 
 def _in_parts(make: Callable[[slice], list[Any]], count: int, at_once: int) -> list[Any]:

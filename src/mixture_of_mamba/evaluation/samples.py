@@ -20,12 +20,12 @@ def save_examples(examples: Sequence[Example], folder: Path) -> None:
     entries, files = [], {}
     for i, example in enumerate(examples):
         entry: dict[str, Any] = {"caption": example.caption}
-        if example.image is not None:
+        if "image" in example.items:
             entry["image"] = f"{i:02}.png"
-            files[entry["image"]] = png_bytes(example.image)
-        if example.audio is not None and example.sample_rate is not None:
+            files[entry["image"]] = png_bytes(example.items["image"])
+        if "speech" in example.items:
             entry["audio"] = f"{i:02}.wav"
-            files[entry["audio"]] = wav_bytes(example.audio, example.sample_rate)
+            files[entry["audio"]] = wav_bytes(*example.items["speech"])
         entries.append(entry)
     _write(folder, "examples.json", entries, files)
 
@@ -60,7 +60,7 @@ def save_samples(
         for i, made in enumerate(generator.to_image(captions, seed=seed)):
             entries[i]["image"] = f"{i:02}.png"
             files[f"{i:02}.png"] = png_bytes(made)
-        seen = {i: e.image for i, e in enumerate(examples) if e.image is not None}
+        seen = {i: e.items["image"] for i, e in enumerate(examples) if "image" in e.items}
         texts = generator.to_text(images=list(seen.values()), seed=seed) if seen else []
         for i, text in zip(seen, texts, strict=True):
             entries[i]["from_image"] = text
@@ -69,11 +69,7 @@ def save_samples(
             if len(wave):
                 entries[i]["audio"] = f"{i:02}.wav"
                 files[f"{i:02}.wav"] = wav_bytes(wave, rate)
-        heard = {
-            i: (e.audio, e.sample_rate)
-            for i, e in enumerate(examples)
-            if e.audio is not None and e.sample_rate is not None
-        }
+        heard = {i: e.items["speech"] for i, e in enumerate(examples) if "speech" in e.items}
         texts = generator.to_text(speech=list(heard.values()), seed=seed) if heard else []
         for i, text in zip(heard, texts, strict=True):
             entries[i]["from_audio"] = text

@@ -75,16 +75,16 @@ def test_units_keep_more_of_the_sound_than_its_average(spoken: DataBundle) -> No
     """Decoded units are nearer to the utterance than the mean frame is, in log-mel."""
     units = spoken.tokenizers.others["speech"]
     for example in spoken.validation_examples[:5]:
-        assert example.audio is not None and example.sample_rate is not None
-        frames = log_mel(example.audio)
-        ids = spoken.tokenizers.encode("speech", (example.audio, example.sample_rate))
+        sound, _ = example.items["speech"]
+        frames = log_mel(sound)
+        ids = spoken.tokenizers.encode("speech", example.items["speech"])
         assert len(ids) == -(-len(frames) // 2)
         kept = units.centres[ids].reshape(-1, MELS)[: len(frames)]
         error = np.mean((kept - frames) ** 2) / np.var(frames, axis=0).mean()
         assert error < 0.75  # with 32 units; the default has 256
         wave, rate = spoken.tokenizers.decode("speech", ids)
         assert rate == SAMPLE_RATE and wave.dtype == np.float32
-        assert abs(len(wave) - len(example.audio)) <= 2 * HOP
+        assert abs(len(wave) - len(sound)) <= 2 * HOP
         assert 0.3 < np.abs(wave).max() <= 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...modalities.speech.mel import SAMPLE_RATE
@@ -91,16 +93,10 @@ class DigitScenes:
         """The first validation scenes."""
         examples = []
         for i, scene in enumerate(self._scenes["validation"][:EXAMPLES]):
-            spoken = i < len(self._waveforms)
-            examples.append(
-                Example(
-                    caption=scene.caption,
-                    facts=scene.facts,
-                    image=scene.image,
-                    audio=self._waveforms[i].astype(np.float32) / 32767 if spoken else None,
-                    sample_rate=SAMPLE_RATE if spoken else None,
-                )
-            )
+            items: dict[str, Any] = {"text": scene.caption, "image": scene.image}
+            if i < len(self._waveforms):
+                items["speech"] = (self._waveforms[i].astype(np.float32) / 32767, SAMPLE_RATE)
+            examples.append(Example(items, scene.facts))
         return examples
 
 
