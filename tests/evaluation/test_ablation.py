@@ -10,9 +10,10 @@ import pytest
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.evaluation.ablation import ablation, ablation_rows, synergy, synergy_rows
-from mixture_of_mamba.evaluation.comparison import load_comparison, write_comparison
+from mixture_of_mamba.evaluation.comparison import load_comparison
 from mixture_of_mamba.evaluation.plan import Job
 from mixture_of_mamba.evaluation.report import write_report
+from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.evaluation.variants import all_splits, variant_config
 from mixture_of_mamba.layers import PROJECTIONS, parse_split
 
@@ -85,7 +86,7 @@ def test_without_a_loss_there_is_no_gain_to_add_up(tmp_path: Path) -> None:
     write_runs(tmp_path, make_plan(all_splits(), [0, 1]), lambda job, name, steps: 0.0 * steps)
     comparison = load_comparison(tmp_path)
     figures = write_comparison(comparison)
-    assert figures["variants"]["mom"]["gain_percent"]["text"] is None
+    assert figures.variants["mom"].gain("text").mean is None
     assert synergy(figures, "text").excess.mean is None
     assert synergy_rows(figures)[1] == ("text", *["—"] * 7)
     write_report(comparison, figures)

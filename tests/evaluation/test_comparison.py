@@ -6,27 +6,36 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mixture_of_mamba.cli.main import main
+from mixture_of_mamba.data.digits.proportions import clustered_proportion
+from mixture_of_mamba.data.digits.scoring import QUESTIONS
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.evaluation.artefacts import checkpoint_of
-from mixture_of_mamba.evaluation.comparison import load_comparison, write_comparison
-from mixture_of_mamba.evaluation.facts import QUESTIONS
-from mixture_of_mamba.evaluation.judgements import why_not_sampled
+from mixture_of_mamba.evaluation.comparison import load_comparison
 from mixture_of_mamba.evaluation.plan import Job, Plan, read_plan, write_plan
 from mixture_of_mamba.evaluation.report import write_report
 from mixture_of_mamba.evaluation.samples import save_examples
-from mixture_of_mamba.evaluation.shares import share_of_scenes
+from mixture_of_mamba.evaluation.scores import why_not_sampled
 from mixture_of_mamba.evaluation.study import report_study
+from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.evaluation.tables import headline_rows, markdown_table, text_table
 from mixture_of_mamba.evaluation.variants import variant_config
 
 from .runs import FLOPS_PER_STEP, TOKENS_PER_STEP, make_plan, write_run, write_runs
 
 SPEED = {0: 0.5, 1: 0.6}
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """The content of comparison.json, written anew."""
+    figures = write_comparison(load_comparison(folder)).to_json()
+    assert json.loads((folder / "comparison.json").read_text()) == figures
+    return figures
 
 
 def loss(job: Job, modality: str, steps: np.ndarray) -> np.ndarray:
@@ -45,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_figures_of_known_curves(folder: Path) -> None:
     """Straight lines, which smoothing leaves alone: all figures are known exactly."""
-    figures = write_comparison(load_comparison(folder))
+    figures = written(folder)
     mom, dense = figures["variants"]["mom"], figures["variants"]["dense"]
     assert dense["final_loss"]["text"] == pytest.approx(1.4)
     assert mom["final_loss"]["text"] == pytest.approx(2 - 0.6 * (1 / 0.5 + 1 / 0.6) / 2)
@@ -72,7 +81,7 @@ def test_not_reached_is_null_in_the_file(folder: Path) -> None:
 
 
 def test_the_file_has_the_fields_of_the_contract(folder: Path) -> None:
-    figures = write_comparison(load_comparison(folder))
+    figures = written(folder)
     assert figures["setting"] == "chameleon"
     assert figures["baseline"] == "dense"
     assert figures["seeds"] == [0, 1]
@@ -85,7 +94,7 @@ def test_the_file_has_the_fields_of_the_contract(folder: Path) -> None:
 
 
 def test_the_baseline_matches_itself_at_one(folder: Path) -> None:
-    dense = write_comparison(load_comparison(folder))["variants"]["dense"]
+    dense = written(folder)["variants"]["dense"]
     assert dense["relative_flops_to_match"] == {"text": 1.0, "image": 1.0}
     assert dense["gain_percent"] == {"text": 0.0, "image": 0.0}
 
@@ -99,7 +108,7 @@ def test_only_seeds_that_all_variants_have_finished_count(tmp_path: Path) -> Non
     for name in ("dense-seed1", "mom-seed1", "dense-seed0"):
         write_run(jobs[name], loss)
     assert load_comparison(tmp_path).seeds == (1,)
-    figures = write_comparison(load_comparison(tmp_path))
+    figures = written(tmp_path)
     assert figures["variants"]["mom"]["intervals"]["relative_flops_to_match"]["text"] is None
 
 
@@ -108,7 +117,7 @@ def test_machine_and_versions_stay_those_of_the_training(folder: Path) -> None:
     path = folder / "comparison.json"
     figures = json.loads(path.read_text())
     path.write_text(json.dumps(figures | {"machine": {"processor": "abacus"}}))
-    assert write_comparison(load_comparison(folder))["machine"] == {"processor": "abacus"}
+    assert written(folder)["machine"] == {"processor": "abacus"}
 
 
 def test_tables(folder: Path) -> None:
@@ -130,7 +139,7 @@ def test_reached_in_some_seeds_is_neither_a_mean_nor_not_reached(tmp_path: Path)
     write_runs(tmp_path, make_plan(seeds=[0, 1, 2]), one)
     comparison = load_comparison(tmp_path)
     figures = write_comparison(comparison)
-    mom = figures["variants"]["mom"]
+    mom = figures.to_json()["variants"]["mom"]
     assert mom["relative_flops_to_match"]["text"] is None
     assert mom["intervals"]["relative_flops_to_match"]["text"] is None
     assert mom["by_seed"]["relative_flops_to_match"]["text"] == [1.0, None, 1.0]
@@ -150,13 +159,13 @@ def test_times_are_claimed_only_where_runs_were_alone(folder: Path) -> None:
         (folder / "timing.json").write_text(json.dumps(notes))
         comparison = load_comparison(folder)
         figures = write_comparison(comparison)
-        mom, rows = figures["variants"]["mom"], headline_rows(figures, "mom")
-        assert figures["times"]["alone"] is alone
+        mom, rows = figures.to_json()["variants"]["mom"], headline_rows(figures, "mom")
+        assert figures.times_alone is alone
         assert ("time to match" in rows[0]) is alone
         for found in (mom, mom["intervals"], mom["by_seed"]):
             assert ("relative_seconds_to_match" in found) is alone
         page = write_report(comparison, figures).read_text()
-        assert ("time to match" in page) is alone and figures["times"]["statement"] in page
+        assert ("time to match" in page) is alone and figures.times_statement in page
         if alone:
             assert mom["relative_seconds_to_match"]["text"] == pytest.approx(0.55)
 
@@ -245,7 +254,8 @@ def test_noise_levels_are_matched_one_by_one(folder: Path) -> None:
     level_lines(folder, read_plan(folder))
     comparison = load_comparison(folder)
     figures = write_comparison(comparison)
-    dense, mom = (figures["variants"][v]["by_noise_level"]["picture"] for v in ("dense", "mom"))
+    plain = figures.to_json()["variants"]
+    dense, mom = (plain[v]["by_noise_level"]["picture"] for v in ("dense", "mom"))
     assert [line["part"] for line in mom] == [0, 1]  # the last part was not seen in every run
     assert mom[0]["relative_flops_to_match"] == pytest.approx(0.5)
     assert mom[0]["by_seed"]["gain_percent"] == pytest.approx([100 * 0.24 / 0.76] * 2)
@@ -262,12 +272,12 @@ def test_noise_levels_are_matched_one_by_one(folder: Path) -> None:
 def test_runs_without_continuous_modalities_have_no_noise_levels(folder: Path) -> None:
     comparison = load_comparison(folder)
     figures = write_comparison(comparison)
-    assert figures["variants"]["mom"]["by_noise_level"] == {}
+    assert figures.variants["mom"].by_noise_level == {}
     assert "Loss by noise level" not in write_report(comparison, figures).read_text()
 
 
 def of_ten(right: int) -> dict[str, float]:
-    return share_of_scenes([1] * right + [0] * (10 - right), [1] * 10)._asdict()
+    return clustered_proportion([1] * right + [0] * (10 - right), [1] * 10)._asdict()
 
 
 def answers(right: int) -> dict[str, object]:
@@ -376,12 +386,12 @@ def test_damaged_artefacts_are_named_and_in_nobodys_way(
     for place in places:
         place.write_bytes(damage)
     _, figures, page = report_study(tmp_path)
-    assert "Loss over training FLOPs" in page.read_text() and figures["seeds"] == [0, 1]
+    assert "Loss over training FLOPs" in page.read_text() and figures.seeds == (0, 1)
     said = capsys.readouterr().err
     read = [p for p in places if "seed1/samples" not in str(p)]  # the report shows the first seed's
     assert [p for p in read if str(p) not in said] == []
     assert json.loads((tmp_path / "comparison.json").read_text())["seeds"] == [0, 1]
-    assert set(figures["facts"]["not_judged"]) == {"dense", "mom"}
+    assert set(figures.scores.not_scored) == {"dense", "mom"}
     (tmp_path / "examples" / "examples.json").write_bytes(whole)
     report_study(tmp_path)
     assert str(tmp_path / "examples") not in capsys.readouterr().err

@@ -44,5 +44,5 @@ def run(args: Any) -> int:
     )
     print(f"\n{text_table(synergy_rows(figures))}\n\n{seeds_statement(figures)}")
     print(f"\n{text_table(ablation_rows(figures))}\n")
-    print(f"{figures['smoothing']['statement']}\nMarkdown: {out / 'ablation.md'}\nreport: {page}")
+    print(f"{figures.smoothing_statement}\nMarkdown: {out / 'ablation.md'}\nreport: {page}")
     return 0

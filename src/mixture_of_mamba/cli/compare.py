@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
 from .options import add_run_options, run_config
+
+if TYPE_CHECKING:
+    from ..data.digits.proportions import Proportion
+    from ..evaluation.figures import Figures
 
 __all__ = ["HELP", "add_study_options", "configure", "print_figures", "run", "typed_command"]
 
@@ -91,27 +94,25 @@ def typed_command() -> str:
     return shlex.join(["mom", *sys.argv[1:]])
 
 
-def print_figures(figures: dict[str, Any], page: Path) -> None:
+def print_figures(figures: Figures, page: Path) -> None:
     """The table of each variant, what is right in what was generated, how losses were smoothed, and
     where the report lies."""
-    from ..evaluation.tables import facts_tables, headline_rows, not_judged, text_table
+    from ..evaluation.tables import headline_rows, not_scored, scores_tables, text_table
 
     print()
-    for variant in figures["variants"]:
-        if variant != figures["baseline"]:
-            print(text_table(headline_rows(figures, variant)), end="\n\n")
-    for title, rows in facts_tables(figures, _counted):
+    for variant in figures.others:
+        print(text_table(headline_rows(figures, variant)), end="\n\n")
+    for title, rows in scores_tables(figures, _counted):
         print(f"{title}: right of all, 95 % interval\n{text_table(rows)}", end="\n\n")
-    for line in not_judged(figures):
+    for line in not_scored(figures):
         print(f"not judged: {line}")
-    seeds = len(figures["seeds"])
-    print(f"{seeds} seed{'s' if seeds > 1 else ''}; {figures['smoothing']['statement']}")
+    seeds = len(figures.seeds)
+    print(f"{seeds} seed{'s' if seeds > 1 else ''}; {figures.smoothing_statement}")
     print(f"report: {page}")
     if (pictures := page.with_name("gallery.png")).is_file():
         print(f"pictures: {pictures}")
 
 
-def _counted(share: Mapping[str, float]) -> str:
+def _counted(share: Proportion) -> str:
     """118 of 127 with their interval -> "118/127 (87–96 %)"."""
-    low, high = (100 * share[end] for end in ("low", "high"))
-    return f"{share['correct']:.0f}/{share['total']:.0f} ({low:.0f}–{high:.0f} %)"
+    return f"{share.correct:.0f}/{share.total:.0f} ({100 * share.low:.0f}–{100 * share.high:.0f} %)"

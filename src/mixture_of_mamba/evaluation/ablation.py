@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..files import write_json, write_text
+from .figures import Figures
 from .intervals import Estimate, estimate
 from .tables import gain_text, markdown_table, match_text, percent_text
 from .variants import PROJECTION_ORDER, all_splits
@@ -42,22 +43,18 @@ class Synergy:
     excess: Estimate
 
 
-def is_ablation(figures: Mapping[str, Any]) -> bool:
+def is_ablation(figures: Figures) -> bool:
     """Whether a comparison holds all 16 splits."""
-    return set(all_splits()) <= set(figures["variants"])
+    return set(all_splits()) <= set(figures.variants)
 
 
-def synergy(figures: Mapping[str, Any], modality: str) -> Synergy:
-    """Single gains and the joint gain of one modality.
-
-    Args:
-        figures: the content of comparison.json.
-    """
+def synergy(figures: Figures, modality: str) -> Synergy:
+    """Single gains and the joint gain of one modality."""
 
     def gains(variant: str) -> list[float]:
         """By seed; without a gain (the dense loss is 0), nothing can be added up."""
-        by_seed = figures["variants"][variant]["by_seed"]["gain_percent"][modality]
-        return [math.nan if gain is None else gain for gain in by_seed]
+        gains = figures.variants[variant].gain(modality).values
+        return [math.nan if gain is None else gain for gain in gains]
 
     def over_seeds(values: list[float]) -> Estimate:
         return estimate([None if math.isnan(value) else value for value in values])
@@ -73,23 +70,23 @@ def synergy(figures: Mapping[str, Any], modality: str) -> Synergy:
     )
 
 
-def ablation(figures: Mapping[str, Any]) -> dict[str, Any]:
+def ablation(figures: Figures) -> dict[str, Any]:
     """The content of ablation.json: gains by split and modality, and the synergy."""
-    rows = {
-        name: {
-            "parameters": figures["variants"][name]["parameters"],
-            "final_loss": figures["variants"][name]["final_loss"],
-            "gain_percent": figures["variants"][name]["gain_percent"],
-            "gain_interval": figures["variants"][name]["intervals"]["gain_percent"],
-            "relative_flops_to_match": figures["variants"][name]["relative_flops_to_match"],
+    rows = {}
+    for name in all_splits():
+        plain = figures.variants[name].to_json()
+        rows[name] = {
+            "parameters": plain["parameters"],
+            "final_loss": plain["final_loss"],
+            "gain_percent": plain["gain_percent"],
+            "gain_interval": plain["intervals"]["gain_percent"],
+            "relative_flops_to_match": plain["relative_flops_to_match"],
         }
-        for name in all_splits()
-    }
-    found = {modality: synergy(figures, modality) for modality in figures["modalities"]}
+    found = {modality: synergy(figures, modality) for modality in figures.modalities}
     return {
-        "setting": figures["setting"],
-        "seeds": figures["seeds"],
-        "steps": figures["steps"],
+        "setting": figures.setting,
+        "seeds": list(figures.seeds),
+        "steps": figures.steps,
         "splits": rows,
         "synergy": {
             modality: {
@@ -105,50 +102,48 @@ def ablation(figures: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def ablation_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def ablation_rows(figures: Figures) -> list[tuple[str, ...]]:
     """Header and one row per split: per modality the gain and the FLOPs to match."""
-    names = figures["modalities"]
+    names = figures.modalities
     head = ["split", "parameters"]
     for modality in names:
         head += [f"{modality}: gain", "FLOPs to match"]
     rows = [tuple(head)]
     for split in all_splits():
-        variant = figures["variants"][split]
+        variant = figures.variants[split]
         row = [{"dense": "none (dense)", "mom": "all four (mom)"}.get(split, split)]
-        row.append(f"{variant['parameters']:,}")
+        row.append(f"{variant.parameters:,}")
         for modality in names:
-            row.append(percent_text(variant["gain_percent"][modality], 2))
-            key = "relative_flops_to_match"
-            seeds = variant["by_seed"][key][modality]
-            row.append(match_text(variant[key][modality], None, seeds))
+            row.append(percent_text(variant.gain(modality).mean, 2))
+            row.append(match_text(replace(variant.flops_to_match(modality), interval=None)))
         rows.append(tuple(row))
     return rows
 
 
-def synergy_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def synergy_rows(figures: Figures) -> list[tuple[str, ...]]:
     """Header and one row per modality: single gains, their sum, the joint gain, and the excess with
     its interval."""
     rows: list[tuple[str, ...]] = [("", *PROJECTION_ORDER, "sum of singles", "all four", "excess")]
-    for modality in figures["modalities"]:
+    for modality in figures.modalities:
         s = synergy(figures, modality)
         gains = (*s.singles.values(), s.sum_of_singles, s.joint)
-        excess = gain_text(s.excess.mean, s.excess.interval, 2)
+        excess = gain_text(s.excess, 2)
         rows.append((modality, *(percent_text(gain.mean, 2) for gain in gains), excess))
     return rows
 
 
-def seeds_statement(figures: Mapping[str, Any]) -> str:
+def seeds_statement(figures: Figures) -> str:
     """What the number of seeds says about the excess."""
     noise = (
         "The excess adds up the noise of six runs, the dense one three times: where splits do "
         "nothing, its standard deviation is 3.7 times that of one run's final loss."
     )
-    if (n := len(figures["seeds"])) == 1:
+    if (n := len(figures.seeds)) == 1:
         return f"One seed, so the excess has no interval. {noise}"
     return f"In brackets: 95 % t interval of the excess over {n} seeds. {noise}"
 
 
-def write_ablation(folder: Path, figures: Mapping[str, Any]) -> None:
+def write_ablation(folder: Path, figures: Figures) -> None:
     """Write ablation.json, and the tables as ablation.md."""
     write_json(folder / "ablation.json", ablation(figures), indent=2)
     tables = [markdown_table(rows(figures)) for rows in (synergy_rows, ablation_rows)]

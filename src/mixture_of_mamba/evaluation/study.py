@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..data.build import build
 from ..data.bundle import DataBundle
 from ..data.digits.reader import SceneReader
+from ..data.digits.scoring import score
 from ..data.examples import Example
 from ..files import write_json
 from ..generation import Generator
@@ -20,14 +20,15 @@ from ..training.runs import load_run
 from .ablation import is_ablation, write_ablation
 from .artefacts import checkpoint_of, read_made
 from .basis import basis_of
-from .comparison import Comparison, load_comparison, write_comparison
-from .facts import judge
-from .judgements import why_not_sampled
+from .comparison import Comparison, load_comparison
+from .figures import Figures
 from .plan import Job, Plan, check_plan, read_plan, write_plan
 from .progress import ComparisonProgress
 from .report import write_gallery, write_report
 from .runner import default_jobs, run_jobs
 from .samples import save_examples, save_samples
+from .scores import why_not_sampled
+from .summary import write_comparison
 from .timing import noting_company
 from .variants import variant_config
 
@@ -42,7 +43,7 @@ def run_study(
     samples: int = 6,
     judged: int = 64,
     progress: ComparisonProgress | None = None,
-) -> tuple[Comparison, dict[str, Any], Path]:
+) -> tuple[Comparison, Figures, Path]:
     """Run a plan, or what is left of it.
 
     Args:
@@ -54,7 +55,7 @@ def run_study(
         progress: shows the progress; by default on standard error.
 
     Returns:
-        The comparison, the content of comparison.json, and the path of the report.
+        The comparison, its figures, and the path of the report.
 
     Raises:
         ValueError: `out` holds another comparison.
@@ -74,7 +75,7 @@ def run_study(
 
 def _run(
     plan: Plan, out: Path, jobs: int | None, samples: int, judged: int, progress: ComparisonProgress
-) -> tuple[Comparison, dict[str, Any], Path]:
+) -> tuple[Comparison, Figures, Path]:
     check_plan(plan, out)
     for remark in plan.config.train.remarks():
         progress.say(remark)
@@ -92,7 +93,7 @@ def _run(
     return report_study(out)
 
 
-def report_study(out: Path) -> tuple[Comparison, dict[str, Any], Path]:
+def report_study(out: Path) -> tuple[Comparison, Figures, Path]:
     """Read the logs of a comparison anew; write comparison.json, report.html and the pictures."""
     comparison = load_comparison(out)
     write_gallery(comparison)
@@ -135,7 +136,7 @@ def _after_training(
             progress.say(f"{job.name}: judging what it generates for {judged} captions")
             reader = reader or SceneReader(seed=job.config.data.seed)
             names = run.model.config.names
-            found = judge(generator, examples, modalities=names, reader=reader, limit=judged)
+            found = score(generator, examples, modalities=names, reader=reader, limit=judged)
             write_json(job.folder / "facts.json", {"checkpoint": checkpoint, **found}, indent=1)
 
 

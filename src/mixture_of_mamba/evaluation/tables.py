@@ -1,21 +1,23 @@
-"""comparison.json as a table for a terminal, and as Markdown for a README."""
+"""Figures of a comparison as tables: for a terminal, for the report, as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from .facts import QUESTIONS
-from .judgements import TASKS
+from ..data.digits.proportions import Proportion
+from ..data.digits.scoring import CEILING_OF, QUESTIONS, TASKS
+from .figures import Figures
+from .intervals import Estimate
+from .scores import Answers
 
 __all__ = [
-    "facts_tables",
     "gain_text",
     "headline_rows",
     "markdown_table",
     "match_text",
-    "not_judged",
+    "not_scored",
     "percent_text",
+    "scores_tables",
     "text_table",
 ]
 
@@ -26,19 +28,16 @@ TO_MATCH = {
 """Shares of what the baseline spent; time only where it was measured alone."""
 
 
-def match_text(
-    value: float | None,
-    interval: Sequence[float] | None,
-    by_seed: Sequence[float | None],
-) -> str:
-    """0.74 and [0.7, 0.78] -> "74 % (70–78)"; without a value, how many seeds reached it."""
-    if value is None:
-        reached = sum(seed is not None for seed in by_seed)
-        return f"in {reached} of {len(by_seed)} seeds" if reached else "not reached"
-    if interval is None:
-        return f"{100 * value:.0f} %"
-    low, high = interval
-    return f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
+def match_text(found: Estimate) -> str:
+    """0.74 with its interval -> "74 % (70–78)"; without a mean, how many seeds reached it."""
+    if found.mean is None:
+        reached = sum(value is not None for value in found.values)
+        return f"in {reached} of {len(found.values)} seeds" if reached else "not reached"
+    text = f"{100 * found.mean:.0f} %"
+    if found.interval is None:
+        return text
+    low, high = found.interval
+    return f"{text} ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def percent_text(value: float | None, digits: int = 1) -> str:
@@ -49,66 +48,61 @@ def percent_text(value: float | None, digits: int = 1) -> str:
     return f"{rounded:+.{digits}f} %" if rounded else f"{0:.{digits}f} %"
 
 
-def gain_text(value: float | None, interval: Sequence[float] | None, digits: int = 1) -> str:
-    """2.5 and [1.4, 3.6] -> "+2.5 % (+1.4 to +3.6)"."""
-    if value is None or interval is None:
-        return percent_text(value, digits)
-    low, high = (percent_text(end, digits).removesuffix(" %") for end in interval)
-    return f"{percent_text(value, digits)} ({low} to {high})"
+def gain_text(found: Estimate, digits: int = 1) -> str:
+    """2.5 with its interval -> "+2.5 % (+1.4 to +3.6)"."""
+    if found.mean is None or found.interval is None:
+        return percent_text(found.mean, digits)
+    low, high = (percent_text(end, digits).removesuffix(" %") for end in found.interval)
+    return f"{percent_text(found.mean, digits)} ({low} to {high})"
 
 
-def headline_rows(comparison: Mapping[str, Any], variant: str) -> list[tuple[str, ...]]:
+def headline_rows(figures: Figures, variant: str) -> list[tuple[str, ...]]:
     """Header and one row per modality: losses, gain, relative FLOPs to match, and relative seconds
     where they were measured alone."""
-    baseline = comparison["baseline"]
-    base, other = (comparison["variants"][v] for v in (baseline, variant))
-    keys = [key for key in TO_MATCH if key in other]
+    base, other = figures.variants[figures.baseline], figures.variants[variant]
+    keys = [key for key in TO_MATCH if key in other.metrics]
     rows: list[tuple[str, ...]] = [
-        ("", *(TO_MATCH[key] for key in keys), baseline, variant, "gain")
+        ("", *(TO_MATCH[key] for key in keys), figures.baseline, variant, "gain")
     ]
-    for name in comparison["modalities"]:
-        spent = (
-            match_text(other[k][name], other["intervals"][k][name], other["by_seed"][k][name])
-            for k in keys
-        )
-        losses = (f"{v['final_loss'][name]:.4f}" for v in (base, other))
-        gain = gain_text(other["gain_percent"][name], other["intervals"]["gain_percent"][name])
-        rows.append((name, *spent, *losses, gain))
+    for name in figures.modalities:
+        spent = (match_text(other.metrics[key][name]) for key in keys)
+        losses = (f"{v.final_loss(name):.4f}" for v in (base, other))
+        rows.append((name, *spent, *losses, gain_text(other.gain(name))))
     return rows
 
 
-def facts_tables(
-    comparison: Mapping[str, Any], cell: Callable[[Mapping[str, float]], str]
+def scores_tables(
+    figures: Figures, cell: Callable[[Proportion], str]
 ) -> list[tuple[str, list[tuple[str, ...]]]]:
     """What is right in what was generated: (task, header and a row per run) of every task that was
-    judged; where pictures are judged, the real ones stand last.
+    scored; where images are scored, the real ones stand last.
 
     Args:
-        cell: the text of a share; see facts.json.
+        cell: the text of a proportion.
     """
 
-    def cells(answers: Mapping[str, Any]) -> list[str]:
+    def cells(answers: Answers) -> list[str]:
         return [cell(answers[q]) if q in answers else "" for q in QUESTIONS]
 
-    facts, tables = comparison["facts"], []
+    scores, tables = figures.scores, []
     for task, title in TASKS.items():
         rows: list[tuple[str, ...]] = [("", "seed", *QUESTIONS)]
-        for variant, seeds in facts["runs"].items():
-            for seed, judged in seeds.items():
-                if task in judged:
-                    rows.append((variant, seed, *cells(judged[task])))
+        for variant, by_seed in scores.runs.items():
+            for seed, by_task in by_seed.items():
+                if task in by_task:
+                    rows.append((variant, seed, *cells(by_task[task])))
         if len(rows) == 1:
             continue
-        if task == "text_to_image" and facts["ceiling"] is not None:
-            rows.append(("the real pictures", "", *cells(facts["ceiling"])))
+        if task == CEILING_OF and scores.ceiling is not None:
+            rows.append(("the real pictures", "", *cells(scores.ceiling)))
         tables.append((title, rows))
     return tables
 
 
-def not_judged(comparison: Mapping[str, Any]) -> list[str]:
-    """One line for each reason why variants were not judged: "transformer, mot: reason"."""
+def not_scored(figures: Figures) -> list[str]:
+    """One line for each reason why variants were not scored: "transformer, mot: reason"."""
     by_reason: dict[str, list[str]] = {}
-    for variant, reason in comparison["facts"]["not_judged"].items():
+    for variant, reason in figures.scores.not_scored.items():
         by_reason.setdefault(reason, []).append(variant)
     return [f"{', '.join(variants)}: {reason}" for reason, variants in by_reason.items()]
 

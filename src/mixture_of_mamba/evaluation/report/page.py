@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from ...files import write_text
 from ..comparison import Comparison
-from .figures import headline, losses, ratio_cards
+from ..figures import Figures
 from .gallery import gallery
+from .headline import headline, losses, ratio_cards
 from .html import escape
-from .judged import facts, noise_levels
 from .method import cost, how_to_read, provenance
+from .scores import noise_levels, scores
 from .splits import splits
 
 __all__ = ["write_report"]
@@ -27,12 +26,12 @@ NAMES = {
 """What the title calls the variants."""
 
 
-def write_report(comparison: Comparison, figures: Mapping[str, Any]) -> Path:
+def write_report(comparison: Comparison, figures: Figures) -> Path:
     """Write report.html into the comparison's folder.
 
     Args:
         comparison: its curves.
-        figures: the content of comparison.json.
+        figures: its figures.
 
     Returns:
         The page's path.
@@ -43,11 +42,11 @@ def write_report(comparison: Comparison, figures: Mapping[str, Any]) -> Path:
     return path
 
 
-def _page(comparison: Comparison, figures: Mapping[str, Any]) -> str:
+def _page(comparison: Comparison, figures: Figures) -> str:
     css = (resources.files("mixture_of_mamba.evaluation") / "templates" / "report.css").read_text()
-    others = [v for v in figures["variants"] if v != figures["baseline"]]
+    others = figures.others
     called = [NAMES.get(v, v) for v in others] if len(others) < 4 else [f"{len(others)} variants"]
-    title = f"{', '.join(called)} against {NAMES.get(figures['baseline'], figures['baseline'])}"
+    title = f"{', '.join(called)} against {NAMES.get(figures.baseline, figures.baseline)}"
     parts = [
         ratio_cards(figures),
         headline(figures),
@@ -55,7 +54,7 @@ def _page(comparison: Comparison, figures: Mapping[str, Any]) -> str:
         splits(figures),
         cost(figures),
         gallery(comparison),
-        facts(figures),
+        scores(figures),
         noise_levels(figures),
         how_to_read(figures),
         provenance(figures),
@@ -69,12 +68,12 @@ def _page(comparison: Comparison, figures: Mapping[str, Any]) -> str:
     )
 
 
-def _lead(figures: Mapping[str, Any]) -> str:
-    base = figures["variants"][figures["baseline"]]
-    seeds, planned = len(figures["seeds"]), len(figures["planned_seeds"])
+def _lead(figures: Figures) -> str:
+    base = figures.variants[figures.baseline]
+    seeds, planned = len(figures.seeds), len(figures.planned_seeds)
     so_far = f" of {planned}, the others are not finished" if seeds < planned else ""
     return (
-        f"{figures['setting']}: {', '.join(figures['modalities'])} · {figures['steps']:,} steps, "
-        f"{base['tokens'] / 1e6:.1f} million tokens a run · "
-        f"{seeds} seed{'s' if seeds > 1 else ''}{so_far} · {figures['machine']['processor']}"
+        f"{figures.setting}: {', '.join(figures.modalities)} · {figures.steps:,} steps, "
+        f"{base.tokens / 1e6:.1f} million tokens a run · "
+        f"{seeds} seed{'s' if seeds > 1 else ''}{so_far} · {figures.machine['processor']}"
     )

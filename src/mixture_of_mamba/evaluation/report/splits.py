@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ..ablation import ablation_rows, is_ablation, seeds_statement, synergy_rows
+from ..figures import Figures
 from ..variants import PROJECTION_ORDER, all_splits
 from .charts import bars
 from .html import figure, section, table
@@ -13,19 +11,20 @@ from .html import figure, section, table
 __all__ = ["splits"]
 
 
-def splits(figures: Mapping[str, Any]) -> str:
+def splits(figures: Figures) -> str:
     """Bars per modality and the tables; nothing where the comparison is no ablation."""
     if not is_ablation(figures):
         return ""
     drawings = []
-    for modality in figures["modalities"]:
-        gains = {name: figures["variants"][name]["gain_percent"] for name in all_splits()[1:]}
-        if any(by_modality[modality] is None for by_modality in gains.values()):
-            continue
-        values = {
-            name.replace("_proj", ""): by_modality[modality]
-            for name, by_modality in sorted(gains.items(), key=lambda g: -g[1][modality])
+    for modality in figures.modalities:
+        gains = {
+            name.replace("_proj", ""): gain
+            for name in all_splits()[1:]
+            if (gain := figures.variants[name].gain(modality).mean) is not None
         }
+        if len(gains) < len(all_splits()) - 1:
+            continue
+        values = dict(sorted(gains.items(), key=lambda item: -item[1]))
         strong = ["mom", *(p.replace("_proj", "") for p in PROJECTION_ORDER)]
         svg = bars(modality, values, "gain over dense, % of its final loss", strong=strong)
         drawings.append(

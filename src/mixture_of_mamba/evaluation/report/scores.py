@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ..tables import facts_tables, match_text, not_judged, percent_text
+from ...data.digits.proportions import Proportion
+from ..figures import Figures
+from ..intervals import Estimate
+from ..tables import match_text, not_scored, percent_text, scores_tables
 from .charts import series, shown_variants
 from .html import escape, figure, section, table
 
-__all__ = ["facts", "noise_levels"]
+__all__ = ["noise_levels", "scores"]
 
 
-def facts(figures: Mapping[str, Any]) -> str:
+def scores(figures: Figures) -> str:
     """Share of digits, colours and places that are right, by task and variant, with intervals."""
-    found = facts_tables(figures, _share)
+    found = scores_tables(figures, _share)
     tables = [table(rows, caption=title) for title, rows in found]
-    left_out = "".join(f" Not judged: {line}." for line in not_judged(figures))
+    left_out = "".join(f" Not judged: {line}." for line in not_scored(figures))
     if not found:
         note = f"<p class='note'>{escape(left_out.strip())}</p>"
         return section("Is it right?", note) if left_out else ""
     return section(
         "Is it right?",
         *tables,
-        intro=f"{figures['facts']['examples']} held-out captions, the same for every run. A "
+        intro=f"{figures.scores.examples} held-out captions, the same for every run. A "
         "classifier trained on real handwriting reads the generated pictures; generated captions "
         "are parsed. Asked of every digit that should be there: is the digit, its colour, anything "
         "at its place, and all three (fact) right; of every scene: is all of it right and nothing "
@@ -32,19 +32,19 @@ def facts(figures: Mapping[str, Any]) -> str:
     )
 
 
-def noise_levels(figures: Mapping[str, Any]) -> str:
+def noise_levels(figures: Figures) -> str:
     """Loss of continuous modalities from clean to noise at the end of training, and what it takes
     to match it there."""
-    baseline = figures["baseline"]
-    names = shown_variants(list(figures["variants"]), baseline)
-    found = {name: figures["variants"][name]["by_noise_level"] for name in names}
+    baseline = figures.baseline
+    names = shown_variants(list(figures.variants), baseline)
+    found = {name: figures.variants[name].by_noise_level for name in names}
     parts = []
     for modality, base in found[baseline].items():
-        count = base[0]["parts"]
+        count = base[0].parts
         lines = {
             name: (
-                [(line["part"] + 0.5) / count for line in of[modality]],
-                [line["final_loss"] for line in of[modality]],
+                [(noise_bin.part + 0.5) / count for noise_bin in of[modality]],
+                [noise_bin.metrics["final_loss"].mean or 0.0 for noise_bin in of[modality]],
             )
             for name, of in found.items()
         }
@@ -53,14 +53,13 @@ def noise_levels(figures: Mapping[str, Any]) -> str:
         rows: list[tuple[str, ...]] = [
             ("noise", *names, *(f"{n}: {x}" for n in names[1:] for x in ("gain", "to match")))
         ]
-        for i, line in enumerate(base):
-            ends = (f"{100 * (line['part'] + k) / count:.0f}" for k in (0, 1))
-            cells = [f"{of[modality][i]['final_loss']:.4f}" for of in found.values()]
+        for i, first in enumerate(base):
+            ends = (f"{100 * (first.part + k) / count:.0f}" for k in (0, 1))
+            cells = [f"{of[modality][i].metrics['final_loss'].mean:.4f}" for of in found.values()]
             for name in names[1:]:
-                other = found[name][modality][i]
-                key = "relative_flops_to_match"
-                cells.append(_gains(other))
-                cells.append(match_text(other[key], other["intervals"][key], other["by_seed"][key]))
+                metrics = found[name][modality][i].metrics
+                cells.append(_gains(metrics["gain_percent"]))
+                cells.append(match_text(metrics["relative_flops_to_match"]))
             rows.append((f"{'–'.join(ends)} %", *cells))
         parts += [f'<div class="charts">{drawing}</div>', table(rows, caption=modality)]
     return section(
@@ -72,13 +71,12 @@ def noise_levels(figures: Mapping[str, Any]) -> str:
     )
 
 
-def _gains(line: Mapping[str, Any]) -> str:
+def _gains(gain: Estimate) -> str:
     """The mean gain, and that of each seed."""
-    seeds = line["by_seed"]["gain_percent"]
-    each = ", ".join(percent_text(v, 0).removesuffix(" %") for v in seeds)
-    return percent_text(line["gain_percent"]) + (f" ({each})" if len(seeds) > 1 else "")
+    each = ", ".join(percent_text(v, 0).removesuffix(" %") for v in gain.values)
+    return percent_text(gain.mean) + (f" ({each})" if len(gain.values) > 1 else "")
 
 
-def _share(found: Mapping[str, float]) -> str:
-    share, low, high = (100 * found[key] for key in ("share", "low", "high"))
+def _share(found: Proportion) -> str:
+    share, low, high = (100 * value for value in (found.share, found.low, found.high))
     return f"{share:.0f} % ({low:.0f}–{high:.0f})"

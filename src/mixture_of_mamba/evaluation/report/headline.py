@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from ..comparison import Comparison
+from ..figures import Figures
 from ..tables import headline_rows, match_text
 from .charts import loss_curves, shown_variants
 from .html import card, figure, section, table
@@ -13,24 +13,23 @@ from .html import card, figure, section, table
 __all__ = ["headline", "losses", "ratio_cards"]
 
 
-def ratio_cards(figures: Mapping[str, Any]) -> str:
+def ratio_cards(figures: Figures) -> str:
     """FLOPs to match per modality, of the one variant or of the full mixture."""
-    others = [v for v in figures["variants"] if v != figures["baseline"]]
+    others = figures.others
     name = "mom" if "mom" in others else others[0]
-    variant = figures["variants"][name]
+    variant = figures.variants[name]
     cards = []
-    for modality in figures["modalities"]:
-        ratio = variant["relative_flops_to_match"][modality]
-        interval = variant["intervals"]["relative_flops_to_match"][modality]
-        gain = variant["gain_percent"][modality]
+    for modality in figures.modalities:
+        match, gain = variant.flops_to_match(modality), variant.gain(modality).mean
+        ratio = match.mean
         value = "—" if ratio is None else f"{100 * ratio:.0f} %"
-        note = f"of {figures['baseline']}'s FLOPs to the same loss"
+        note = f"of {figures.baseline}'s FLOPs to the same loss"
         if ratio is None:
-            seeds = variant["by_seed"]["relative_flops_to_match"][modality]
-            reached = match_text(None, None, seeds).replace("in ", "reached in ")
-            note = f"{figures['baseline']}'s final loss was {reached}"
-        elif interval:
-            note += f" (interval {100 * interval[0]:.0f}–{100 * interval[1]:.0f})"
+            reached = match_text(match).replace("in ", "reached in ")
+            note = f"{figures.baseline}'s final loss was {reached}"
+        elif match.interval:
+            low, high = match.interval
+            note += f" (interval {100 * low:.0f}–{100 * high:.0f})"
         if gain is not None:
             level = abs(gain) < 0.05
             which = "lower" if gain > 0 else "higher"
@@ -40,9 +39,9 @@ def ratio_cards(figures: Mapping[str, Any]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def headline(figures: Mapping[str, Any]) -> str:
+def headline(figures: Figures) -> str:
     """The table of each variant; one table of all where there are many."""
-    others = [v for v in figures["variants"] if v != figures["baseline"]]
+    others = figures.others
     if len(others) > 4:
         return ""
     tables = [table(headline_rows(figures, v)) for v in others]
@@ -56,13 +55,13 @@ def headline(figures: Mapping[str, Any]) -> str:
     )
 
 
-def losses(comparison: Comparison, figures: Mapping[str, Any]) -> str:
+def losses(comparison: Comparison, figures: Figures) -> str:
     """One drawing per modality."""
-    names = shown_variants(list(figures["variants"]), figures["baseline"])
-    baseline = figures["baseline"]
+    names = shown_variants(list(figures.variants), figures.baseline)
+    baseline = figures.baseline
     every = " with every seed" if len(comparison.seeds) > 1 else ""
     drawings = []
-    for modality in figures["modalities"]:
+    for modality in figures.modalities:
         curves = {
             name: [
                 comparison.curves[name][seed][modality].smoothed(comparison.smoothing)
@@ -70,19 +69,20 @@ def losses(comparison: Comparison, figures: Mapping[str, Any]) -> str:
             ]
             for name in names
         }
-        ratios = {
-            name: figures["variants"][name]["relative_flops_to_match"][modality]
+        matches = {
+            name: replace(figures.variants[name].flops_to_match(modality), interval=None)
             for name in names
             if name != baseline
         }
-        target = figures["variants"][baseline]["final_loss"][modality]
+        ratios = {name: match.mean for name, match in matches.items()}
+        target = figures.variants[baseline].final_loss(modality)
         svg = loss_curves(modality, curves, baseline=baseline, target=target, ratios=ratios)
         said = "; ".join(
             f"{name} reaches {baseline}'s final loss ({target:.3f}) at "
-            f"{match_text(ratio, None, [])} of its FLOPs"
-            if ratio is not None
+            f"{match_text(match)} of its FLOPs"
+            if match.mean is not None
             else f"{name} does not reach {baseline}'s final loss ({target:.3f})" + every
-            for name, ratio in ratios.items()
+            for name, match in matches.items()
         )
         drawings.append(figure(svg, said))
     return section(

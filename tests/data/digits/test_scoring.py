@@ -11,11 +11,11 @@ import pytest
 
 from mixture_of_mamba.data.digits.facts import Fact
 from mixture_of_mamba.data.digits.handwriting import load_handwriting
+from mixture_of_mamba.data.digits.proportions import clustered_proportion
 from mixture_of_mamba.data.digits.reader import SceneReader, drawn_digits
 from mixture_of_mamba.data.digits.scene import make_scenes
+from mixture_of_mamba.data.digits.scoring import score, score_captions, score_images
 from mixture_of_mamba.data.examples import Example
-from mixture_of_mamba.evaluation.facts import judge, judge_captions, judge_pictures
-from mixture_of_mamba.evaluation.shares import share_of_scenes
 
 
 @cache
@@ -59,7 +59,7 @@ def test_the_reader_knows_held_out_handwriting() -> None:
 
 def test_a_perfect_generator_reaches_the_ceiling() -> None:
     perfect = Perfect()
-    found = judge(
+    found = score(
         perfect,
         examples(),
         modalities=["text", "image", "speech"],
@@ -79,23 +79,23 @@ def test_a_perfect_generator_reaches_the_ceiling() -> None:
 def test_another_picture_is_wrong() -> None:
     facts = [e.facts for e in examples()]
     images = [e.items["image"] for e in examples()]
-    right = judge_pictures(reader(), images, facts)  # type: ignore[arg-type]
-    wrong = judge_pictures(reader(), images[1:] + images[:1], facts)  # type: ignore[arg-type]
+    right = score_images(reader(), images, facts)  # type: ignore[arg-type]
+    wrong = score_images(reader(), images[1:] + images[:1], facts)  # type: ignore[arg-type]
     assert wrong["fact"]["share"] < 0.1 < right["fact"]["share"]
-    black = judge_pictures(reader(), [np.zeros((32, 32, 3), np.uint8)] * 60, facts)
+    black = score_images(reader(), [np.zeros((32, 32, 3), np.uint8)] * 60, facts)
     assert black["position"]["correct"] == 0
 
 
 def test_each_question_is_counted_on_its_own() -> None:
     facts = [[Fact(3, "red", "top left"), Fact(4, "blue", "top right")]]
-    found = judge_captions(["a green three at the top left and a blue four at the top left"], facts)
+    found = score_captions(["a green three at the top left and a blue four at the top left"], facts)
     right = {question: share["correct"] for question, share in found.items()}
     # the second statement stands at the first one's place, so one of them is all that is there
     assert found["digit"]["total"] == 2
     assert found["scene"]["total"] == 1
     assert right["position"] == 1
     assert right["fact"] == right["scene"] == 0
-    found = judge_captions(["a red three at the top left"], facts)
+    found = score_captions(["a red three at the top left"], facts)
     assert {q: s["correct"] for q, s in found.items()} == {
         "digit": 1, "colour": 1, "position": 1, "fact": 1, "scene": 0,
     }  # fmt: skip
@@ -104,7 +104,7 @@ def test_each_question_is_counted_on_its_own() -> None:
 def test_own_documents_have_no_facts_to_judge() -> None:
     own = [Example({"text": "a house", "image": np.zeros((32, 32, 3), np.uint8)})]
     with pytest.raises(ValueError, match="no validation document has facts"):
-        judge(Perfect(), own, modalities=["text", "image"], reader=reader())
+        score(Perfect(), own, modalities=["text", "image"], reader=reader())
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_own_documents_have_no_facts_to_judge() -> None:
         (15, 50, 0.1910300, 0.4375063),
     ],
 )
-def test_one_trial_a_scene_is_wilson_s_interval(
+def test_one_trial_a_scene_is_wilson_interval_s_interval(
     correct: int, total: int, low: float, high: float
 ) -> None:
-    share = share_of_scenes([1] * correct + [0] * (total - correct), [1] * total)
+    share = clustered_proportion([1] * correct + [0] * (total - correct), [1] * total)
     assert (share.correct, share.total, share.share) == (correct, total, correct / total)
     assert share.low == pytest.approx(low, abs=1e-4)
     assert share.high == pytest.approx(high, abs=1e-4)
@@ -128,10 +128,10 @@ def test_one_trial_a_scene_is_wilson_s_interval(
 
 def test_scenes_that_are_right_as_a_whole_count_once() -> None:
     """Three digits that are always right together say no more than one."""
-    together = share_of_scenes([3] * 15 + [0] * 35, [3] * 50)
+    together = clustered_proportion([3] * 15 + [0] * 35, [3] * 50)
     assert (together.correct, together.total) == (45, 150)
     assert together[2:] == pytest.approx((0.3, 0.1910300, 0.4375063), abs=1e-4)
-    assert share_of_scenes([3] * 10, [3] * 10).low == pytest.approx(10 / 13.841459)
+    assert clustered_proportion([3] * 10, [3] * 10).low == pytest.approx(10 / 13.841459)
 
 
 @pytest.mark.parametrize("scenes", [30, 64])
@@ -149,21 +149,21 @@ def test_intervals_of_facts_hold_the_true_share(scenes: int, agreement: float) -
             elif agreement:
                 size = (1 - agreement) / agreement
                 each = rng.beta(share * size, (1 - share) * size, scenes)
-            found = share_of_scenes(rng.binomial(trials, each).tolist(), trials.tolist())
+            found = clustered_proportion(rng.binomial(trials, each).tolist(), trials.tolist())
             held.append(found.low <= share <= found.high)
     assert 0.93 <= np.mean(held) <= 0.98
 
 
 def test_no_trials_have_no_share() -> None:
     with pytest.raises(ValueError, match="one trial at least"):
-        share_of_scenes([], [])
+        clustered_proportion([], [])
     with pytest.raises(ValueError, match=r"\[3\] of \[2\] are no shares"):
-        share_of_scenes([3], [2])
+        clustered_proportion([3], [2])
 
 
 def test_two_statements_about_one_place_are_right_in_neither() -> None:
     """Whatever order a set of statements has in this process."""
     facts = [[Fact(3, "red", "top left")]]
     said = "a red three at the top left and a red four at the top left"
-    found = {q: s["correct"] for q, s in judge_captions([said], facts).items()}
+    found = {q: s["correct"] for q, s in score_captions([said], facts).items()}
     assert found == {"digit": 0, "colour": 1, "position": 1, "fact": 0, "scene": 0}

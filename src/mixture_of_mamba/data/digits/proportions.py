@@ -1,4 +1,4 @@
-"""Shares of trials with their uncertainty, where trials of one scene are not independent."""
+"""Proportions with 95 % intervals, where the trials of one scene are not independent."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Share", "share_of_scenes", "wilson"]
+__all__ = ["Proportion", "clustered_proportion", "wilson_interval"]
 
 
-class Share(NamedTuple):
+class Proportion(NamedTuple):
     """`correct` of `total`, with the 95 % interval `low`..`high` of the share."""
 
     correct: int
@@ -21,7 +21,7 @@ class Share(NamedTuple):
     high: float
 
 
-def share_of_scenes(correct: Sequence[int], trials: Sequence[int]) -> Share:
+def clustered_proportion(correct: Sequence[int], trials: Sequence[int]) -> Proportion:
     """The share of correct trials over independent scenes, each with some trials of its own.
 
     What is right in one scene is right together more often than by chance: a scene is the unit, not
@@ -50,11 +50,11 @@ def share_of_scenes(correct: Sequence[int], trials: Sequence[int]) -> Share:
         # n/(n-1) times the mean square of the residuals, over that of independent trials
         spread = scenes / (scenes - 1) * ((y - share * m) ** 2).sum()
         effect = min(max(spread / (total * share * (1 - share)), 1.0), most)
-    low, high = wilson(share, total / effect)
-    return Share(int(y.sum()), int(total), float(share), low, high)
+    low, high = wilson_interval(share, total / effect)
+    return Proportion(int(y.sum()), int(total), float(share), low, high)
 
 
-def wilson(share: float, total: float, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(share: float, total: float, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval of a share of `total` independent trials.
 
     It stays inside 0..1 and is right near both ends, where the usual interval is not.

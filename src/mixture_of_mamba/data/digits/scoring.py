@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..data.digits.facts import Fact, parse_facts
-from ..data.digits.reader import SceneReader
-from ..data.examples import Example
-from .shares import share_of_scenes
+from ..examples import Example
+from .facts import Fact, parse_facts
+from .proportions import clustered_proportion
+from .reader import SceneReader
 
-__all__ = ["QUESTIONS", "Answers", "judge", "judge_captions", "judge_pictures"]
+__all__ = ["CEILING_OF", "QUESTIONS", "TASKS", "Answers", "score", "score_captions", "score_images"]
 
 QUESTIONS = ("digit", "colour", "position", "fact", "scene")
 """Asked of every digit that the caption names: is the digit, the colour, anything at all, and all
@@ -30,6 +30,15 @@ _SAME: dict[str, Callable[[Fact, Fact], bool]] = {
     "fact": lambda it, fact: it == fact,
 }
 """Of all that is said of a place: a caption that says two things of one is right in neither."""
+
+TASKS = {
+    "text_to_image": "picture from caption",
+    "image_to_text": "caption from picture",
+    "speech_to_text": "caption from voice",
+}
+"""Tasks that are scored, and what tables call them."""
+CEILING_OF = "text_to_image"
+"""The task that the reader's answers on real pictures bound."""
 
 EXAMPLES = 200
 """Validation documents that are judged unless told otherwise."""
@@ -43,7 +52,7 @@ class Answers(Protocol):
     def to_text(self, **inputs: Any) -> list[str]: ...
 
 
-def judge(
+def score(
     generator: Answers,
     examples: Sequence[Example],
     *,
@@ -69,7 +78,7 @@ def judge(
     Returns:
         {"examples": n, "ceiling": …, "text_to_image": …, "image_to_text": …, "speech_to_text": …},
         each task as {question: {"correct", "total", "share", "low", "high"}} with 95 % intervals
-        over scenes (share_of_scenes); tasks whose modality is not there are left out.
+        over scenes (clustered_proportion); tasks whose modality is not there are left out.
 
     Raises:
         ValueError: no example has facts, as with a user's own documents.
@@ -86,36 +95,36 @@ def judge(
     result: dict[str, Any] = {"examples": len(known)}
     if "image" in names:
         real = [e.items["image"] for e in known]
-        result["ceiling"] = judge_pictures(reader, real, facts)
+        result["ceiling"] = score_images(reader, real, facts)
         captions = [e.caption for e in known]
         made = _in_parts(
             lambda s: generator.to_image(captions[s], seed=seed + s.start, **sampling),
             len(known),
             at_once,
         )
-        result["text_to_image"] = judge_pictures(reader, made, facts)
+        result["text_to_image"] = score_images(reader, made, facts)
         said = _in_parts(lambda s: generator.to_text(images=real[s]), len(known), at_once)
-        result["image_to_text"] = judge_captions(said, facts)
+        result["image_to_text"] = score_captions(said, facts)
     if "speech" in names:
         spoken = [e.items["speech"] for e in known]
         heard = _in_parts(lambda s: generator.to_text(speech=spoken[s]), len(known), at_once)
-        result["speech_to_text"] = judge_captions(heard, facts)
+        result["speech_to_text"] = score_captions(heard, facts)
     return result
 
 
-def judge_pictures(
+def score_images(
     reader: SceneReader, images: Sequence[np.ndarray], facts: Sequence[Sequence[Fact]]
 ) -> dict[str, Any]:
     """What the reader finds in (32, 32, 3) uint8 pictures against the facts they should show."""
-    return _judge(reader.read(np.stack(list(images))) if len(images) else [], facts)
+    return _score(reader.read(np.stack(list(images))) if len(images) else [], facts)
 
 
-def judge_captions(captions: Sequence[str], facts: Sequence[Sequence[Fact]]) -> dict[str, Any]:
+def score_captions(captions: Sequence[str], facts: Sequence[Sequence[Fact]]) -> dict[str, Any]:
     """What captions state against the facts that they should state; "scene" is the exact match."""
-    return _judge([parse_facts(caption) for caption in captions], facts)
+    return _score([parse_facts(caption) for caption in captions], facts)
 
 
-def _judge(found: Sequence[set[Fact]], wanted: Sequence[Sequence[Fact]]) -> dict[str, Any]:
+def _score(found: Sequence[set[Fact]], wanted: Sequence[Sequence[Fact]]) -> dict[str, Any]:
     if len(found) != len(wanted):
         raise ValueError(f"{len(found)} answers for {len(wanted)} scenes; give one for each")
     right: dict[str, list[int]] = {question: [] for question in QUESTIONS}
@@ -127,7 +136,7 @@ def _judge(found: Sequence[set[Fact]], wanted: Sequence[Sequence[Fact]]) -> dict
         right["scene"].append(int(got == set(facts)))
     asked = [len(facts) for facts in wanted]
     return {
-        question: share_of_scenes(
+        question: clustered_proportion(
             counts, [1] * len(asked) if question == "scene" else asked
         )._asdict()
         for question, counts in right.items()

@@ -1,0 +1,68 @@
+"""The size of a saved model, and its FLOPs by part, without loading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from ..files import DamagedFile, read_json
+from ..models.config import ModelConfig
+from ..models.flops import flops_breakdown
+
+__all__ = ["ModelSize", "model_size"]
+
+#: Of a safetensors file: bytes before the header, which hold the header's length.
+_PREFIX = 8
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Attributes:
+    parameters, active_parameters: all, and those that one token meets.
+    flops_by_part: training FLOPs of one token by part of the network.
+    """
+
+    parameters: int
+    active_parameters: int
+    flops_by_part: Mapping[str, float]
+
+
+def model_size(folder: Path, *, window: int, flops_per_token: float) -> ModelSize:
+    """The size of the model that a run saved.
+
+    Args:
+        folder: with config.json and model.safetensors.
+        window: tokens that attention compares each token with.
+        flops_per_token: that the run counted; the share of continuous tokens follows from it.
+
+    Raises:
+        FileNotFoundError, ValueError: no model in the folder, or a damaged one.
+    """
+    config = ModelConfig.from_dict(read_json(folder / "config.json"))
+    shapes = _shapes(folder / "model.safetensors")
+    idle = 0
+    n = len(config.modalities)
+    for name, shape in shapes.items():
+        split = name.startswith("backbone.") and "proj" in name
+        if split and len(shape) >= 2 and shape[0] == n > 1:
+            idle += prod(shape) * (n - 1) // n
+    total = sum(map(prod, shapes.values()))
+    parts = flops_breakdown(config, window=window)
+    if "continuous maps" in parts:
+        del parts["continuous maps"]
+        parts["continuous maps"] = flops_per_token - sum(parts.values())
+    return ModelSize(total, total - idle, parts)
+
+
+def _shapes(path: Path) -> dict[str, Sequence[int]]:
+    """Shapes by name, from the header of a safetensors file."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_PREFIX), "little")
+            header = json.loads(file.read(length))
+    except (ValueError, MemoryError, OverflowError) as error:
+        raise DamagedFile(f"{path} is damaged ({error}); copy or save it again") from error
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
