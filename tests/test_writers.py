@@ -24,10 +24,10 @@ from mixture_of_mamba.interop import save_state_spaces, save_transformers, upcyc
 from mixture_of_mamba.interop.tokenizer import copy_tokenizer
 from mixture_of_mamba.models.cache import Cache
 from mixture_of_mamba.training.config import RunConfig
+from mixture_of_mamba.training.folder import publish_model, write_config
 from mixture_of_mamba.training.lock import FolderLock
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.metrics import MetricsLog
-from mixture_of_mamba.training.runs import publish_model, write_config
 from mixture_of_mamba.training.tensorboard import TensorBoardLog
 
 from .evaluation.runs import make_plan
@@ -187,7 +187,7 @@ def test_publishing_on_a_full_disk_keeps_the_checkpoint(tmp_path: Path) -> None:
         def full(*paths: Any) -> None:
             raise OSError(28, "No space left on device", str(paths[1]))
 
-        patch.setattr("mixture_of_mamba.training.runs.shutil.copyfile", full)
+        patch.setattr("mixture_of_mamba.training.folder.shutil.copyfile", full)
         with pytest.raises(WriteError, match=r"run/model could not be written \(No space left"):
             publish_model(run)
     assert [p.name for p in run.iterdir() if p.name.startswith(".")] == []

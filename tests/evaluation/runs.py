@@ -11,7 +11,7 @@ import numpy as np
 from mixture_of_mamba.evaluation.plan import Job, Plan, write_plan
 from mixture_of_mamba.models import Modality, MultimodalModel
 from mixture_of_mamba.training.config import RunConfig, model_config
-from mixture_of_mamba.training.runs import write_config
+from mixture_of_mamba.training.folder import write_config
 
 MODALITIES = (Modality("text", "discrete", 30), Modality("image", "discrete", 20))
 FLOPS_PER_STEP, TOKENS_PER_STEP = 1000, 64

@@ -16,7 +16,7 @@ from mixture_of_mamba.modalities.image.files import read_image
 from mixture_of_mamba.modalities.speech.files import read_sound
 from mixture_of_mamba.ops import native
 from mixture_of_mamba.training.config import RunConfig
-from mixture_of_mamba.training.runs import write_config
+from mixture_of_mamba.training.folder import write_config
 
 from ..helpers.tiny_data import tiny_config
 

@@ -11,7 +11,6 @@ import torch
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.data.build import build
 from mixture_of_mamba.interop import load_dense, start_from
 from mixture_of_mamba.modalities.text import Text
 from mixture_of_mamba.training.config import RunConfig
@@ -95,15 +94,7 @@ def config(checkpoint: Path) -> RunConfig:
 def test_a_run_begins_with_the_weights_and_the_tokenizer(
     checkpoint: Path, config: RunConfig, tmp_path: Path
 ) -> None:
-    def start(network: ModelConfig) -> MultimodalModel:
-        return start_from(checkpoint, network)
-
-    def make(data: Any) -> Any:
-        return build(data, progress=False)
-
-    with pytest.raises(ValueError, match="train was given no `start`"):
-        train(config, tmp_path / "run", build=make)
-    assert train(config, tmp_path / "run", build=make, start=start).finished
+    assert train(config, tmp_path / "run").finished
     run, dense = load_run(tmp_path / "run"), load_dense(checkpoint)
     ids = torch.tensor(run.tokenizers.encode("text", WORDS))[None]
     assert run.tokenizers.decode("text", ids[0].numpy()) == WORDS

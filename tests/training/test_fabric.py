@@ -58,12 +58,11 @@ def in_fabric(windows: Windows, config: Any) -> tuple[list[float], list[float], 
     objective = Objective(model())
     module = fabric.setup_module(objective)
     optimizer = torch.optim.SGD(objective.parameters(), lr=RATE)
-    stepper = fabric.setup_optimizers(optimizer)
     order, losses, norms = Schedule(len(windows), config.seed), [], []
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
         sums, norm = step_gradients(fabric, module, windows, order, config, step)
-        stepper.step()
+        optimizer.step()
         half = len(sums) // 2
         losses.append(float(sums[:half].sum() / sums[half:].sum()))
         norms.append(float(norm))

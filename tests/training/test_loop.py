@@ -72,7 +72,7 @@ def test_a_start_must_be_there(tmp_path: Path) -> None:
     config = tiny_config()
     start = replace(config, model=replace(config.model, init_from=str(tmp_path / "none")))
     with pytest.raises(FileNotFoundError, match="which is no folder"):
-        train(start, tmp_path / "run", build=build, start=MultimodalModel)
+        train(start, tmp_path / "run", build=build)
     with pytest.raises(ValueError, match="only Mambas start from a pretrained one"):
         replace(start, model=replace(start.model, mixer="attention"))
 

@@ -124,8 +124,6 @@ def _upcycle(model: MultimodalModel, args: Any, out: Path) -> None:
 def _frozen_parameters(result: Upcycled) -> int:
     """How many parameters --freeze keeps as they are."""
     frozen = result.freeze()
-    parameter = result.model.get_parameter
-    count = sum(parameter(name).numel() for name in frozen.whole)
-    count += sum(len(rows) * parameter(name)[0].numel() for name, rows in frozen.rows.items())
+    count = frozen.parameter_count()
     frozen.release()
     return count

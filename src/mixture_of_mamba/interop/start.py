@@ -8,7 +8,7 @@ from pathlib import Path
 from ..modalities.tokenizer_set import special_tokens
 from ..models import ModelConfig, MultimodalModel
 from .loading import load_model
-from .upcycle import grown_config, upcycle
+from .upcycle import frozen_parts, grown_config, upcycle
 
 __all__ = ["Start", "start_from"]
 
@@ -24,12 +24,19 @@ class Start:
         settings: the network of the run as far as its settings say: the sizes of modalities are
             the largest that they can have, or 1 where that is not known.
 
+    Attributes:
+        frozen: parts that `mom upcycle --freeze` names in the folder; () where it names none.
+        kept: by name of its discrete modalities, how many tokens are to be kept as they are.
+
     Raises:
         FileNotFoundError, ValueError: as start_from, but for the sizes that come with the data.
     """
 
     def __init__(self, folder: str | Path, settings: ModelConfig) -> None:
         self.folder, self.source = folder, load_model(folder)
+        self.frozen, kept = frozen_parts(folder)
+        sizes = {m.name: m.size for m in self.source.config.modalities if m.discrete}
+        self.kept = {**sizes, **kept}
         _same_shape(folder, self.source.config, settings)
         if settings.modalities[0].size > 1:
             _room_for_text(folder, self.source.config, settings)

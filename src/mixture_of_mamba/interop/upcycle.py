@@ -79,6 +79,21 @@ class Upcycled:
         return cls(model, plain["kept"], plain["markers"], tuple(plain["frozen"]))
 
 
+def frozen_parts(folder: str | Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """What the upcycle.json of a model's folder, or of a run's model/, wants to be frozen: parts,
+    and by name of each modality how many of its tokens; (), {} where there is none.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    folder = Path(folder)
+    path = (folder if (folder / "config.json").is_file() else folder / "model") / _FILE
+    if not path.is_file():
+        return (), {}
+    plain = read_json(path)
+    return tuple(plain["frozen"]), dict(plain["kept"])
+
+
 def upcycle(
     source: MultimodalModel,
     modalities: Sequence[str | Modality],

@@ -48,6 +48,10 @@ class Frozen:
     rows: dict[str, Tensor] = field(default_factory=dict)
     _held: list[_Whole | _Rows] = field(default_factory=list, repr=False)
 
+    def parameter_count(self) -> int:
+        """How many numbers are frozen."""
+        return sum(held.count() for held in self._held)
+
     def release(self) -> None:
         """Let these parts train as they did before, but for what another `freeze` holds too."""
         for held in self._held:
@@ -106,6 +110,11 @@ class _Held:
         owner = self._owner()
         return None if owner is None else owner._parameters.get(self.name.rpartition(".")[2])
 
+    def count(self) -> int:
+        """How many of its numbers are frozen; 0 where the model is gone."""
+        parameter = self.parameter()
+        return 0 if parameter is None else parameter.numel()
+
     def before_step(self) -> None:
         """Refuse to train what stands in the place of a frozen parameter."""
         present = self.present()
@@ -151,6 +160,10 @@ class _Rows(_Held):
         needed = parameter.requires_grad  # not so where another freeze holds all of it
         self.hook = parameter.requires_grad_(True).register_hook(self._silence)
         parameter.requires_grad_(needed)
+
+    def count(self) -> int:
+        parameter = self.parameter()
+        return 0 if parameter is None else len(self.rows) * parameter[0].numel()
 
     def release(self) -> None:
         self.hook.remove()

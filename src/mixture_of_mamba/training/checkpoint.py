@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -28,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ..files import WriteError, filling, read_json, verify
 from ..models.saving import WEIGHTS, check_tensors, read_tensors, write_model
+from .distributed import gather, on_rank_zero
 from .objective import Objective
 from .random_state import random_state, set_random_state
 
@@ -39,7 +39,6 @@ __all__ = [
     "TrainState",
     "checkpoints",
     "load_checkpoint",
-    "on_rank_zero",
     "save_checkpoint",
     "step_of",
 ]
@@ -56,12 +55,29 @@ class TrainState:
     Attributes:
         step: optimizer steps done; the data and the learning rate follow from it.
         seconds: training time so far, without evaluations and checkpoints.
-        rows: sums of the steps that the log has no line for yet.
+        unlogged: sums of the steps that the log has no line for yet.
     """
 
     step: int = 0
     seconds: float = 0.0
-    rows: list[list[float]] = field(default_factory=list)
+    unlogged: list[list[float]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As training.json has it."""
+        return {"step": self.step, "seconds": self.seconds, "rows": self.unlogged}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> TrainState:
+        return cls(step=plain["step"], seconds=plain["seconds"], unlogged=plain["rows"])
+
+
+class _Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    weights: dict[str, Any]
+    moments: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    generators: list[dict[str, Any]]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -79,7 +95,7 @@ def save_checkpoint(
     folder: Path,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    position: TrainState,
+    state: TrainState,
     *,
     keep: int,
 ) -> None:
@@ -91,19 +107,19 @@ def save_checkpoint(
     full = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(objective, options=full)
     moments: Any = get_optimizer_state_dict(objective, optimizer, options=full)
-    generators = _gather(fabric, random_state())
+    generators = gather(fabric, random_state())
 
     def write() -> None:
-        final = folder / "checkpoints" / f"step-{position.step:08d}"
+        final = folder / "checkpoints" / f"step-{state.step:08d}"
         try:
             with filling(final, anew=True) as part:
-                state = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-                write_model(objective.model, part, state)
+                tensors = {name.removeprefix("model."): value for name, value in weights.items()}
+                write_model(objective.model, part, tensors)
                 save_file(_flatten(moments["state"]), part / "optimizer.safetensors")
-                training = {"position": asdict(position), "random": generators}
+                training = {"position": state.to_dict(), "random": generators}
                 (part / "training.json").write_text(json.dumps(training))
         except WriteError as error:
-            raise CheckpointError(_failed(folder, position.step, error)) from error
+            raise CheckpointError(_failed(folder, state.step, error)) from error
         for old in checkpoints(folder)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -113,19 +129,20 @@ def save_checkpoint(
 def load_checkpoint(
     fabric: Fabric, folder: Path, objective: Objective, optimizer: torch.optim.Optimizer
 ) -> TrainState:
-    """Restore the newest checkpoint that can be read; position 0 where a run has none.
+    """Restore the newest checkpoint that can be read; step 0 where a run has none.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
         ValueError: the checkpoint's tensors do not fit the model.
     """
-    read: list[tuple[Any, ...]] = []
+    saved: _Saved | None = None
 
     def newest() -> None:
+        nonlocal saved
         problems = []
         for path in reversed(checkpoints(folder)):
             try:
-                read.append(_read(path, objective))
+                saved = _read(path, objective)
                 return
             except (OSError, ValueError, KeyError) as error:
                 problems.append(f"{path.name}: {error}")
@@ -134,24 +151,23 @@ def load_checkpoint(
             raise CheckpointError(f"no checkpoint of {folder} can be read; {'; '.join(problems)}")
 
     on_rank_zero(fabric, newest)
-    position, generators = fabric.broadcast((read[0][2:] if read else (None, [])), src=0)
-    if position is None:
+    # Tensors are read on the first process and broadcast where they are set.
+    state, generators = fabric.broadcast((saved.state, saved.generators) if saved else (None, []))
+    if state is None:
         return TrainState()
-    many = fabric.world_size > 1
-    full = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=many)
-    set_model_state_dict(objective, read[0][0] if read else {}, options=full)
-    template: Any = get_optimizer_state_dict(
-        objective, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
-    if read:
-        template["state"] = _unflatten(read[0][1])
-    set_optimizer_state_dict(objective, optimizer, template, options=full)
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    shared = replace(whole, broadcast_from_rank0=fabric.world_size > 1)
+    set_model_state_dict(objective, saved.weights if saved else {}, options=shared)
+    template: Any = get_optimizer_state_dict(objective, optimizer, options=whole)
+    if saved:
+        template["state"] = _unflatten(saved.moments)
+    set_optimizer_state_dict(objective, optimizer, template, options=shared)
     if fabric.global_rank < len(generators):
         set_random_state(generators[fabric.global_rank])
-    return TrainState(**position)
+    return TrainState.from_dict(state)
 
 
-def _read(path: Path, objective: Objective) -> tuple[Any, ...]:
+def _read(path: Path, objective: Objective) -> _Saved:
     verify(path)
     training = read_json(path / "training.json")
     weights = read_tensors(path / WEIGHTS)
@@ -162,7 +178,7 @@ def _read(path: Path, objective: Objective) -> tuple[Any, ...]:
         check_tensors(model, weights, str(path))
     moments = read_tensors(path / "optimizer.safetensors")
     weights = {f"model.{name}": tensor for name, tensor in weights.items()}
-    return weights, moments, training["position"], training["random"]
+    return _Saved(weights, moments, training["position"], training["random"])
 
 
 def _flatten(state: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -189,27 +205,3 @@ def _failed(folder: Path, step: int, error: Exception) -> str:
         f"the checkpoint of step {step} could not be written: {error}; {kept}; "
         "continue with --resume after that"
     )
-
-
-def _gather(fabric: Fabric, value: Any) -> list[Any]:
-    """One value of each process, in the order of ranks."""
-    if fabric.world_size == 1:
-        return [value]
-    values: list[Any] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def on_rank_zero(fabric: Fabric, act: Callable[[], None]) -> None:
-    """Run on the first process; an error is raised there, and the others end without a word."""
-    error: Exception | None = None
-    if fabric.global_rank == 0:
-        try:
-            act()
-        except Exception as caught:
-            error = caught
-    failed = fabric.broadcast(error is not None, src=0) if fabric.world_size > 1 else False
-    if error is not None:
-        raise error
-    if failed:
-        raise SystemExit(1)

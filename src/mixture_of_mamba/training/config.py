@@ -57,6 +57,11 @@ class ModelSettings:
     state-spaces or transformers, or a model of this package. Its text tokenizer goes in
     data.text_tokenizer. None: new weights."""
 
+    freeze: list[str] | None = None
+    """What training leaves unchanged, to the bit: names of modalities (their experts and tokens;
+    NAME:N for its first N tokens), and "shared" (all that modalities share). None: what
+    `mom upcycle --freeze` wrote into the folder of `init_from`, else nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

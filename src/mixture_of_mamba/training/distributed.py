@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +19,16 @@ from .objective import Objective
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["make_fabric", "shutdown", "sum_over_ranks", "to_device"]
+__all__ = [
+    "any_rank",
+    "gather",
+    "is_first_process",
+    "make_fabric",
+    "on_rank_zero",
+    "shutdown",
+    "sum_over_ranks",
+    "to_device",
+]
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -78,7 +89,7 @@ def _shard(objective: Objective, mesh: Any) -> Objective:
 
 
 def shutdown(fabric: Fabric) -> None:
-    """Part from the other processes in good order; the backend's threads end with the group."""
+    """Destroy the process group, and with it the threads of its backend."""
     if fabric.world_size > 1 and torch.distributed.is_initialized():
         gc.collect()  # nothing that is gone may hold on to the group until the interpreter exits
         torch.distributed.destroy_process_group()
@@ -91,6 +102,43 @@ def sum_over_ranks(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
     total = fabric.all_reduce(values, reduce_op="sum")
     assert isinstance(total, torch.Tensor)
     return total
+
+
+def gather(fabric: Fabric, value: Any) -> list[Any]:
+    """One value of each process, in the order of ranks."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def on_rank_zero(fabric: Fabric, act: Callable[[], None]) -> None:
+    """Run on the first process; an error is raised there, and the others exit with status 1."""
+    error: Exception | None = None
+    if fabric.global_rank == 0:
+        try:
+            act()
+        except Exception as caught:
+            error = caught
+    failed = fabric.broadcast(error is not None, src=0) if fabric.world_size > 1 else False
+    if error is not None:
+        raise error
+    if failed:
+        raise SystemExit(1)
+
+
+def any_rank(fabric: Fabric, flag: bool) -> bool:
+    """Whether a flag is set on any process; all of them learn it at the same step."""
+    if fabric.world_size == 1:
+        return flag
+    flags = torch.tensor(float(flag), device=fabric.device)
+    return bool(sum_over_ranks(fabric, flags).item())
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that speaks; Fabric numbers those that it starts."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def to_device(fabric: Fabric, batch: Batch, model: MultimodalModel) -> Batch:

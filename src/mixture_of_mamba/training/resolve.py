@@ -1,0 +1,50 @@
+"""What a run's config leaves open, decided before anything is written into its folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..data.build import settled
+from ..data.config import OF_TOKENIZERS
+from ..interop.start import Start
+from .checkpoint import checkpoints
+from .config import RunConfig, model_config
+from .freeze import resolve_freeze
+from .precision import resolve_precision
+from .runs import read_config
+
+__all__ = ["resolve_run"]
+
+
+def resolve_run(config: RunConfig, folder: Path) -> tuple[RunConfig, Start | None]:
+    """A config as it is recorded, and the pretrained model that the run starts from.
+
+    Reused tokenizers decide fields of `data` that are None, a measurement decides precision "auto",
+    and the pretrained model or the run in the folder decides what is frozen.
+
+    Raises:
+        FileNotFoundError, ValueError: tokenizers or a pretrained model that are not there or do not
+            fit the config.
+    """
+    before = read_config(folder) if (folder / "config.yaml").is_file() else None
+    if any(getattr(config.data, name) is None for name in OF_TOKENIZERS):
+        config = replace(config, data=settled(config.data))
+    config = resolve_precision(config, before)
+    start = _pretrained(config, folder)
+    return resolve_freeze(config, before, start), start
+
+
+def _pretrained(config: RunConfig, folder: Path) -> Start | None:
+    """The model that a run begins with; None where its weights are new, or in a checkpoint."""
+    start = config.model.init_from
+    if start is None or checkpoints(folder):
+        return None
+    if not Path(start).is_dir():
+        raise FileNotFoundError(
+            f"model.init_from is {start!r}, which is no folder; give that of a pretrained model, "
+            "or leave it out to start from new weights"
+        )
+    text = 1 if config.data.tokenizers else config.data.chosen("text_vocabulary")
+    sizes = [(name, kind, text if name == "text" else 1) for name, kind in config.data.modalities]
+    return Start(start, model_config(config.model, sizes))
