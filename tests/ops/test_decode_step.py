@@ -88,7 +88,7 @@ def test_accuracy_of_the_formats(form: str, limit: float) -> None:
 def test_a_batch_equals_its_sequences_alone(
     form: str, limit: float, batch: int, width: int
 ) -> None:
-    """Few and many sequences of a modality take different ways (csrc/products.h, tiles.h)."""
+    """Few and many sequences of a modality take different ways (csrc/gemm.h, amx_gemm.h)."""
     model = Model({"n_modalities": 2}, form, width)
     x, modality = torch.randn(batch, width), torch.arange(batch) % 7 % 2  # unequal groups
     found = model.step(x, modality, model.step.new_states(batch))

@@ -1,8 +1,8 @@
-// Causal depthwise convolution with SiLU, both directions, K = 1..4 taps.
+// Causal depthwise convolution with SiLU, forward and backward, K = 1..4 taps.
 //
-// Tasks over (sequence x group of channels); time is walked once through the row index with the last
-// K-1 inputs in registers. A document start empties that window.
-#include "scan.h"
+// A task is some channels of one sequence. It steps through time once, by the row index, with the last K-1
+// inputs in registers; this window is set to zero at a document's start.
+#include "workspace.h"
 
 // Mirrored in ops/causal_conv1d/cpu.py; every field is eight bytes. `state` holds inputs before t = 0,
 // oldest first; states and rows are in x's dtype, parameters in float32.
@@ -24,23 +24,25 @@ struct ConvCall {
 namespace mom {
 namespace {
 
-constexpr int CONV_SPAN = 32;    // steps of a chunk
-constexpr int CONV_BLOCKS = 64;  // most vectors of channels of a task
+constexpr int CONV_STEPS = 32;       // of a chunk
+constexpr int CONV_MAX_BLOCKS = 64;  // vectors of channels of a task, at most
 
-struct ConvCut {
+struct ConvPartition {
   int64_t blocks, group, groups, chunks, padded_d;
-  explicit ConvCut(const ConvCall& c) {
+  explicit ConvPartition(const ConvCall& c) {
     blocks = ceil_div(c.d, W);
-    // Whole rows, as memory likes it, unless threads would have nothing to do.
-    group = blocks < CONV_BLOCKS ? blocks : CONV_BLOCKS;
+    // Whole rows, because contiguous rows give full cache lines, unless threads would be idle.
+    group = blocks < CONV_MAX_BLOCKS ? blocks : CONV_MAX_BLOCKS;
     for (int64_t parts = 2; parts <= c.threads; ++parts)
-      if (longest(c, ceil_div(blocks, parts)) < longest(c, group)) group = ceil_div(blocks, parts);
+      if (busiest_blocks(c, ceil_div(blocks, parts)) < busiest_blocks(c, group))
+        group = ceil_div(blocks, parts);
     groups = ceil_div(blocks, group);
-    chunks = ceil_div(c.length, CONV_SPAN);
+    chunks = ceil_div(c.length, CONV_STEPS);
     padded_d = blocks * W;
   }
-  // Blocks that the busiest thread walks if a task takes `width` of them.
-  int64_t longest(const ConvCall& c, int64_t width) const {
+  int64_t group_blocks(int64_t first) const { return first + group > blocks ? blocks - first : group; }
+  // Blocks of the busiest thread if a task has `width` of them.
+  int64_t busiest_blocks(const ConvCall& c, int64_t width) const {
     return ceil_div(c.batch * ceil_div(blocks, width), c.threads > 1 ? c.threads : 1) * width;
   }
 };
@@ -60,14 +62,14 @@ MOM_INLINE vf weighted(const vf* tap, vf bias, vf now, const vf* window) {
 }
 
 template <int K>
-MOM_INLINE void push(vf* window, vf now) {
+MOM_INLINE void push_input(vf* window, vf now) {
   MOM_UNROLL
   for (int j = K - 1; j > 1; --j) window[j] = window[j - 1];
   if (K > 1) window[1] = now;
 }
 
 template <int K, typename T>
-void open_block(const ConvCall& c, int64_t b, int64_t channel, int lanes, Block<K>& block) {
+void load_block(const ConvCall& c, int64_t b, int64_t channel, int lanes, Block<K>& block) {
   float taps[K * W] = {};
   for (int lane = 0; lane < lanes; ++lane)
     MOM_UNROLL
@@ -82,22 +84,21 @@ void open_block(const ConvCall& c, int64_t b, int64_t channel, int lanes, Block<
 }
 
 template <int K, typename T>
-void forward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t group) {
-  const int64_t first = group * cut.group;
-  const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
-  static thread_local Scratch scratch;
-  Block<K>* block = scratch.get<Block<K>>(blocks);
-  const auto lanes_of = [&](int64_t channel) { return int(c.d - channel < W ? c.d - channel : W); };
+void forward_task(const ConvCall& c, const ConvPartition& partition, int64_t b, int64_t group) {
+  const int64_t first = group * partition.group;
+  const int64_t blocks = partition.group_blocks(first);
+  static thread_local Workspace workspace;
+  Block<K>* block = workspace.get<Block<K>>(blocks);
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t channel = (first + i) * W;
-    open_block<K, T>(c, b, channel, lanes_of(channel), block[i]);
+    load_block<K, T>(c, b, channel, lanes_at(c.d, channel), block[i]);
   }
-  for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
-    const int64_t start = chunk * CONV_SPAN;
-    const int count = int(c.length - start < CONV_SPAN ? c.length - start : CONV_SPAN);
-    const T* from[CONV_SPAN];
-    T* to[CONV_SPAN];
-    bool reset[CONV_SPAN];
+  for (int64_t chunk = 0; chunk < partition.chunks; ++chunk) {
+    const int64_t start = chunk * CONV_STEPS;
+    const int count = int(c.length - start < CONV_STEPS ? c.length - start : CONV_STEPS);
+    const T* from[CONV_STEPS];
+    T* to[CONV_STEPS];
+    bool reset[CONV_STEPS];
     for (int t = 0; t < count; ++t) {
       const int64_t at = b * c.length + start + t, row = c.rows ? c.rows[at] : at;
       from[t] = static_cast<const T*>(c.x) + row * c.x_stride;
@@ -106,7 +107,7 @@ void forward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t grou
     }
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t channel = (first + i) * W;
-      const int lanes = lanes_of(channel);
+      const int lanes = lanes_at(c.d, channel);
       Block<K> r = block[i];
       for (int t = 0; t < count; ++t) {
         if (__builtin_expect(reset[t], 0)) {
@@ -117,7 +118,7 @@ void forward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t grou
         vf y = weighted<K>(r.tap, r.bias, now, r.window);
         if (c.silu) y = silu(y);
         store(to[t] + channel, y, lanes);
-        push<K>(r.window, now);
+        push_input<K>(r.window, now);
       }
       MOM_UNROLL
       for (int j = 1; j < K; ++j) block[i].window[j] = r.window[j];
@@ -128,11 +129,11 @@ void forward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t grou
     const int64_t channel = (first + i) * W;
     MOM_UNROLL
     for (int j = 1; j < K; ++j)
-      store(out + (K - 1 - j) * c.d + channel, block[i].window[j], lanes_of(channel));
+      store(out + (K - 1 - j) * c.d + channel, block[i].window[j], lanes_at(c.d, channel));
   }
 }
 
-// Adds to Block: gradients of the inputs of ages 0..K-1 that are still growing, and of the taps.
+// Of one block in the backward: unfinished gradients of the inputs of ages 0..K-1, and those of the taps.
 template <int K>
 struct Gradients {
   vf pending[K];
@@ -140,31 +141,30 @@ struct Gradients {
 };
 
 template <int K, typename T>
-void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t group) {
-  const int64_t first = group * cut.group;
-  const int64_t blocks = first + cut.group > cut.blocks ? cut.blocks - first : cut.group;
-  static thread_local Scratch scratch, gradient_scratch;
-  Block<K>* block = scratch.get<Block<K>>(blocks);
-  Gradients<K>* gradients = gradient_scratch.get<Gradients<K>>(blocks);
-  const auto lanes_of = [&](int64_t channel) { return int(c.d - channel < W ? c.d - channel : W); };
+void backward_task(const ConvCall& c, const ConvPartition& partition, int64_t b, int64_t group) {
+  const int64_t first = group * partition.group;
+  const int64_t blocks = partition.group_blocks(first);
+  static thread_local Workspace block_workspace, gradient_workspace;
+  Block<K>* block = block_workspace.get<Block<K>>(blocks);
+  Gradients<K>* gradients = gradient_workspace.get<Gradients<K>>(blocks);
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t channel = (first + i) * W;
-    open_block<K, T>(c, b, channel, lanes_of(channel), block[i]);
+    load_block<K, T>(c, b, channel, lanes_at(c.d, channel), block[i]);
     gradients[i] = Gradients<K>{};
   }
-  // Where the gradient of a position goes: its row, or for t < 0 the state; null: nobody asked.
+  // Where the gradient of position t is stored: its row, or for t < 0 the state; null if not wanted.
   const auto target = [&](int64_t t) -> T* {
     const int64_t at = b * c.length + t;
     if (t >= 0) return static_cast<T*>(c.dx) + (c.rows ? c.rows[at] : at) * c.dx_stride;
     return c.dstate ? static_cast<T*>(c.dstate) + (b * (K - 1) + t + K - 1) * c.d : nullptr;
   };
   int age = K - 1;  // earlier inputs that the current position sees
-  for (int64_t chunk = 0; chunk < cut.chunks; ++chunk) {
-    const int64_t start = chunk * CONV_SPAN;
-    const int count = int(c.length - start < CONV_SPAN ? c.length - start : CONV_SPAN);
-    const T *from[CONV_SPAN], *dy[CONV_SPAN];
-    T* to[CONV_SPAN];
-    int ages[CONV_SPAN];
+  for (int64_t chunk = 0; chunk < partition.chunks; ++chunk) {
+    const int64_t start = chunk * CONV_STEPS;
+    const int count = int(c.length - start < CONV_STEPS ? c.length - start : CONV_STEPS);
+    const T *from[CONV_STEPS], *dy[CONV_STEPS];
+    T* to[CONV_STEPS];
+    int ages[CONV_STEPS];
     for (int t = 0; t < count; ++t) {
       const int64_t at = b * c.length + start + t, row = c.rows ? c.rows[at] : at;
       from[t] = static_cast<const T*>(c.x) + row * c.x_stride;
@@ -175,13 +175,13 @@ void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t gro
     }
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t channel = (first + i) * W;
-      const int lanes = lanes_of(channel);
+      const int lanes = lanes_at(c.d, channel);
       Block<K> r = block[i];
       vf pending[K], dtap[K] = {}, dbias = vf{};
       MOM_UNROLL
       for (int j = 0; j < K; ++j) pending[j] = gradients[i].pending[j];
       for (int t = 0; t < count; ++t) {
-        // Near a document's start the taps that reach over it see zeros, and give back nothing.
+        // Near a document's start, taps that reach beyond it have zero inputs and pass no gradient.
         const bool start = __builtin_expect(ages[t] < K - 1, 0);
         if (start) {
           MOM_UNROLL
@@ -210,7 +210,7 @@ void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t gro
         if (to[t]) store(to[t] + channel, pending[K - 1], lanes);
         MOM_UNROLL
         for (int j = K - 1; j > 0; --j) pending[j] = pending[j - 1];
-        push<K>(r.window, now);
+        push_input<K>(r.window, now);
       }
       MOM_UNROLL
       for (int j = 0; j < K; ++j) {
@@ -221,10 +221,10 @@ void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t gro
       gradients[i].bias += __builtin_convertvector(dbias, vd);
     }
   }
-  double* sums = c.partials + b * (K + 1) * cut.padded_d;
+  double* sums = c.partials + b * (K + 1) * partition.padded_d;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t channel = (first + i) * W;
-    const int lanes = lanes_of(channel);
+    const int lanes = lanes_at(c.d, channel);
     // After the last shift, pending[j] belongs to the input of age j, j = 1..K-1, seen from t = length.
     MOM_UNROLL
     for (int j = 1; j < K; ++j) {
@@ -235,19 +235,19 @@ void backward_task(const ConvCall& c, const ConvCut& cut, int64_t b, int64_t gro
     }
     MOM_UNROLL
     for (int j = 0; j < K; ++j)
-      std::memcpy(sums + (K - 1 - j) * cut.padded_d + channel, &gradients[i].tap[j], sizeof(vd));
-    std::memcpy(sums + K * cut.padded_d + channel, &gradients[i].bias, sizeof(vd));
+      std::memcpy(sums + (K - 1 - j) * partition.padded_d + channel, &gradients[i].tap[j], sizeof(vd));
+    std::memcpy(sums + K * partition.padded_d + channel, &gradients[i].bias, sizeof(vd));
   }
 }
 
 // Sums over sequences, in their order.
-void finish(const ConvCall& c, const ConvCut& cut) {
+void finish(const ConvCall& c, const ConvPartition& partition) {
   for (int64_t i = 0; i <= c.k; ++i) {
     if (i == c.k && !c.dbias) continue;
     for (int64_t channel = 0; channel < c.d; ++channel) {
       double sum = 0.0;
       for (int64_t b = 0; b < c.batch; ++b)
-        sum += c.partials[(b * (c.k + 1) + i) * cut.padded_d + channel];
+        sum += c.partials[(b * (c.k + 1) + i) * partition.padded_d + channel];
       (i < c.k ? c.dweight[channel * c.k + i] : c.dbias[channel]) = float(sum);
     }
   }
@@ -255,16 +255,14 @@ void finish(const ConvCall& c, const ConvCut& cut) {
 
 template <int K>
 void run(const ConvCall& c, bool backward) {
-  const ConvCut cut(c);
-  const int64_t tasks = c.batch * cut.groups;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
-  for (int64_t i = 0; i < tasks; ++i) {
-    const FlushDenormals guard;
-    const int64_t b = i / cut.groups, group = i % cut.groups;
-    if (backward) c.bf16 ? backward_task<K, bf16>(c, cut, b, group) : backward_task<K, float>(c, cut, b, group);
-    else c.bf16 ? forward_task<K, bf16>(c, cut, b, group) : forward_task<K, float>(c, cut, b, group);
-  }
-  if (backward) finish(c, cut);
+  const ConvPartition partition(c);
+  const int64_t groups = partition.groups;
+  parallel_tasks(c, c.batch * groups, 1, [&](auto dtype, int64_t i) {
+    using T = decltype(dtype);
+    if (backward) backward_task<K, T>(c, partition, i / groups, i % groups);
+    else forward_task<K, T>(c, partition, i / groups, i % groups);
+  });
+  if (backward) finish(c, partition);
 }
 
 int dispatch(const ConvCall& c, bool backward) {

@@ -1,9 +1,9 @@
-// One token of every sequence through all blocks, the last norm and the head, in one call.
+// One decode step: one token of every sequence through all blocks, the final norm and the head.
 //
-// With few sequences the time is that of reading the weights once, so they may be kept in bfloat16 or
-// in int8 with one scale a row; activations, sums and states are float32. Every output is computed by
-// one thread in one order: results do not depend on the number of threads.
-#include "tiles.h"
+// With few sequences the time is that of reading the weights once, so they may be bfloat16, or int8 with
+// one scale per row; activations, sums and states are float32. Each output is computed by one thread in a fixed
+// order, so results do not depend on the number of threads.
+#include "amx_gemm.h"
 
 #if defined(_OPENMP)
 extern "C" int omp_get_thread_num(void);
@@ -27,65 +27,62 @@ struct DecodeCall {
   const float* final_norm;  // (d_model), or null: stop after the last block
   Matrix head;              // (1, v, d_model); weight null: no logits
   float *hidden, *logits;   // (batch, d_model) normed, (batch, v)
-  // batch * (5 d + rank + 2 n) + threads * (batch * d_model + batch in 16s * max(d, d_model, rank) in 32s) + 16
+  // batch * (5 d + rank + 2 n) + threads * (batch * d_model + P) + 16, where P is batch, rounded up to a
+  // multiple of 16, times max(d, d_model, rank), rounded up to a multiple of 32
   float* scratch;
 };
 
 namespace mom {
 namespace {
 
-MOM_INLINE float lane_total(vf x) {
-  float lanes[W];
-  store(lanes, x);
-  for (int s = W / 2; s; s /= 2)
-    for (int i = 0; i < s; ++i) lanes[i] += lanes[i + s];
-  return lanes[0];
-}
-
-// The sequences of each modality, in their order; made once per call.
+// Indices of all sequences, and those of modality m at start[m]..start[m + 1]-1 of `by_modality`.
 struct Groups {
-  std::vector<int32_t> everyone, sorted, start;
+  std::vector<int32_t> all, by_modality, start;
   explicit Groups(const DecodeCall& c) : start(c.modalities + 1, 0) {
-    for (int32_t i = 0; i < c.batch; ++i) everyone.push_back(i);
+    for (int32_t i = 0; i < c.batch; ++i) all.push_back(i);
     for (int64_t m = 0; m < c.modalities; ++m) {
       for (int32_t i = 0; i < c.batch; ++i)
-        if (c.modality[i] == m) sorted.push_back(i);
-      start[m + 1] = int32_t(sorted.size());
+        if (c.modality[i] == m) by_modality.push_back(i);
+      start[m + 1] = int32_t(by_modality.size());
     }
   }
 };
 
-// One thread's part. It owns a range of channels through in_proj, convolution, dt_proj and scan, so that
-// threads meet four times a layer only.
+// The part of one thread. It computes a range of channels in in_proj, convolution, dt_proj and scan, so
+// that there are only four barriers per layer.
 struct Worker {
   const DecodeCall& c;
   const Groups& groups;
-  int64_t id, count;  // of threads
-  float* panels;      // this thread's, for inputs in another order
-  const bool tiled = tiles_granted();
+  int64_t thread_id, threads;
+  float* panels;  // of this thread, for packed inputs
+  const bool amx = amx_granted();
   int64_t blocks = ceil_div(c.d, W);
-  int64_t first_channel = blocks * id / count * W;
-  int64_t end_channel = blocks * (id + 1) / count * W < c.d ? blocks * (id + 1) / count * W : c.d;
+  int64_t first_channel = share(blocks, thread_id) * W;
+  int64_t end_channel = share(blocks, thread_id + 1) * W < c.d ? share(blocks, thread_id + 1) * W : c.d;
 
-  // Rows of a product, as ranges [first, last).
+  // The first of `total` items that belong to a thread.
+  int64_t share(int64_t total, int64_t thread) const { return total * thread / threads; }
+
+  // The rows of a product in ranges [first, last).
   template <typename T>
   void project(const Matrix& m, const float* x, int64_t x_stride, float* y, int64_t y_stride,
                std::initializer_list<std::pair<int64_t, int64_t>> ranges, bool add) const {
     for (int64_t e = 0; e < m.experts; ++e) {
       const bool all = m.experts == 1;
-      const int32_t* who = all ? groups.everyone.data() : groups.sorted.data() + groups.start[e];
+      const int32_t* sequences =
+          all ? groups.all.data() : groups.by_modality.data() + groups.start[e];
       const int n = all ? int(c.batch) : groups.start[e + 1] - groups.start[e];
       if (!n) continue;
-      const Product p{m, e, x, x_stride, y, y_stride, who, n, add};
-      if (!std::is_same_v<T, float> && tiled && n >= TILED) {
-        [[maybe_unused]] const Tiles here;
-        to_tiles(p, panels);
-        for (const auto& [first, last] : ranges) tile_times<T>(p, panels, first, last);
-      } else if (n >= MANY) {
-        to_panels(p, panels);
-        for (const auto& [first, last] : ranges) many_times<T>(p, panels, first, last);
+      const Product p{m, e, x, x_stride, y, y_stride, sequences, n, add};
+      if (!std::is_same_v<T, float> && amx && n >= AMX_MIN_SEQUENCES) {
+        [[maybe_unused]] const AmxTiles configured;
+        pack_tiles(p, panels);
+        for (const auto& [first, last] : ranges) amx_gemm<T>(p, panels, first, last);
+      } else if (n >= GEMM_MIN_SEQUENCES) {
+        pack_panels(p, panels);
+        for (const auto& [first, last] : ranges) gemm<T>(p, panels, first, last);
       } else {
-        for (const auto& [first, last] : ranges) few_times<T>(p, first, last);
+        for (const auto& [first, last] : ranges) gemv<T>(p, first, last);
       }
     }
   }
@@ -100,78 +97,78 @@ struct Worker {
   void project(const Matrix& m, const float* x, int64_t x_stride, float* y, int64_t y_stride,
                bool add = false) const {
     const int64_t eights = ceil_div(m.out, 8);
-    const int64_t first = eights * id / count * 8, end = eights * (id + 1) / count * 8;
+    const int64_t first = share(eights, thread_id) * 8, end = share(eights, thread_id + 1) * 8;
     project(m, x, x_stride, y, y_stride, {{first, end < m.out ? end : m.out}}, add);
   }
 
-  // Every thread norms all rows for itself: cheaper than meeting.
+  // Each thread computes the norm of all rows: cheaper than a barrier.
   void norm(const float* x, const float* weight, float* y) const {
     for (int64_t b = 0; b < c.batch; ++b) {
       const float* from = x + b * c.d_model;
       float* to = y + b * c.d_model;
       vf squares = vf{};
       for (int64_t i = 0; i < c.d_model; i += W) {
-        const vf v = load(from + i, int(c.d_model - i < W ? c.d_model - i : W));
+        const vf v = load(from + i, lanes_at(c.d_model, i));
         squares += v * v;
       }
       const float scale =
-          1.0f / __builtin_sqrtf(lane_total(squares) / float(c.d_model) + float(c.eps));
+          1.0f / __builtin_sqrtf(lane_sum(squares) / float(c.d_model) + float(c.eps));
       for (int64_t i = 0; i < c.d_model; ++i) to[i] = from[i] * scale * weight[i];
     }
   }
 
-  // Convolution with SiLU on the first half of xz; the window moves on by one input.
+  // Convolution with SiLU of the first half of xz; its state is advanced by one input.
   void convolve(const DecodeLayer& l, const float* xz, float* u) const {
     const int64_t k = c.k;
     for (int64_t b = 0; b < c.batch; ++b)
       for (int64_t channel = first_channel; channel < end_channel; channel += W) {
-      const int lanes = int(c.d - channel < W ? c.d - channel : W);
-      float* window = l.conv + b * (k - 1) * c.d + channel;
-      const vf now = load(xz + b * 2 * c.d + channel, lanes);
-      vf sum = l.conv_bias ? load(l.conv_bias + channel, lanes) : vf{};
-      sum += now * load(l.taps + (k - 1) * c.d + channel, lanes);
-      for (int64_t j = 0; j < k - 1; ++j) {
-        const vf old = load(window + j * c.d, lanes);
-        sum += old * load(l.taps + j * c.d + channel, lanes);
-        if (j) store(window + (j - 1) * c.d, old, lanes);
+        const int lanes = lanes_at(c.d, channel);
+        float* window = l.conv + b * (k - 1) * c.d + channel;
+        const vf now = load(xz + b * 2 * c.d + channel, lanes);
+        vf sum = l.conv_bias ? load(l.conv_bias + channel, lanes) : vf{};
+        sum += now * load(l.taps + (k - 1) * c.d + channel, lanes);
+        for (int64_t j = 0; j < k - 1; ++j) {
+          const vf old = load(window + j * c.d, lanes);
+          sum += old * load(l.taps + j * c.d + channel, lanes);
+          if (j) store(window + (j - 1) * c.d, old, lanes);
+        }
+        if (k > 1) store(window + (k - 2) * c.d, now, lanes);
+        store(u + b * c.d + channel, silu(sum), lanes);
       }
-      if (k > 1) store(window + (k - 2) * c.d, now, lanes);
-      store(u + b * c.d + channel, silu(sum), lanes);
-    }
   }
 
-  // One step of the scan with skip and gate; lanes over channels for delta, over states for h.
+  // One step of the scan with skip connection and gate; lanes are channels for delta, states for h.
   void scan(const DecodeLayer& l, const float* xz, const float* u, const float* maps, float* delta,
             float* y) const {
     const int64_t rank = l.dt_proj.in, width = l.x_proj.out;
     for (int64_t b = 0; b < c.batch; ++b)
       for (int64_t channel = first_channel; channel < end_channel; channel += W) {
-      const int lanes = int(c.d - channel < W ? c.d - channel : W);
-      vf step = load(delta + b * c.d + channel, lanes), slope;
-      softplus(step, step, slope);
-      const vf in = load(u + b * c.d + channel, lanes);
-      const vf z = load(xz + b * 2 * c.d + c.d + channel, lanes);
-      const float *B = maps + b * width + rank, *C = B + c.n;
-      float steps[W], inputs[W];
-      store(steps, step);
-      store(inputs, step * in);
-      vf products[W] = {};  // of channel i, over states; added up by one tree for all channels
-      for (int lane = 0; lane < lanes; ++lane) {
-        float* h = l.ssm + (b * c.d + channel + lane) * c.n;
-        const float* A2 = l.A2 + (channel + lane) * c.n;
-        for (int64_t n = 0; n < c.n; n += W) {
-          const int states = int(c.n - n < W ? c.n - n : W);
-          const vf decay = exp2_product(splat(steps[lane]), load(A2 + n, states));
-          const vf next = decay * load(h + n, states) + inputs[lane] * load(B + n, states);
-          store(h + n, next, states);
-          const vf product = next * load(C + n, states);
-          // an infinite step makes NaN of states that are not there
-          products[lane] += states < W ? first_lanes(product, states) : product;
+        const int lanes = lanes_at(c.d, channel);
+        vf step = load(delta + b * c.d + channel, lanes), slope;
+        softplus(step, step, slope);
+        const vf in = load(u + b * c.d + channel, lanes);
+        const vf z = load(xz + b * 2 * c.d + c.d + channel, lanes);
+        const float *B = maps + b * width + rank, *C = B + c.n;
+        float steps[W], inputs[W];
+        store(steps, step);
+        store(inputs, step * in);
+        vf products[W] = {};  // of channel i, lanes are states; summed by lane_sums
+        for (int lane = 0; lane < lanes; ++lane) {
+          float* h = l.ssm + (b * c.d + channel + lane) * c.n;
+          const float* A2 = l.A2 + (channel + lane) * c.n;
+          for (int64_t n = 0; n < c.n; n += W) {
+            const int states = lanes_at(c.n, n);
+            const vf decay = exp2_product(splat(steps[lane]), load(A2 + n, states));
+            const vf next = decay * load(h + n, states) + inputs[lane] * load(B + n, states);
+            store(h + n, next, states);
+            const vf product = next * load(C + n, states);
+            // lanes beyond the states are NaN if the step is infinite
+            products[lane] += states < W ? first_lanes(product, states) : product;
+          }
         }
+        const vf sum = lane_sums(products) + load(l.D + channel, lanes) * in;
+        store(y + b * c.d + channel, sum * silu(z), lanes);
       }
-      const vf sum = lane_sums(products) + load(l.D + channel, lanes) * in;
-      store(y + b * c.d + channel, sum * silu(z), lanes);
-    }
   }
 };
 
@@ -194,17 +191,17 @@ extern "C" int mom_decode_step(const DecodeCall* call) {
   {
     const FlushDenormals guard;
 #if defined(_OPENMP)
-    const int64_t id = omp_get_thread_num(), count = omp_get_num_threads();
+    const int64_t thread_id = omp_get_thread_num(), threads = omp_get_num_threads();
 #else
-    const int64_t id = 0, count = 1;
+    const int64_t thread_id = 0, threads = 1;
 #endif
-    float* h = normed + id * c.batch * c.d_model;
+    float* h = normed + thread_id * c.batch * c.d_model;
     const int64_t rank = c.layer[0].dt_proj.in, width = c.d > c.d_model ? c.d : c.d_model;
     const int64_t widest = ceil_div(width > rank ? width : rank, 32) * 32;
     const uintptr_t free = uintptr_t(normed + c.threads * c.batch * c.d_model);
-    float* panels = reinterpret_cast<float*>((free + 63) / 64 * 64);  // whole lines of cache
-    panels += id * ceil_div(c.batch, 16) * 16 * widest;
-    const Worker w{c, groups, id, count, panels};
+    float* panels = reinterpret_cast<float*>((free + 63) / 64 * 64);  // cache-aligned
+    panels += thread_id * ceil_div(c.batch, 16) * 16 * widest;
+    const Worker w{c, groups, thread_id, threads, panels};
     for (int64_t i = 0; i < c.layers; ++i) {
       const DecodeLayer& l = c.layer[i];
       const int64_t from = w.first_channel, to = w.end_channel;
@@ -222,7 +219,7 @@ extern "C" int mom_decode_step(const DecodeCall* call) {
     }
     if (c.final_norm) {
       w.norm(c.x, c.final_norm, h);
-      if (w.id == 0) std::memcpy(c.hidden, h, c.batch * c.d_model * sizeof(float));
+      if (w.thread_id == 0) std::memcpy(c.hidden, h, c.batch * c.d_model * sizeof(float));
       if (c.head.weight) w.project(c.head, h, c.d_model, c.logits, c.head.out);
     }
   }

@@ -1,5 +1,5 @@
-// RMS norm over rows, both directions; the backward also adds the residual's gradient.
-#include "scan.h"
+// RMS norm over rows, forward and backward; the backward also adds the residual's gradient.
+#include "workspace.h"
 
 // Mirrored in ops/mamba_block/norm.py; every field is eight bytes. Rows are contiguous.
 struct NormCall {
@@ -18,16 +18,8 @@ struct NormCall {
 namespace mom {
 namespace {
 
-constexpr int NORM_TASKS = 16;  // slices of rows, fixed, so that sums do not depend on threads
-constexpr int FOLD = 16;        // rows whose dweight is summed in float32
-
-MOM_INLINE float lane_sum(vf x) {
-  float lanes[W];
-  store(lanes, x);
-  for (int s = W / 2; s; s /= 2)
-    for (int i = 0; i < s; ++i) lanes[i] += lanes[i + s];
-  return lanes[0];
-}
+constexpr int NORM_TASKS = 16;  // slices of rows; fixed, so that sums do not depend on the threads
+constexpr int RECENT_ROWS = 16;  // rows whose dweight is summed in float32 before it joins a float64
 
 template <typename T>
 void forward_rows(const NormCall& c, int64_t first, int64_t last) {
@@ -36,13 +28,13 @@ void forward_rows(const NormCall& c, int64_t first, int64_t last) {
     T* y = static_cast<T*>(c.y) + row * c.d;
     vf squares = vf{};
     for (int64_t i = 0; i < c.d; i += W) {
-      const vf v = load(x + i, int(c.d - i < W ? c.d - i : W));
+      const vf v = load(x + i, lanes_at(c.d, i));
       squares += v * v;
     }
     const float scale = 1.0f / __builtin_sqrtf(lane_sum(squares) / float(c.d) + float(c.eps));
     c.scale[row] = scale;
     for (int64_t i = 0; i < c.d; i += W) {
-      const int lanes = int(c.d - i < W ? c.d - i : W);
+      const int lanes = lanes_at(c.d, i);
       store(y + i, load(x + i, lanes) * scale * load(c.weight + i, lanes), lanes);
     }
   }
@@ -62,19 +54,19 @@ void backward_rows(const NormCall& c, int64_t first, int64_t last, double* total
     const float scale = c.scale[row];
     vf product = vf{};
     for (int64_t i = 0; i < c.d; i += W) {
-      const int lanes = int(c.d - i < W ? c.d - i : W);
+      const int lanes = lanes_at(c.d, i);
       const vf unit = load(x + i, lanes) * scale, dy = load(g + i, lanes);
       product += dy * load(c.weight + i, lanes) * unit;
       store(sums + i, load(sums + i) + dy * unit);
     }
     const float mean = lane_sum(product) / float(c.d);
     for (int64_t i = 0; i < c.d; i += W) {
-      const int lanes = int(c.d - i < W ? c.d - i : W);
+      const int lanes = lanes_at(c.d, i);
       const vf unit = load(x + i, lanes) * scale;
       const vf inner = load(g + i, lanes) * load(c.weight + i, lanes) - unit * mean;
       store(dx + i, inner * scale + load(skip + i, lanes), lanes);
     }
-    if ((row - first) % FOLD == FOLD - 1 || row == last - 1)
+    if ((row - first) % RECENT_ROWS == RECENT_ROWS - 1 || row == last - 1)
       for (int64_t i = 0; i < padded; ++i) total[i] += sums[i], sums[i] = 0.0f;
   }
 }
@@ -99,8 +91,8 @@ extern "C" int mom_norm_backward(const NormCall* call) {
   const int64_t padded = ceil_div(c.d, W) * W;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
   for (int i = 0; i < NORM_TASKS; ++i) {
-    static thread_local Scratch scratch;
-    float* sums = scratch.get<float>(padded);
+    static thread_local Workspace workspace;
+    float* sums = workspace.get<float>(padded);
     double* total = c.partials + i * padded;
     const int64_t first = c.rows * i / NORM_TASKS, last = c.rows * (i + 1) / NORM_TASKS;
     c.bf16 ? backward_rows<bf16>(c, first, last, total, sums)

@@ -1,11 +1,7 @@
-// The selective scan's call record and what its two directions share.
+// The selective scan's call record, and what its forward and backward share.
 #pragma once
 
-#include <cstdlib>
-#include <new>
-#include <vector>
-
-#include "vector.h"
+#include "workspace.h"
 
 // Mirrored field by field in ops/selective_scan/cpu.py; every field is eight bytes.
 // Strides count elements from one row to the next; channels are contiguous.
@@ -18,7 +14,7 @@ struct ScanCall {
   const int32_t *rows, *modality;            // (batch, length)
   const uint8_t* resets;                     // (batch, length)
   const float* state;                        // (batch, d, n)
-  float* checkpoints;                        // (batch, ceil(length / STEPS), padded d * n)
+  float* checkpoints;                        // (batch, ceil(length / CHECKPOINT_STEPS), padded d * n)
   void* y;                                   // forward out
   float* final_state;                        // (batch, d, n)
   const void* dy;                            // backward in
@@ -31,40 +27,37 @@ struct ScanCall {
 
 namespace mom {
 
-constexpr int STEPS = 8;   // between two checkpoints, and of one chunk of the backward
-constexpr int SPAN = 16;   // steps of one chunk of the forward
-constexpr int TASKS = 8;   // wanted at least, so that common thread counts are all busy
-constexpr int LEAST_GROUP = 4, MOST_GROUP = 16;  // vectors of channels whose dB and dC are summed first
-constexpr int MOST_BLOCKS = 32;                  // that one task takes: what it keeps stays in L2
+constexpr int CHECKPOINT_STEPS = 8;  // between two checkpoints; STEPS of ops/selective_scan/cpu.py
+constexpr int MIN_TASKS = 8;         // if the shape allows it: common thread counts divide it
+constexpr int MIN_GROUP = 4, MAX_GROUP = 16;  // blocks (vectors of channels) of a group, see Partition
+constexpr int MAX_BLOCKS = 32;                // of a task, so that its values stay in the L2 cache
 
-// A checkpoint is [block][n][lane], padded to whole 16s of channels whatever the vector width is.
+// A checkpoint is [block][n][lane], padded to a multiple of 16 channels for every vector width.
 constexpr int CHECKPOINT_LANES = 16;
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// How the work is cut. Sums over channels (dB, dC) are formed within groups and then by a tree over
-// groups, so groups follow from the shape alone and results do not depend on the number of threads.
-// A task takes a power of two of neighbouring groups, a subtree: as many as keep all threads busy,
-// since memory likes whole rows. Each task leaves one plane of sums.
-struct Cut {
+// How the work is divided into tasks. Sums over channels (dB, dC) are formed within groups of blocks, and
+// then by a tree over the groups. The groups follow from the shape alone, so results do not depend on the
+// number of threads. A task is a subtree, that is a power of two of neighbouring groups: as many as keep
+// all threads busy, because long contiguous rows use whole cache lines. A task writes one plane of sums.
+struct Partition {
   int64_t blocks, group, groups, span, planes, padded_d, checkpoint;  // group in blocks, span in groups
 
-  explicit Cut(const ScanCall& c) {
+  explicit Partition(const ScanCall& c) {
     blocks = ceil_div(c.d, W);
-    group = blocks * c.batch / TASKS;
-    group = group < LEAST_GROUP ? LEAST_GROUP : group > MOST_GROUP ? MOST_GROUP : group;
+    group = blocks * c.batch / MIN_TASKS;
+    group = group < MIN_GROUP ? MIN_GROUP : group > MAX_GROUP ? MAX_GROUP : group;
     group = group < blocks ? group : blocks;
     groups = ceil_div(blocks, group);
     span = 1;
-    for (int64_t wider = 2; wider < 2 * groups && wider * group <= MOST_BLOCKS; wider *= 2)
-      if (longest(c, wider) <= longest(c, span)) span = wider;
+    for (int64_t wider = 2; wider < 2 * groups && wider * group <= MAX_BLOCKS; wider *= 2)
+      if (busiest_blocks(c, wider) <= busiest_blocks(c, span)) span = wider;
     planes = ceil_div(groups, span);
     padded_d = blocks * W;
     checkpoint = ceil_div(c.d, CHECKPOINT_LANES) * CHECKPOINT_LANES * c.n;
   }
 
-  // Blocks that the busiest thread walks if a task takes `width` groups.
-  int64_t longest(const ScanCall& c, int64_t width) const {
+  // Blocks of the busiest thread if a task is `width` groups.
+  int64_t busiest_blocks(const ScanCall& c, int64_t width) const {
     const int64_t each = width * group < blocks ? width * group : blocks;
     return ceil_div(c.batch * ceil_div(groups, width), c.threads > 1 ? c.threads : 1) * each;
   }
@@ -75,48 +68,28 @@ struct Cut {
   }
 };
 
-// Aligned scratch memory of a thread; grows, and is kept for the next call.
-class Scratch {
- public:
-  template <typename T>
-  T* get(size_t count) {
-    const size_t bytes = (count * sizeof(T) + 127) / 128 * 128;
-    if (bytes > size_) {
-      std::free(data_);
-      size_ = 0;
-      data_ = std::aligned_alloc(128, bytes);
-      if (!data_) throw std::bad_alloc();
-      size_ = bytes;
-    }
-    return static_cast<T*>(data_);
-  }
-  ~Scratch() { std::free(data_); }
-
- private:
-  void* data_ = nullptr;
-  size_t size_ = 0;
-};
-
-// Walks the states in passes of 8 or 4, then of 4, 2 and 1: none is padded, since an infinite step makes
-// NaN even of zeros. `run` gets the pass's number of states as a constant, and its first state.
+// Divides the states into passes of 8 or 4, then of 4, 2 and 1. No pass is padded, because an infinite step
+// times a padding zero is NaN. `run` gets the number of states of a pass as a constant, and the first.
 template <typename Run>
 MOM_INLINE void for_passes(int n, const Run& run) {
   int first = 0;
-  for (; first + PASS <= n; first += PASS) run(std::integral_constant<int, PASS>{}, first);
-  if (PASS > 4 && n - first >= 4) run(std::integral_constant<int, 4>{}, first), first += 4;
+  for (; first + PASS_STATES <= n; first += PASS_STATES)
+    run(std::integral_constant<int, PASS_STATES>{}, first);
+  if (PASS_STATES > 4 && n - first >= 4) run(std::integral_constant<int, 4>{}, first), first += 4;
   if (n - first >= 2) run(std::integral_constant<int, 2>{}, first), first += 2;
   if (n - first >= 1) run(std::integral_constant<int, 1>{}, first);
 }
 
-// One chunk of COUNT steps of one sequence: where its rows are and its B and C in float32; and where the rows of the chunk that is walked after it are, to be fetched meanwhile.
+// One chunk of COUNT steps of one sequence: the indices of its rows, and its B and C in float32; and the
+// rows of the next chunk in the order of the computation, to be prefetched.
 template <typename T, int COUNT>
-struct Steps {
+struct StepIndex {
   int count, next_count;
   int64_t row[COUNT], next_row[COUNT];
   int64_t modality[COUNT];
   bool reset[COUNT];
 
-  Steps(const ScanCall& c, int64_t b, int64_t chunk, int64_t next, float* B, float* C) {
+  StepIndex(const ScanCall& c, int64_t b, int64_t chunk, int64_t next, float* B, float* C) {
     next_count = 0;
     for (int64_t t = next * COUNT; t >= 0 && t < c.length && next_count < COUNT; ++t) {
       const int64_t at = b * c.length + t, row = c.rows ? c.rows[at] : at;
@@ -141,22 +114,22 @@ struct Steps {
   }
 };
 
-// Fetch a vector of the chunk's or the next chunk's row t. Neighbouring rows are far apart in memory, and
-// the hardware's own prefetcher follows one row: it would come too late. Called once per step of the
-// recurrence: a burst of misses would stall it.
+// Prefetch a vector of row t of the next chunk (inputs) or of this one (outputs). The hardware's prefetcher
+// follows one row, and the rows of a chunk are far apart in memory. Called once per step of the recurrence:
+// many prefetches in a row would stall it.
 template <typename T, int COUNT>
-MOM_INLINE void fetch_next(const Steps<T, COUNT>& s, int t, const void* base, int64_t stride,
+MOM_INLINE void prefetch_next(const StepIndex<T, COUNT>& s, int t, const void* base, int64_t stride,
                            int64_t channel) {
   if (base && t < s.next_count)
     __builtin_prefetch(static_cast<const T*>(base) + s.next_row[t] * stride + channel, 0, 2);
 }
 template <typename T, int COUNT>
-MOM_INLINE void fetch_output(const Steps<T, COUNT>& s, int t, void* base, int64_t stride,
+MOM_INLINE void prefetch_output(const StepIndex<T, COUNT>& s, int t, void* base, int64_t stride,
                              int64_t channel) {
   if (base) __builtin_prefetch(static_cast<T*>(base) + s.row[t] * stride + channel, 1, 3);
 }
 
-// (d, n) row-major -> vectors over channels, [n] for one block; absent lanes are zero.
+// (d, n) row-major -> n vectors over the channels of one block; lanes beyond d are zero.
 inline void gather_states(const float* from, int64_t channel, int lanes, int64_t n, float scale,
                           vf* to) {
   float* out = reinterpret_cast<float*>(to);

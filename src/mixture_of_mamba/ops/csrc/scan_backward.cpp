@@ -1,77 +1,80 @@
 // Selective scan, backward: chunks from the last to the first, states recomputed from checkpoints.
 //
-// A block goes through a chunk of STEPS steps at once, so that all it touches there, with the lane
-// accumulators of dB and dC, stays in the first-level cache (34 KB with 16 states on AVX-512).
+// A block is processed for one chunk of STEPS steps at a time, so that its values and the lane accumulators
+// of dB and dC stay in the L1 cache (34 KB with 16 states on AVX-512).
 #include "scan.h"
 
 namespace mom {
 namespace {
 
-constexpr int FOLD = 4;  // chunks whose dA is summed in float32
+constexpr int STEPS = CHECKPOINT_STEPS;  // of a chunk
+constexpr int RECENT_CHUNKS = 4;         // chunks whose dA is summed in float32 before it joins a float64
 
-// One block through one chunk: what the steps need, what the passes over the states sum, and what the
-// chunk's end needs.
-struct Local {
+// Values of one block in one chunk.
+struct ChunkValues {
   vf step[STEPS], input[STEPS], dout[STEPS];    // input = step * u; dout = dy through the gate
   vf y[STEPS], dstep[STEPS], dinput[STEPS];     // sums over the states; dstep in units of ln 2
   vf u[STEPS], slope[STEPS], dgate[STEPS];      // slope of softplus; dgate = dy * silu'(z)
-  vf history[(STEPS + 1) * PASS], decay[STEPS * PASS];  // of one pass
+  vf history[(STEPS + 1) * PASS_STATES], decay[STEPS * PASS_STATES];  // of one pass
 };
 
-// Everything that a task keeps, in one scratch allocation.
-struct Memory {
+// The arrays of a task, in one allocation.
+struct Arena {
   vd *dA, *dD, *dbias;     // [blocks][N], [blocks], [modalities][blocks]
-  vf *A2, *carry, *fresh;  // [blocks][N] A * log2(e); gradient of the state after the chunk; recent dA
+  vf *A2;                  // [blocks][N] A * log2(e)
+  vf *carry;               // [blocks][N] gradient of the state after the chunk
+  vf *recent_dA;           // [blocks][N] sums of the last RECENT_CHUNKS chunks
   vf *dB, *dC;             // [passes][STEPS][pass] lane accumulators of a group
-  vf *spare_B, *spare_C;   // the same of a block with absent lanes
-  float* sums;             // [1 + levels][STEPS][2][n] a group; subtrees of groups, see Cut
-  Local* local;
+  vf *partial_dB, *partial_dC;  // the same of a block with fewer than W channels
+  float* sums;  // [1 + levels][STEPS][2][n] of a group, and of subtrees of groups
+  ChunkValues* values;
 
   static int lanes(int N) { return (STEPS * N + W - 1) / W * W; }
   static int levels(int64_t span) { return span > 1 ? 1 + levels(span / 2) : 1; }
   static int64_t bytes(int64_t blocks, int64_t span, int64_t n, int N, int64_t M) {
     return blocks * (N + 1 + M) * sizeof(vd) + (3 * blocks * N + 4 * lanes(N)) * sizeof(vf) +
-           sizeof(Local) + (levels(span) + 1) * STEPS * 2 * n * sizeof(float);
+           sizeof(ChunkValues) + (levels(span) + 1) * STEPS * 2 * n * sizeof(float);
   }
-  Memory(char* base, int64_t blocks, int N, int64_t M) {
+  Arena(char* base, int64_t blocks, int N, int64_t M) {
     dA = reinterpret_cast<vd*>(base);
     dD = dA + blocks * N;
     dbias = dD + blocks;
     A2 = reinterpret_cast<vf*>(dbias + blocks * M);
     carry = A2 + blocks * N;
-    fresh = carry + blocks * N;
-    dB = fresh + blocks * N;
+    recent_dA = carry + blocks * N;
+    dB = recent_dA + blocks * N;
     dC = dB + lanes(N);
-    spare_B = dC + lanes(N);
-    spare_C = spare_B + lanes(N);
-    local = reinterpret_cast<Local*>(spare_C + lanes(N));
-    sums = reinterpret_cast<float*>(local + 1);
+    partial_dB = dC + lanes(N);
+    partial_dC = partial_dB + lanes(N);
+    values = reinterpret_cast<ChunkValues*>(partial_dC + lanes(N));
+    sums = reinterpret_cast<float*>(values + 1);
     std::memset(base, 0, blocks * (N + 1 + M) * sizeof(vd));
-    for (int64_t i = 0; i < blocks * N; ++i) fresh[i] = vf{};
+    for (int64_t i = 0; i < blocks * N; ++i) recent_dA[i] = vf{};
   }
 
-  // An absent lane is zero, but zero times an infinite B or C is not: such a block's sums are formed
-  // apart, between these two, and only its own lanes join the others.
-  void open_spare(int N) {
-    std::swap(dB, spare_B);
-    std::swap(dC, spare_C);
+  // For a block with fewer than W channels: between these two calls its sums are formed apart, and then
+  // only its own lanes are added to those of the group. In the other lanes zeros are multiplied with B and
+  // C, which makes NaN where these are infinite.
+  void begin_partial_block(int N) {
+    std::swap(dB, partial_dB);
+    std::swap(dC, partial_dC);
     for (int i = 0; i < lanes(N); ++i) dB[i] = dC[i] = vf{};
   }
-  void join_spare(int N, int count) {
-    std::swap(dB, spare_B);
-    std::swap(dC, spare_C);
+  void end_partial_block(int N, int count) {
+    std::swap(dB, partial_dB);
+    std::swap(dC, partial_dC);
     for (int i = 0; i < lanes(N); ++i) {
-      dB[i] += first_lanes(spare_B[i], count);
-      dC[i] += first_lanes(spare_C[i], count);
+      dB[i] += first_lanes(partial_dB[i], count);
+      dC[i] += first_lanes(partial_dC[i], count);
     }
   }
 };
 
-const vf none[PASS] = {};  // a state that a document starts from
+const vf zero_states[PASS_STATES] = {};  // what a document starts from
 
 template <int NP>
 MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const float* B,
-                          const float* C, int N, Local& v) {
+                          const float* C, int N, ChunkValues& v) {
   vf h[NP];
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) h[n] = v.history[n];
@@ -97,13 +100,13 @@ MOM_INLINE void recompute(const bool* reset, int count, const vf* A2, const floa
 
 template <int NP>
 MOM_INLINE void reverse(const bool* reset, int count, const vf* A2, const float* B, const float* C, int N,
-                        vf* carry, vf* dA_total, vf* dB, vf* dC, Local& v) {
+                        vf* carry, vf* dA_total, vf* dB, vf* dC, ChunkValues& v) {
   vf dh[NP], dA[NP];
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) dh[n] = carry[n], dA[n] = dA_total[n];
   for (int t = count - 1; t >= 0; --t) {
     const vf step = v.step[t], input = v.input[t], dout = v.dout[t];
-    const vf* before = __builtin_expect(reset[t], 0) ? none : v.history + t * NP;
+    const vf* previous = __builtin_expect(reset[t], 0) ? zero_states : v.history + t * NP;
     vf dinput = v.dinput[t], dstep = v.dstep[t];
     MOM_UNROLL
     for (int n = 0; n < NP; ++n) {
@@ -112,13 +115,13 @@ MOM_INLINE void reverse(const bool* reset, int count, const vf* A2, const float*
       dB[t * NP + n] += g * input;
       dinput += g * B[t * N + n];
       dh[n] = g * v.decay[t * NP + n];
-      const vf dexponent = dh[n] * before[n];
+      const vf dexponent = dh[n] * previous[n];
       dstep += dexponent * A2[n];
       dA[n] += dexponent * step;
     }
     v.dinput[t] = dinput;
     v.dstep[t] = dstep;
-    if (__builtin_expect(reset[t], 0)) {  // no gradient passes a document's start
+    if (__builtin_expect(reset[t], 0)) {  // the states before a document's start do not influence it
       MOM_UNROLL
       for (int n = 0; n < NP; ++n) dh[n] = vf{};
     }
@@ -127,7 +130,7 @@ MOM_INLINE void reverse(const bool* reset, int count, const vf* A2, const float*
   for (int n = 0; n < NP; ++n) carry[n] = dh[n], dA_total[n] = dA[n];
 }
 
-// Sum the lanes of count x NP accumulators into rows of 2 * n floats.
+// Sums the lanes of count x NP accumulators into rows of 2 * n floats.
 template <int NP>
 MOM_INLINE void reduce_lanes(int count, int first, int64_t n, vf* lanes, float* sums) {
   constexpr int PIECE = NP < W ? NP : W;  // sums of one vector that belong to one row
@@ -146,8 +149,8 @@ MOM_INLINE void reduce_lanes(int count, int first, int64_t n, vf* lanes, float* 
 }
 
 template <typename T>
-MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t channel, int lanes,
-                           Local& v) {
+MOM_INLINE void load_chunk(const ScanCall& c, const StepIndex<T, STEPS>& s, int64_t channel,
+                           int lanes, ChunkValues& v) {
   const vf D = c.D ? load(c.D + channel, lanes) : vf{};
   for (int t = 0; t < s.count; ++t) {
     const int64_t row = s.row[t];
@@ -174,8 +177,9 @@ MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t 
 }
 
 template <typename T>
-MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t channel, int lanes,
-                            const Local& v, vd& dD_total, vd* dbias, int64_t blocks) {
+MOM_INLINE void store_chunk(const ScanCall& c, const StepIndex<T, STEPS>& s, int64_t channel,
+                            int lanes, const ChunkValues& v, vd& dD_total, vd* dbias,
+                            int64_t blocks) {
   const vf D = c.D ? load(c.D + channel, lanes) : vf{};
   vf dD = vf{};
   for (int t = 0; t < s.count; ++t) {
@@ -193,60 +197,60 @@ MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, STEPS>& s, int64_t
   dD_total += __builtin_convertvector(dD, vd);
 }
 
-// NP states of one block, from state `n`.
+// The backward of NP states of one block, from state `n` on.
 template <int NP>
 MOM_INLINE void run_pass(const bool* reset, int count, int N, int n, int64_t k, const float* start,
-                         const float* B, const float* C, Memory& m) {
+                         const float* B, const float* C, Arena& m) {
   MOM_UNROLL
-  for (int i = 0; i < NP; ++i) m.local->history[i] = load(start + (n + i) * W);
+  for (int i = 0; i < NP; ++i) m.values->history[i] = load(start + (n + i) * W);
   const int64_t at = k * N + n;
-  recompute<NP>(reset, count, m.A2 + at, B + n, C + n, N, *m.local);
-  reverse<NP>(reset, count, m.A2 + at, B + n, C + n, N, m.carry + at, m.fresh + at,
-              m.dB + n * STEPS, m.dC + n * STEPS, *m.local);
+  recompute<NP>(reset, count, m.A2 + at, B + n, C + n, N, *m.values);
+  reverse<NP>(reset, count, m.A2 + at, B + n, C + n, N, m.carry + at, m.recent_dA + at,
+              m.dB + n * STEPS, m.dC + n * STEPS, *m.values);
 }
 
-// One block, number k of its task, through one chunk.
+// The backward of one block, number k of its task, in one chunk.
 template <typename T>
-MOM_INLINE void run_block(const ScanCall& c, const Steps<T, STEPS>& s, int N, int64_t k,
+MOM_INLINE void run_block(const ScanCall& c, const StepIndex<T, STEPS>& s, int N, int64_t k,
                           int64_t blocks, int64_t channel, int lanes, const float* start,
-                          const float* B, const float* C, Memory& m) {
+                          const float* B, const float* C, Arena& m) {
   for (int t = 0; t < s.next_count; ++t) {
-    fetch_next(s, t, c.u, c.u_stride, channel);
-    fetch_next(s, t, c.delta, c.delta_stride, channel);
-    fetch_next(s, t, c.dy, c.dy_stride, channel);
-    fetch_next(s, t, c.z, c.z_stride, channel);
+    prefetch_next(s, t, c.u, c.u_stride, channel);
+    prefetch_next(s, t, c.delta, c.delta_stride, channel);
+    prefetch_next(s, t, c.dy, c.dy_stride, channel);
+    prefetch_next(s, t, c.z, c.z_stride, channel);
   }
-  load_chunk(c, s, channel, lanes, *m.local);
+  load_chunk(c, s, channel, lanes, *m.values);
   for (int t = 0; t < s.count && k + 1 < blocks; ++t) {
-    fetch_output(s, t, c.du, c.du_stride, channel + W);
-    fetch_output(s, t, c.ddelta, c.ddelta_stride, channel + W);
-    fetch_output(s, t, c.dz, c.dz_stride, channel + W);
+    prefetch_output(s, t, c.du, c.du_stride, channel + W);
+    prefetch_output(s, t, c.ddelta, c.ddelta_stride, channel + W);
+    prefetch_output(s, t, c.dz, c.dz_stride, channel + W);
   }
   for_passes(N, [&](auto NP, int n) {
     run_pass<NP>(s.reset, s.count, N, n, k, start, B, C, m);
   });
-  store_chunk(c, s, channel, lanes, *m.local, m.dD[k], m.dbias + k, blocks);
+  store_chunk(c, s, channel, lanes, *m.values, m.dD[k], m.dbias + k, blocks);
 }
 
 template <int NP>
-MOM_INLINE void reduce_both(int count, int first, int64_t n, Memory& m, float* sums) {
+MOM_INLINE void reduce_both(int count, int first, int64_t n, Arena& m, float* sums) {
   reduce_lanes<NP>(count, first, n, m.dB + first * STEPS, sums);
   reduce_lanes<NP>(count, first, n, m.dC + first * STEPS, sums + n);
 }
 
 // The lane accumulators of a group -> [STEPS][2][n].
-MOM_INLINE void reduce_group(int count, int N, int64_t n, Memory& m, float* sums) {
+MOM_INLINE void reduce_group(int count, int N, int64_t n, Arena& m, float* sums) {
   for_passes(N, [&](auto NP, int first) { reduce_both<NP>(count, first, n, m, sums); });
 }
 
-// dB and dC of the chunk's steps: the task's own plane, or the result where there is only one task.
+// Stores dB and dC of the chunk's steps in the task's plane, or in the result if there is only one plane.
 template <typename T>
-MOM_INLINE void put_sums(const ScanCall& c, const Cut& cut, const Steps<T, STEPS>& s, int64_t which,
-                         const float* sums) {
+MOM_INLINE void store_sums(const ScanCall& c, const Partition& partition,
+                           const StepIndex<T, STEPS>& s, int64_t task, const float* sums) {
   const int64_t n2 = 2 * c.n;
-  float* plane = c.partials + which * c.batch * c.length * n2;
+  float* plane = c.partials + task * c.batch * c.length * n2;
   for (int t = 0; t < s.count; ++t, sums += n2) {
-    if (cut.planes > 1) {
+    if (partition.planes > 1) {
       std::memcpy(plane + s.row[t] * n2, sums, n2 * sizeof(float));
       continue;
     }
@@ -260,7 +264,7 @@ MOM_INLINE void add(float* to, const float* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] += from[i];
 }
 
-// What a binary counter of `groups` digits still holds, smaller subtrees first.
+// Sum of the subtrees that remain after `groups` groups, smaller ones first.
 MOM_INLINE const float* join_subtrees(float* sums, int64_t groups, int64_t plane) {
   float* total = nullptr;
   for (int level = 0; groups >> level; ++level) {
@@ -272,19 +276,16 @@ MOM_INLINE const float* join_subtrees(float* sums, int64_t groups, int64_t plane
   return total;
 }
 
-// Chunk by chunk; the sums of the task's groups are joined as a binary counter joins its digits, which
-// is the tree of Cut.
+// All chunks of a task. The sums of its groups are added as a binary counter carries: two subtrees of equal
+// size become one of twice the size, which gives the tree of Partition with one buffer per level.
 template <typename T>
-void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
+void backward_task(const ScanCall& c, const Partition& partition, int64_t b, int64_t task) {
   const int N = int(c.n);
-  const int64_t first = cut.first_block(which), blocks = cut.task_blocks(which), M = c.modalities;
-  static thread_local Scratch scratch;
-  Memory m(scratch.get<char>(Memory::bytes(blocks, cut.span, c.n, N, M)), blocks, N, M);
+  const int64_t first = partition.first_block(task), blocks = partition.task_blocks(task), M = c.modalities;
+  static thread_local Workspace workspace;
+  Arena m(workspace.get<char>(Arena::bytes(blocks, partition.span, c.n, N, M)), blocks, N, M);
   const auto channel_of = [&](int64_t k) { return (first + k) * W; };
-  const auto lanes_of = [&](int64_t k) {
-    const int64_t left = c.d - channel_of(k);
-    return int(left < W ? left : W);
-  };
+  const auto lanes_of = [&](int64_t k) { return lanes_at(c.d, channel_of(k)); };
   for (int64_t k = 0; k < blocks; ++k) {
     gather_states(c.A, channel_of(k), lanes_of(k), N, LOG2E, m.A2 + k * N);
     const float* dfinal = c.dfinal ? c.dfinal + b * c.d * c.n : nullptr;
@@ -292,18 +293,18 @@ void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) 
   }
   alignas(64) float B[STEPS * 64], C[STEPS * 64];
   const int64_t chunks = ceil_div(c.length, STEPS), plane = STEPS * 2 * c.n;
-  const int64_t groups = ceil_div(blocks, cut.group);
+  const int64_t groups = ceil_div(blocks, partition.group);
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-    const Steps<T, STEPS> s(c, b, chunk, chunk - 1, B, C);
-    const float* start = c.checkpoints + (b * chunks + chunk) * cut.checkpoint;
+    const StepIndex<T, STEPS> s(c, b, chunk, chunk - 1, B, C);
+    const float* start = c.checkpoints + (b * chunks + chunk) * partition.checkpoint;
     for (int64_t g = 0; g < groups; ++g) {
-      for (int i = 0; i < Memory::lanes(N); ++i) m.dB[i] = m.dC[i] = vf{};
-      const int64_t end = (g + 1) * cut.group < blocks ? (g + 1) * cut.group : blocks;
-      for (int64_t k = g * cut.group; k < end; ++k) {
+      for (int i = 0; i < Arena::lanes(N); ++i) m.dB[i] = m.dC[i] = vf{};
+      const int64_t end = (g + 1) * partition.group < blocks ? (g + 1) * partition.group : blocks;
+      for (int64_t k = g * partition.group; k < end; ++k) {
         const int lanes = lanes_of(k);
-        if (lanes < W) m.open_spare(N);
+        if (lanes < W) m.begin_partial_block(N);
         run_block(c, s, N, k, blocks, channel_of(k), lanes, start + (first + k) * c.n * W, B, C, m);
-        if (lanes < W) m.join_spare(N, lanes);
+        if (lanes < W) m.end_partial_block(N, lanes);
       }
       float* leaf = m.sums;
       reduce_group(s.count, N, c.n, m, leaf);
@@ -311,37 +312,37 @@ void backward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) 
       for (; g >> level & 1; ++level) add(leaf, m.sums + (level + 1) * plane, plane);
       std::memcpy(m.sums + (level + 1) * plane, leaf, plane * sizeof(float));
     }
-    put_sums(c, cut, s, which, join_subtrees(m.sums, groups, plane));
-    if (chunk % FOLD == 0)
+    store_sums(c, partition, s, task, join_subtrees(m.sums, groups, plane));
+    if (chunk % RECENT_CHUNKS == 0)
       for (int64_t i = 0; i < blocks * N; ++i) {
-        m.dA[i] += __builtin_convertvector(m.fresh[i], vd);
-        m.fresh[i] = vf{};
+        m.dA[i] += __builtin_convertvector(m.recent_dA[i], vd);
+        m.recent_dA[i] = vf{};
       }
   }
   // Parameter sums of this sequence: rows of padded_d doubles, one per state, D and each modality.
-  double* sums = c.parameter_partials + b * (c.n + 1 + M) * cut.padded_d;
+  double* sums = c.parameter_partials + b * (c.n + 1 + M) * partition.padded_d;
   for (int64_t k = 0; k < blocks; ++k) {
     if (c.dstate)
       scatter_states(m.carry + k * N, channel_of(k), lanes_of(k), c.n, c.dstate + b * c.d * c.n);
-    const auto put = [&](int64_t row, const vd& value) {
-      std::memcpy(sums + row * cut.padded_d + channel_of(k), &value, sizeof value);
+    const auto store_row = [&](int64_t row, const vd& value) {
+      std::memcpy(sums + row * partition.padded_d + channel_of(k), &value, sizeof value);
     };
-    for (int n = 0; n < c.n; ++n) put(n, m.dA[k * N + n]);
-    put(c.n, m.dD[k]);
-    for (int64_t i = 0; i < M; ++i) put(c.n + 1 + i, m.dbias[i * blocks + k]);
+    for (int n = 0; n < c.n; ++n) store_row(n, m.dA[k * N + n]);
+    store_row(c.n, m.dD[k]);
+    for (int64_t i = 0; i < M; ++i) store_row(c.n + 1 + i, m.dbias[i * blocks + k]);
   }
 }
 
-// One row of dB and dC: the rest of the tree, over the tasks' planes.
+// One row of dB and dC: the remaining levels of the tree, over the planes.
 template <typename T>
-MOM_INLINE void finish_row(const ScanCall& c, const Cut& cut, int64_t row) {
+MOM_INLINE void finish_row(const ScanCall& c, const Partition& partition, int64_t row) {
   const int64_t n2 = 2 * c.n, plane = c.batch * c.length * n2;
-  static thread_local Scratch scratch;
-  float* sums = scratch.get<float>(cut.planes * n2);
-  for (int64_t p = 0; p < cut.planes; ++p)
+  static thread_local Workspace workspace;
+  float* sums = workspace.get<float>(partition.planes * n2);
+  for (int64_t p = 0; p < partition.planes; ++p)
     std::memcpy(sums + p * n2, c.partials + p * plane + row * n2, n2 * sizeof(float));
-  for (int64_t step = 1; step < cut.planes; step *= 2)
-    for (int64_t p = 0; p + step < cut.planes; p += 2 * step)
+  for (int64_t step = 1; step < partition.planes; step *= 2)
+    for (int64_t p = 0; p + step < partition.planes; p += 2 * step)
       add(sums + p * n2, sums + (p + step) * n2, n2);
   T* dB = static_cast<T*>(c.dB) + row * c.db_stride;
   T* dC = static_cast<T*>(c.dC) + row * c.dc_stride;
@@ -349,14 +350,14 @@ MOM_INLINE void finish_row(const ScanCall& c, const Cut& cut, int64_t row) {
 }
 
 // Sums over sequences, in their order, of the parameters' gradients.
-void finish_parameters(const ScanCall& c, const Cut& cut) {
+void finish_parameters(const ScanCall& c, const Partition& partition) {
   const int64_t rows = c.n + 1 + c.modalities;
   for (int64_t i = 0; i < rows; ++i) {
     if ((i == c.n && !c.dD) || (i > c.n && !c.dbias)) continue;
     for (int64_t channel = 0; channel < c.d; ++channel) {
       double sum = 0.0;
       for (int64_t b = 0; b < c.batch; ++b)
-        sum += c.parameter_partials[(b * rows + i) * cut.padded_d + channel];
+        sum += c.parameter_partials[(b * rows + i) * partition.padded_d + channel];
       if (i < c.n) c.dA[channel * c.n + i] = float(sum);
       else if (i == c.n) c.dD[channel] = float(sum);
       else c.dbias[(i - c.n - 1) * c.d + channel] = float(sum);
@@ -371,21 +372,15 @@ extern "C" int mom_scan_backward(const ScanCall* call) {
   using namespace mom;
   const ScanCall& c = *call;
   if (const int wrong = check_indices(c)) return wrong;
-  const Cut cut(c);
-  const int64_t each = cut.planes, tasks = c.batch * each;
-  const int64_t rows = cut.planes > 1 ? c.batch * c.length : 0;
-#pragma omp parallel num_threads(int(c.threads)) if (c.threads > 1)
-  {
-    const FlushDenormals guard;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < tasks; ++i) {
-      const int64_t b = i / each, which = i % each;
-      c.bf16 ? backward_task<bf16>(c, cut, b, which) : backward_task<float>(c, cut, b, which);
-    }
-#pragma omp for schedule(dynamic, 64)
-    for (int64_t row = 0; row < rows; ++row)
-      c.bf16 ? finish_row<bf16>(c, cut, row) : finish_row<float>(c, cut, row);
-  }
-  finish_parameters(c, cut);
+  const Partition partition(c);
+  const int64_t planes = partition.planes;
+  parallel_tasks(c, c.batch * planes, 1, [&](auto dtype, int64_t i) {
+    backward_task<decltype(dtype)>(c, partition, i / planes, i % planes);
+  });
+  if (planes > 1)
+    parallel_tasks(c, c.batch * c.length, 64, [&](auto dtype, int64_t row) {
+      finish_row<decltype(dtype)>(c, partition, row);
+    });
+  finish_parameters(c, partition);
   return 0;
 }

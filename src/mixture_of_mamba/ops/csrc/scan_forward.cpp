@@ -1,26 +1,27 @@
-// Selective scan, forward: tasks over (sequence x group of channels), chunks of SPAN steps.
+// Selective scan, forward: a task is some channels of one sequence, in chunks of STEPS steps.
 #include "scan.h"
 
 namespace mom {
 namespace {
 
-// Per-block values of one chunk, time-major.
-struct Local {
-  vf step[SPAN], input[SPAN], y[SPAN];
+constexpr int STEPS = 2 * CHECKPOINT_STEPS;  // of a chunk
+
+// Values of one block in one chunk.
+struct ChunkValues {
+  vf step[STEPS], input[STEPS], y[STEPS];
 };
 
-// NP states of one block through one chunk; the states live in registers. Every STEPS steps they are
-// handed to `save`.
+// Advances NP states of one block by one chunk, in registers. `save` gets them every CHECKPOINT_STEPS.
 template <int NP, typename Fetch, typename Save>
 MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const float* B,
-                           const float* C, int N, vf* h_memory, Local& v, int pass,
+                           const float* C, int N, vf* h_memory, ChunkValues& v, int pass,
                            const Fetch& fetch, const Save& save) {
   vf h[NP], a2[NP];
   MOM_UNROLL
   for (int n = 0; n < NP; ++n) h[n] = h_memory[n], a2[n] = A2[n];
   for (int t = 0; t < count; ++t) {
     fetch(t, pass == 0, pass + NP == N);
-    if (t % STEPS == 0) {
+    if (t % CHECKPOINT_STEPS == 0) {
       MOM_UNROLL
       for (int n = 0; n < NP; ++n) save(t, pass + n, h[n]);
     }
@@ -42,8 +43,8 @@ MOM_INLINE void run_states(const bool* reset, int count, const vf* A2, const flo
 }
 
 template <typename T>
-MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t channel, int lanes, vf D,
-                           Local& v) {
+MOM_INLINE void load_chunk(const ScanCall& c, const StepIndex<T, STEPS>& s, int64_t channel,
+                           int lanes, vf D, ChunkValues& v) {
   for (int t = 0; t < s.count; ++t) {
     const vf u = load(static_cast<const T*>(c.u) + s.row[t] * c.u_stride + channel, lanes);
     vf step = load(static_cast<const T*>(c.delta) + s.row[t] * c.delta_stride + channel, lanes);
@@ -57,8 +58,8 @@ MOM_INLINE void load_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t c
 }
 
 template <typename T>
-MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t channel, int lanes,
-                            Local& v) {
+MOM_INLINE void store_chunk(const ScanCall& c, const StepIndex<T, STEPS>& s, int64_t channel,
+                            int lanes, ChunkValues& v) {
   for (int t = 0; t < s.count; ++t) {
     vf y = v.y[t];
     if (c.z) {
@@ -70,46 +71,44 @@ MOM_INLINE void store_chunk(const ScanCall& c, const Steps<T, SPAN>& s, int64_t 
 }
 
 template <typename T>
-void forward_task(const ScanCall& c, const Cut& cut, int64_t b, int64_t which) {
+void forward_task(const ScanCall& c, const Partition& partition, int64_t b, int64_t task) {
   const int N = int(c.n);
-  const int64_t first = cut.first_block(which), blocks = cut.task_blocks(which);
-  static thread_local Scratch scratch;
-  vf* A2 = scratch.get<vf>(2 * blocks * N);
+  const int64_t first = partition.first_block(task), blocks = partition.task_blocks(task);
+  static thread_local Workspace workspace;
+  vf* A2 = workspace.get<vf>(2 * blocks * N);
   vf* h = A2 + blocks * N;
   const auto channel_of = [&](int64_t k) { return (first + k) * W; };
-  const auto lanes_of = [&](int64_t k) {
-    const int64_t left = c.d - channel_of(k);
-    return int(left < W ? left : W);
-  };
+  const auto lanes_of = [&](int64_t k) { return lanes_at(c.d, channel_of(k)); };
   for (int64_t k = 0; k < blocks; ++k) {
     gather_states(c.A, channel_of(k), lanes_of(k), N, LOG2E, A2 + k * N);
     const float* state = c.state ? c.state + b * c.d * c.n : nullptr;
     gather_states(state, channel_of(k), lanes_of(k), N, 1.0f, h + k * N);
   }
-  alignas(64) float B[SPAN * 64], C[SPAN * 64];
-  const int64_t chunks = ceil_div(c.length, SPAN), checkpoints = ceil_div(c.length, STEPS);
-  Local v;
+  alignas(64) float B[STEPS * 64], C[STEPS * 64];
+  const int64_t chunks = ceil_div(c.length, STEPS);
+  const int64_t checkpoints = ceil_div(c.length, CHECKPOINT_STEPS);
+  ChunkValues v;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const Steps<T, SPAN> s(c, b, chunk, chunk + 1, B, C);
+    const StepIndex<T, STEPS> s(c, b, chunk, chunk + 1, B, C);
     for (int64_t k = 0; k < blocks; ++k) {
       const int64_t channel = channel_of(k);
       const int lanes = lanes_of(k);
       load_chunk(c, s, channel, lanes, c.D ? load(c.D + channel, lanes) : vf{}, v);
       const auto fetch = [&](int t, bool first, bool last) {
         if (first) {
-          fetch_next(s, t, c.u, c.u_stride, channel);
-          fetch_next(s, t, c.delta, c.delta_stride, channel);
+          prefetch_next(s, t, c.u, c.u_stride, channel);
+          prefetch_next(s, t, c.delta, c.delta_stride, channel);
         }
         if (last) {
-          fetch_next(s, t, c.z, c.z_stride, channel);
-          fetch_output(s, t, c.y, c.y_stride, channel);
+          prefetch_next(s, t, c.z, c.z_stride, channel);
+          prefetch_output(s, t, c.y, c.y_stride, channel);
         }
       };
       vf *hk = h + k * N, *a2 = A2 + k * N;
       const auto save = [&](int t, int n, vf state) {
         if (!c.checkpoints) return;
-        const int64_t at = b * checkpoints + chunk * (SPAN / STEPS) + t / STEPS;
-        store(c.checkpoints + at * cut.checkpoint + channel * c.n + n * W, state);
+        const int64_t at = b * checkpoints + (chunk * STEPS + t) / CHECKPOINT_STEPS;
+        store(c.checkpoints + at * partition.checkpoint + channel * c.n + n * W, state);
       };
       for_passes(N, [&](auto NP, int n) {
         run_states<NP>(s.reset, s.count, a2 + n, B + n, C + n, N, hk + n, v, n, fetch, save);
@@ -128,17 +127,13 @@ extern "C" int mom_scan_forward(const ScanCall* call) {
   using namespace mom;
   const ScanCall& c = *call;
   if (const int wrong = check_indices(c)) return wrong;
-  const Cut cut(c);
-  const int64_t each = cut.planes, tasks = c.batch * each;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(int(c.threads)) if (c.threads > 1)
-  for (int64_t i = 0; i < tasks; ++i) {
-    const FlushDenormals guard;
-    const int64_t b = i / each, which = i % each;
-    c.bf16 ? forward_task<bf16>(c, cut, b, which) : forward_task<float>(c, cut, b, which);
-  }
+  const Partition partition(c);
+  const int64_t planes = partition.planes;
+  parallel_tasks(c, c.batch * planes, 1, [&](auto dtype, int64_t i) {
+    forward_task<decltype(dtype)>(c, partition, i / planes, i % planes);
+  });
   return 0;
 }
 
 extern "C" int mom_vector_lanes() { return mom::W; }
-extern "C" int mom_scan_steps() { return mom::STEPS; }
-extern "C" int64_t mom_scan_planes(const ScanCall* call) { return mom::Cut(*call).planes; }
+extern "C" int64_t mom_scan_planes(const ScanCall* call) { return mom::Partition(*call).planes; }

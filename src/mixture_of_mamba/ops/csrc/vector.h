@@ -1,7 +1,8 @@
-// One native vector of float32 lanes, its transcendental functions, and rows of float32 or bfloat16.
+// A native vector of float32 lanes: arithmetic, exp, softplus and silu, and loads and stores of float32,
+// bfloat16 and int8.
 //
-// Compiler vector types (GCC, Clang) are used instead of intrinsics, so that the same source serves
-// AVX-512, AVX2, SSE and NEON; the few intrinsics below have a portable twin.
+// Vector types of the compiler (GCC, Clang) instead of intrinsics: the same source compiles for AVX-512,
+// AVX2, SSE and NEON. The few intrinsics below have portable equivalents.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +24,14 @@ constexpr int W = 8;
 constexpr int W = 4;
 #endif
 
-// States that one pass keeps in registers: AVX-512 and NEON have 32 vector registers, others 16. (A
-// test sets it, to run NEON's combination with 4 lanes elsewhere.)
+// States that one pass over a chunk keeps in registers: AVX-512 and NEON have 32 vector registers, others
+// 16. (MOM_STATES: a test compiles NEON's combination, 8 states of 4 lanes, for other CPUs.)
 #if defined(MOM_STATES)
-constexpr int PASS = MOM_STATES;
+constexpr int PASS_STATES = MOM_STATES;
 #elif defined(__AVX512F__) || defined(__aarch64__)
-constexpr int PASS = 8;
+constexpr int PASS_STATES = 8;
 #else
-constexpr int PASS = 4;
+constexpr int PASS_STATES = 4;
 #endif
 
 typedef float vf __attribute__((vector_size(W * 4)));
@@ -41,8 +42,12 @@ typedef uint32_t vu __attribute__((vector_size(W * 4)));
 typedef uint16_t vh __attribute__((vector_size(W * 2)));
 typedef uint16_t vh_unaligned __attribute__((vector_size(W * 2), aligned(2), may_alias));
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Lanes of the vector that starts at element `at` of `size`: W, or fewer at the end.
+inline int lanes_at(int64_t size, int64_t at) { return int(size - at < W ? size - at : W); }
+
 #define MOM_INLINE inline __attribute__((always_inline))
-// Loops over the states of a pass must unroll, or the states live in memory instead of registers.
+// Loops over the states of a pass must be unrolled for the states to be kept in registers.
 #define MOM_UNROLL _Pragma("GCC unroll 16")
 
 MOM_INLINE vf splat(float x) { return x - vf{}; }  // x + 0 would not be x for -0
@@ -51,7 +56,7 @@ MOM_INLINE vf select(vi mask, vf yes, vf no) {
 }
 MOM_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
-// The larger or smaller of a number and x, where NaN stays NaN.
+// max(low, x) and min(high, x); NaN where x is NaN.
 MOM_INLINE vf at_least(float low, vf x) {
 #if defined(__AVX512F__)
   return (vf)_mm512_max_ps((__m512)splat(low), (__m512)x);
@@ -75,7 +80,7 @@ MOM_INLINE vf at_most(float high, vf x) {
 #endif
 }
 
-// The first `count` lanes of x, zero in the others, whatever stood there.
+// The first `count` lanes of x; the others are zero, also where x is infinite or NaN there.
 MOM_INLINE vf first_lanes(vf x, int count) {
   vi lane;
   for (int i = 0; i < W; ++i) lane[i] = i;
@@ -83,7 +88,7 @@ MOM_INLINE vf first_lanes(vf x, int count) {
 }
 
 // scale * 2^f on [-1/2, 1/2]. The polynomial of degree 5 is exact at 0 and minimises the largest error of
-// 1 / (1 - 2^f): what an error of a decay grows to in a state that lives 1 / (1 - decay) steps.
+// 1 / (1 - 2^f), because a state with this decay sums about that many steps and their errors.
 MOM_INLINE vf exp2_fraction(vf f, float scale) {
   vf q = splat(scale * 1.320149625e-03f);
   q = q * f + scale * 9.668242425e-03f;
@@ -93,18 +98,19 @@ MOM_INLINE vf exp2_fraction(vf f, float scale) {
   return q * f + scale;
 }
 
-// 2^(x * y) for any two numbers: 0 below 2^-126, infinite from 2^128, NaN for NaN. Its relative error is
-// 1e-7, and that of a rounded product.
+// 2^(x * y) for any two numbers: 0 below 2^-126, infinite from 2^128, NaN for NaN. Relative error 1e-7,
+// plus what rounding the product x * y causes.
 MOM_INLINE vf exp2_product(vf x, vf y) {
   vf p = x * y;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-  // A product that were fused with the subtraction below would leave the rest of a huge one as fraction.
+  // Keeps the compiler from fusing the product with the subtraction below: for a huge product the
+  // difference would then be its rounding error.
   asm("" : "+v"(p));
-  const vf f = (vf)_mm512_reduce_ps((__m512)p, 8);  // what is left of the nearest integer
+  const vf f = (vf)_mm512_reduce_ps((__m512)p, 8);  // p minus the nearest integer
   return (vf)_mm512_scalef_ps((__m512)exp2_fraction(f, 1.0f), (__m512)(p - f));
 #else
-  // The nearest integer is found by adding 1.5 * 2^23, its exponent bits by 126 more: half of 2^integer,
-  // which is finite for all that is.
+  // Adding 1.5 * 2^23 rounds to the nearest integer; adding 126 more gives the exponent bits of
+  // 2^(integer - 1), which is finite for every p.
   const float magic = 12582912.0f + 126.0f;
   p = at_most(128.0f, at_least(-126.0f, p));
   const vf shifted = p + magic;
@@ -116,7 +122,7 @@ MOM_INLINE vf exp2_product(vf x, vf y) {
 constexpr float LOG2E = 1.44269504088896341f;
 constexpr float LN2 = 0.693147180559945309f;
 
-// e^x, relative error 1e-7 where products are fused.
+// e^x; relative error 1e-7 if the compiler fuses products with sums.
 MOM_INLINE vf vexp(vf x) {
 #if defined(__AVX512F__)
   x = at_most(128.0f, at_least(-128.0f, x));
@@ -129,7 +135,7 @@ MOM_INLINE vf vexp(vf x) {
 #endif
 }
 
-// log(1 + exp(x)) and its derivative, accurate relative to the result also where it is tiny.
+// log(1 + exp(x)) and its derivative, with a small relative error also where the results are tiny.
 MOM_INLINE void softplus(vf x, vf& value, vf& slope) {
   const vf e = vexp(-vabs(x));  // in (0, 1]
   const vf reciprocal = 1.0f / (1.0f + e);
@@ -223,7 +229,7 @@ MOM_INLINE void store(T* p, vf x, int count) {
   std::memcpy(p, lanes, count * sizeof(T));
 }
 
-// Lanes I of a (0..W-1) and b (W..2W-1).
+// The lanes numbered I of a (numbers 0..W-1) and b (numbers W..2W-1).
 template <int... I>
 MOM_INLINE vf shuffled(vf a, vf b) {
 #if defined(__clang__) || __GNUC__ >= 12
@@ -233,7 +239,7 @@ MOM_INLINE vf shuffled(vf a, vf b) {
 #endif
 }
 
-// v[i][j] becomes v[j][i].
+// Transposes W vectors of W lanes: v[i][j] becomes v[j][i].
 template <int S, int... I>
 MOM_INLINE void swap_blocks(vf& a, vf& b, std::integer_sequence<int, I...>) {
   const vf low = shuffled<(I & S ? W + I - S : I)...>(a, b);
@@ -248,8 +254,8 @@ MOM_INLINE void transpose(vf* v) {
   if constexpr (S > 1) transpose<S / 2>(v);
 }
 
-// Sums of W vectors as one vector: lane i is the sum of v[i]. A tree of W - 1 additions whose shape
-// does not depend on anything, so the result is reproducible.
+// Sums of W vectors as one vector: lane i is the sum of v[i]. Always the same tree of W - 1 additions,
+// so results are reproducible.
 template <int S, bool HIGH, int... I>
 MOM_INLINE vf halves(vf a, vf b, std::integer_sequence<int, I...>) {
   return shuffled<((I / S % 2 ? W : 0) + I / (2 * S) * (2 * S) + (HIGH ? S : 0) + I % S)...>(a, b);
@@ -266,8 +272,17 @@ MOM_INLINE vf lane_sums(vf* v) {
   return v[0];
 }
 
-// Denormal numbers are flushed to zero while a kernel runs: a decaying state would otherwise spend
-// its time in microcode.
+// The sum of one vector's lanes.
+MOM_INLINE float lane_sum(vf x) {
+  float lanes[W];
+  store(lanes, x);
+  for (int s = W / 2; s; s /= 2)
+    for (int i = 0; i < s; ++i) lanes[i] += lanes[i + s];
+  return lanes[0];
+}
+
+// Flushes denormal numbers to zero during its lifetime: arithmetic with them is many times slower on most
+// CPUs, and a decaying state reaches them.
 class FlushDenormals {
  public:
 #if defined(__SSE2__)
