@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 
@@ -33,6 +34,13 @@ TEXT = Modality("text", "discrete", 9)
 def test_a_modality_that_cannot_be_is_named(arguments: tuple[Any, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Modality(*arguments)
+
+
+def test_no_continuous_modality_is_called_like_an_attribute_of_torch() -> None:
+    for name in dir(torch.nn.ModuleDict()):
+        with pytest.raises(ValueError, match="cannot be called"):
+            Modality(name, "continuous", 4)
+        Modality(name, "discrete", 4)
 
 
 @pytest.mark.parametrize("size", [4.0, "4", None])

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
 __all__ = ["HELP", "configure", "run"]
@@ -27,6 +26,8 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    import torch
+
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not (ROOT / "benchmarks").is_dir():
         raise FileNotFoundError(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..ops import native
 from ..training.config import RunConfig
 from ..training.runs import read_yaml
 from .compare import print_figures, typed_command
@@ -41,6 +40,7 @@ def run(args: Namespace) -> int:
     """Compare, print the table, and name the report."""
     from ..evaluation.plan import Plan
     from ..evaluation.study import run_study
+    from ..ops import native
 
     config, remark = demo_config(args.steps, native.why_not())
     if remark:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..models import MultimodalModel
-
 if TYPE_CHECKING:
     from ..interop import Upcycled
+    from ..models import MultimodalModel
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -85,6 +84,7 @@ def run(args: Any) -> int:
 
 def _merge(model: MultimodalModel, out: Path, style: str) -> None:
     from ..interop import merge, save_state_spaces, save_transformers
+    from ..models import MultimodalModel
 
     dense = merge(model)
     write = {

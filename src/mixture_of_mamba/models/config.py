@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
-
-from ..batch import Batch
 from ..layers import PROJECTIONS, MambaConfig, parse_split
 from ..seeding import whole_number
 from .noise import DiffusionConfig
+from .reserved_names import is_reserved
+
+if TYPE_CHECKING:
+    from ..batch import Batch
 
 __all__ = ["Modality", "ModelConfig"]
-
-_TAKEN = nn.ModuleDict()
-"""Continuous modalities are entries of one, beside its own attributes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Modality:
                 f"the modality's name {self.name!r} holds {wrong[0]!r}; weights, files and options "
                 "are named after it, so it is made of letters, digits, '_', '-' and spaces"
             )
-        if self.name == "shared" or (self.kind == "continuous" and hasattr(_TAKEN, self.name)):
+        if self.name == "shared" or (self.kind == "continuous" and is_reserved(self.name)):
             raise ValueError(
                 f"a {self.kind} modality cannot be called {self.name!r}, which means something "
                 f"else; call it {self.name + '_data'!r}, say"
