@@ -14,7 +14,7 @@ from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.data.sampler import Schedule
 from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise
 from mixture_of_mamba.generation.sampling import Draws
-from mixture_of_mamba.modalities.image.autoencoder import train as train_autoencoder
+from mixture_of_mamba.modalities.image.kl_network import train as train_autoencoder
 from mixture_of_mamba.seeding import torch_seed
 from mixture_of_mamba.training.random_state import isolated_rng
 from tests.helpers.sequences import batch_of, caption_first, model_of

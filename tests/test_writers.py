@@ -15,13 +15,13 @@ import torch
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.data.cache import materialise
 from mixture_of_mamba.data.examples import Example
-from mixture_of_mamba.evaluation.media import save_png
 from mixture_of_mamba.evaluation.plan import write_plan
 from mixture_of_mamba.evaluation.samples import save_examples
 from mixture_of_mamba.files import WriteError, verify
-from mixture_of_mamba.generation.media import write_image, write_sound
 from mixture_of_mamba.interop import save_state_spaces, save_transformers, upcycle
 from mixture_of_mamba.interop.tokenizer import copy_tokenizer
+from mixture_of_mamba.modalities.image.files import write_image
+from mixture_of_mamba.modalities.speech.files import write_sound
 from mixture_of_mamba.models.cache import Cache
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.lock import FolderLock
@@ -114,7 +114,6 @@ WRITERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a plan": (many_runs, ""),
     "examples": (examples, "examples"),
     "a picture": (lambda f: write_image(f / "a.png", noise(300, 300, 3)), "a.png"),
-    "a sheet": (lambda f: save_png(f / "b.png", noise(300, 300, 3)), "b.png"),
     "a sound": (lambda f: write_sound(f / "a.wav", (np.zeros(99_999), 16_000)), "a.wav"),
 }
 

@@ -11,7 +11,7 @@ from PIL import Image
 from mixture_of_mamba.cli.generate import without_effect
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.generation.grammar import Layout
-from mixture_of_mamba.generation.media import write_sound
+from mixture_of_mamba.modalities.speech.files import write_sound
 from tests.helpers.tiny_data import tiny_config
 
 SIDE = 32

@@ -14,8 +14,9 @@ from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.cli.options import Parser, add_run_options, run_config
 from mixture_of_mamba.data.build import build, settled
 from mixture_of_mamba.data.config import DataConfig
-from mixture_of_mamba.modalities.image.autoencoder import Autoencoder, train
-from mixture_of_mamba.modalities.image.latent_images import LatentImages
+from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec
+from mixture_of_mamba.modalities.image.kl_network import train
+from mixture_of_mamba.modalities.options import AutoencoderOptions
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
 from mixture_of_mamba.training.loop import train as train_run
@@ -96,10 +97,12 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cells(patches: Path) -> Path:
     """Tokenizers of a small autoencoder, whose vectors stand for 4 pixels."""
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
-    codec = Autoencoder.measured(train(images, steps=1, seed=0), images, 4)
+    codec = AutoencoderCodec.measured(
+        train(images, steps=1, seed=0), images, AutoencoderOptions(patch=4)
+    )
     text = TokenizerSet.load(patches).text
     folder = patches.with_name("cells")
-    TokenizerSet(text, {"image": LatentImages(codec)}).save(folder)
+    TokenizerSet(text, {"image": codec}).save(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.generation.media import write_image
+from mixture_of_mamba.modalities.image.files import write_image
 from mixture_of_mamba.training.config import TrainConfig
 from mixture_of_mamba.training.runs import load_run, read_config
 

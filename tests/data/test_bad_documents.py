@@ -12,7 +12,7 @@ import pytest
 from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.errors import DataError
 from mixture_of_mamba.data.listing import list_documents
-from mixture_of_mamba.modalities.text import Text
+from mixture_of_mamba.modalities.text import TextTokenizer
 from tests.data.conftest import write_jsonl
 from tests.data.test_user_data import own_config
 from tests.modalities.speech.test_files import bad_sounds
@@ -122,14 +122,14 @@ def test_a_text_that_the_tokenizer_cannot_take_is_its_documents_failure(
 def test_one_failing_text_among_many_is_found(
     media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Text.encode
+    whole = TextTokenizer.encode
 
-    def encode(self: Text, texts: list[str]) -> list[object]:
+    def encode(self: TextTokenizer, texts: list[str]) -> list[object]:
         if any("seven" in text for text in texts):
             raise RuntimeError("no seven")
         return whole(self, texts)  # type: ignore[return-value]
 
-    monkeypatch.setattr(Text, "encode", encode)
+    monkeypatch.setattr(TextTokenizer, "encode", encode)
     image, audio = {"image": str(media / "picture0.png")}, {"audio": str(media / "sound0.wav")}
     rows = [[{"text": text}, image, audio] for text in ("six", "seven", "eight", "nine")]
     source = write_jsonl(tmp_path / "d.jsonl", rows)

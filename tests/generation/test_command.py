@@ -11,9 +11,8 @@ import pytest
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.generation import Generator
-from mixture_of_mamba.generation.media import grid, write_image, write_sound
-from mixture_of_mamba.modalities.image.files import read_image
-from mixture_of_mamba.modalities.speech.files import read_sound
+from mixture_of_mamba.modalities.image.files import grid, read_image, write_image
+from mixture_of_mamba.modalities.speech.files import read_sound, write_sound
 from mixture_of_mamba.ops import native
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.runs import write_config

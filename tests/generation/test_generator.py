@@ -70,7 +70,7 @@ def test_stream_yields_what_complete_returns(learnt: tuple[Generator, list[Examp
         t
         for _, t in generator.stream([("image", example.items["image"])], to="text", temperature=0)
     ]
-    assert generator.tokenizers.text.decode(tokens) == example.caption
+    assert generator.tokenizers.decode("text", tokens) == example.caption
 
 
 def test_batch_size_changes_nothing(learnt: tuple[Generator, list[Example]]) -> None:

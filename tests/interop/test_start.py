@@ -13,7 +13,7 @@ from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.build import build
 from mixture_of_mamba.interop import load_dense, start_from
-from mixture_of_mamba.modalities.text import Text
+from mixture_of_mamba.modalities.text import TextTokenizer
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.runs import load_run
@@ -29,11 +29,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import MambaConfig, MambaForCausalLM
 
     folder = tmp_path_factory.mktemp("dense")
-    tokenizer = Text.train([WORDS * 20], 300)
+    tokenizer = TextTokenizer.train([WORDS * 20], 300)
     tokenizer._tokenizer.save(str(folder / "tokenizer.json"))
     torch.manual_seed(0)
     config = MambaConfig(
-        vocab_size=-(-tokenizer.bpe // 8) * 8 + 8,
+        vocab_size=-(-tokenizer.size // 8) * 8 + 8,
         hidden_size=32,
         num_hidden_layers=2,
         state_size=4,
@@ -116,14 +116,14 @@ def test_a_run_begins_with_the_weights_and_the_tokenizer(
 
 def test_bad_tokenizers_are_named(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"names a tokenizer\.json of the `tokenizers`"):
-        Text.pretrained(tmp_path)
+        TextTokenizer.pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="is no tokenizer"):
-        Text.pretrained(tmp_path)
+        TextTokenizer.pretrained(tmp_path)
     with pytest.raises(ValueError, match="bring a text tokenizer too; give one of them"):
         tiny_config(text_tokenizer=str(checkpoint), tokenizers=str(tmp_path))
-    text = Text.pretrained(checkpoint)
-    assert Text.pretrained(checkpoint, text.bpe + 9).bpe == text.bpe + 9
+    text = TextTokenizer.pretrained(checkpoint)
+    assert TextTokenizer.pretrained(checkpoint, text.size + 9).size == text.size + 9
 
 
 @pytest.mark.parametrize(

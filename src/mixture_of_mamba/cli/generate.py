@@ -191,7 +191,7 @@ def _stream(generator: Generator, prompt: Any, args: Any, options: dict[str, Any
     special, ids, shown = generator.layout.special, [], 0
     for _, token in generator.stream(prompt, to="text", seed=args.seed or 0, **options):
         ids += [] if token in special else [token]
-        text = generator.tokenizers.text.decode(ids)
+        text = generator.tokenizers.decode("text", ids)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # a character may span two tokens
             print(text[shown:], end="", flush=True)
             shown = len(text)
@@ -201,7 +201,8 @@ def _stream(generator: Generator, prompt: Any, args: Any, options: dict[str, Any
 
 def _write(name: str, samples: Sequence[Any], out: str | None) -> int:
     """One modality's samples to the file that --out names."""
-    from ..generation.media import grid, write_image, write_sound
+    from ..modalities.image.files import grid, write_image
+    from ..modalities.speech.files import write_sound
 
     if name == "text":
         text = "\n".join(sample.strip() for sample in samples)
@@ -258,7 +259,8 @@ def _continue_documents(
 
 def _write_documents(documents: Sequence[Any], out: Path) -> None:
     """Interleaved documents: text to standard output, pictures and sound into a folder."""
-    from ..generation.media import write_image, write_sound
+    from ..modalities.image.files import write_image
+    from ..modalities.speech.files import write_sound
 
     for i, document in enumerate(documents):
         if len(documents) > 1:

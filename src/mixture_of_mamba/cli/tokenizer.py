@@ -60,7 +60,7 @@ def train(config: DataConfig, out: Path) -> int:
     bundle = build(config)
     bundle.tokenizers.save(out)
     images = [e.items["image"] for e in bundle.validation_examples if "image" in e.items]
-    tokenizer = bundle.tokenizers.others.get("image")
+    tokenizer = bundle.tokenizers.non_text.get("image")
     if tokenizer is not None and images:
         error = reconstruction_error(tokenizer, np.stack(images))
         print(
@@ -89,7 +89,6 @@ def inspect(folder: Path) -> int:
     for name, kind, size in tokenizers.modalities:
         length = tokenizers.fixed_length(name)
         what = f"vocabulary {size:,}" if kind == "discrete" else f"vectors of {size}"
-        codec = getattr(tokenizers.others.get(name), "codec", None)
-        source = f", {codec.source}" if codec is not None else ""
-        print(f"{name}: {kind}, {what}" + (f", {length} an item" if length else "") + source)
+        codec = tokenizers.codec(name).codec
+        print(f"{name}: {kind}, {what}" + (f", {length} an item" if length else "") + f", {codec}")
     return 0

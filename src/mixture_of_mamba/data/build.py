@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache_folders import cache_folder
-from ..modalities.image.latent_images import LatentImages
-from ..modalities.image.vq import Pictures
-from ..modalities.speech.units import Units
+from ..modalities.options import PatchOptions, TextOptions, UnitOptions, VQOptions
 from ..modalities.text import text_file
 from ..modalities.tokenizer_set import TokenizerSet
 from ..processes import unwinding
@@ -101,18 +99,17 @@ def settled(config: DataConfig) -> DataConfig:
 def _described(tokenizers: TokenizerSet) -> dict[str, Any]:
     """The fields of OF_TOKENIZERS that tokenizers decide; those of a modality that they lack, or
     of another kind of image, are not there."""
-    theirs: dict[str, Any] = {"text_vocabulary": tokenizers.modalities[0][2]}
-    image, speech = (tokenizers.others.get(name) for name in ("image", "speech"))
-    if isinstance(image, Pictures):
-        theirs |= {"image_size": image.pixels, "image_codes": image.codes}
-    if isinstance(image, LatentImages):
-        codec = image.codec
-        theirs |= {"image_size": codec.pixels, "latents": codec.source}
-        for name, there in (("patch", "patch"), ("patch_order", "order")):  # not of every source
-            if hasattr(codec, there):
-                theirs[name] = getattr(codec, there)
-    if isinstance(speech, Units):
-        theirs["speech_units"] = speech.units
+    theirs: dict[str, Any] = {}
+    for name, options in tokenizers.options.items():
+        if isinstance(options, TextOptions):
+            theirs["text_vocabulary"] = options.vocabulary
+        elif isinstance(options, VQOptions):
+            theirs |= {"image_size": options.size, "image_codes": options.codes}
+        elif isinstance(options, PatchOptions):
+            theirs |= {"image_size": options.size, "latents": tokenizers.codec(name).codec}
+            theirs |= {"patch": options.patch, "patch_order": options.order}
+        elif isinstance(options, UnitOptions):
+            theirs["speech_units"] = options.units
     return theirs
 
 

@@ -69,7 +69,7 @@ def _digests(sums: Mapping[str, str], tokenizers: TokenizerSet) -> dict[str, str
         return {}
     found = {f"{split} windows": sums[f"{split}.safetensors"] for split in ("train", "validation")}
     found["text tokenizer"] = content_hash(tokenizers.text.vocabulary())
-    for name in tokenizers.others:
+    for name in tokenizers.non_text:
         place = f"tokenizers/{name}/"
         mine = {f: d for f, d in sums.items() if f.startswith(place) and f.endswith(".safetensors")}
         found[f"{name} tokenizer"] = content_hash(mine)

@@ -6,11 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..modalities.image import CODE_SIZE
-from ..modalities.image.files import MAX_PIXELS
-from ..modalities.image.latents import SOURCES
-from ..modalities.image.scan_order import ORDERS
-from ..modalities.speech.files import MAX_SECONDS
+from ..modalities.media import MAX_PIXELS, MAX_SECONDS
+from ..modalities.options import CODE_SIZE, ORDERS
 
 __all__ = ["MODALITIES", "OF_TOKENIZERS", "DataConfig"]
 
@@ -24,6 +21,9 @@ MODALITIES: dict[str, tuple[tuple[str, str], ...]] = {
 SCENE_SIZE = 32
 """Side of the embedded scenes, pixels."""
 
+
+SOURCES = ("patches", "autoencoder")
+"""Codecs of continuous images."""
 
 OF_TOKENIZERS: dict[str, Any] = {
     "text_vocabulary": 1024,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ..modalities.documents import EncodedDocument
-from ..modalities.speech.units import Units
 from ..modalities.tokenizer_set import TokenizerSet
 from .corpus import Corpus
 from .errors import BadDocuments
@@ -41,14 +41,12 @@ def encode_corpus(
     """Every document as tokens; what becomes of those that fail is `bad`'s to say."""
     texts = _texts(corpus, tokenizers, say)
     encoded: dict[str, list[np.ndarray]] = {}
-    for name, tokenizer in tokenizers.others.items():
-        if isinstance(tokenizer, Units):
-            encoded[name] = tokenizer.encode_frames(corpus.frames)
-            continue
+    for name, codec in tokenizers.non_text.items():
+        prepared: Any = corpus.images if name == "image" else corpus.frames
         encoded[name] = []
-        for start in range(0, len(corpus.images), CHUNK):
-            say.still(f"encoded {start:,} of {len(corpus.images):,} pictures")
-            encoded[name] += tokenizer.encode(corpus.images[start : start + CHUNK])
+        for start in range(0, len(prepared), CHUNK):
+            say.still(f"{name}: encoded {start:,} of {len(prepared):,} items")
+            encoded[name] += codec.encode(prepared[start : start + CHUNK])
     done = EncodedCorpus()
     for number, document in enumerate(corpus.documents):
         with bad.document(corpus.where[number] if corpus.where else f"document {number}"):

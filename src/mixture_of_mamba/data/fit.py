@@ -1,31 +1,32 @@
-"""Trains the tokenizers of a setting on a source's training split."""
+"""Fits the codecs of a setting on a source's training split."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from ..modalities.image.latent_images import LatentImages
-from ..modalities.image.latents import make_codec
-from ..modalities.image.vq import Pictures
-from ..modalities.speech.units import Units
-from ..modalities.text import Text
-from ..modalities.tokenizer_set import (
-    Tokenizer,
-    TokenizerSet,
-    special_tokens,
+from ..modalities.codec import Codec
+from ..modalities.options import (
+    AutoencoderOptions,
+    PatchOptions,
+    TextOptions,
+    UnitOptions,
+    VQOptions,
 )
+from ..modalities.registry import codec_class
+from ..modalities.text import TextTokenizer
+from ..modalities.tokenizer_set import TokenizerSet, special_tokens
 from .cache import materialise
 from .config import DataConfig
-from .corpus import Corpus, Source
+from .corpus import Source
 from .progress import Progress
 
 __all__ = ["train_tokenizers"]
-
-PICTURES_VERSION = 2
-"""Part of the cache key: raise it when the training of `Pictures` changes."""
 
 
 def train_tokenizers(
@@ -33,58 +34,70 @@ def train_tokenizers(
 ) -> TokenizerSet:
     """Text and images first, while speech may still be under way; then speech units."""
     corpus = source.training
-    others: dict[str, Tokenizer] = {}
-    size = config.chosen("text_vocabulary") - len(special_tokens(config.modalities[1:]))
-    if config.text_tokenizer is not None:
-        text = Text.pretrained(Path(config.text_tokenizer), size)
-        progress.say(f"text tokenizer: {text.bpe} tokens of {config.text_tokenizer}")
-    else:
-        text = Text.train(corpus.texts(), size)
-        progress.say(f"text tokenizer: {text.bpe} byte-level BPE tokens")
+    text = TextTokenizer.fit(
+        corpus.texts(),
+        TextOptions(
+            vocabulary=config.chosen("text_vocabulary"),
+            tokenizer=config.text_tokenizer,
+        ),
+        seed=config.seed,
+        report=progress.say,
+        special=len(special_tokens(config.modalities[1:])),
+    )
+    codecs: dict[str, Codec] = {}
     for name, kind in config.modalities[1:]:
-        if name == "image":
-            _need(len(corpus.images), "image", config)
-            others[name] = _images(config, kind, corpus, cache, progress)
-        else:
+        if name != "image":
             source.finish()
-            _need(len(corpus.frames), name, config)
-            others[name] = Units.train(
-                corpus.frames, units=config.chosen("speech_units"), seed=config.seed
-            )
-            progress.say(f"speech units: {config.speech_units} clusters of log-mel frames")
-    return TokenizerSet(text, others)
+        items: Any = corpus.images if name == "image" else corpus.frames
+        _need(len(items), name, config)
+        codec, options = _codec(config, name, kind)
+        codecs[name] = _fit(codec, items, options, config.seed, cache, progress)
+    return TokenizerSet(text, codecs)
 
 
-def _images(
-    config: DataConfig, kind: str, corpus: Corpus, cache: Path, progress: Progress
-) -> Tokenizer:
-    if kind == "continuous":
-        codec = make_codec(corpus.images, config)
-        progress.say(f"image latents: {codec.source}, {codec.tokens} vectors of {codec.dim}")
-        return LatentImages(codec)
+def _codec(config: DataConfig, name: str, kind: str) -> tuple[str, Any]:
+    """The codec of a modality and its options."""
+    if name == "speech":
+        return "units", UnitOptions(units=config.chosen("speech_units"))
+    size, steps = config.chosen("image_size"), config.image_steps
+    if kind == "discrete":
+        return "vq", VQOptions(size=size, codes=config.chosen("image_codes"), steps=steps)
+    latents = config.chosen("latents")
+    patches = {"size": size, "patch": config.chosen("patch"), "order": config.chosen("patch_order")}
+    if latents == "patches":
+        return latents, PatchOptions(**patches)
+    folder = None if latents == "autoencoder" else latents
+    return "autoencoder", AutoencoderOptions(**patches, steps=steps, pretrained=folder)
+
+
+def _fit(
+    name: str,
+    items: Any,
+    options: Any,
+    seed: int,
+    cache: Path,
+    progress: Progress,
+) -> Codec:
+    """A fitted codec; one whose training takes long is read from the cache, where it is there."""
+    codec = codec_class(name)
+    if codec.version is None:
+        return codec.fit(items, options, seed=seed, report=progress.say)
+    hashed = hashlib.sha256()
+    for item in items:
+        hashed.update(np.ascontiguousarray(item).tobytes())
     key = {
-        "version": PICTURES_VERSION,
-        "images": hashlib.sha256(corpus.images.tobytes()).hexdigest(),
-        "codes": config.image_codes,
-        "steps": config.image_steps,
-        "seed": config.seed,
+        "codec": name,
+        "version": codec.version,
+        "items": hashed.hexdigest(),
+        "options": asdict(options),
+        "seed": seed,
         "torch": torch.__version__,
     }
 
-    def report(step: int, error: float) -> None:
-        progress.say(f"image tokenizer: step {step} of {config.image_steps}, error {error:.4f}")
-
     def make(folder: Path) -> None:
-        pictures = Pictures.train(
-            corpus.images,
-            codes=config.chosen("image_codes"),
-            steps=config.image_steps,
-            seed=config.seed,
-            report=report,
-        )
-        pictures.save(folder)
+        codec.fit(items, options, seed=seed, report=progress.say).save(folder)
 
-    return Pictures.load(materialise(cache, "pictures", key, make))
+    return codec.load(materialise(cache, name.replace(":", "."), key, make))
 
 
 def _need(count: int, name: str, config: DataConfig) -> None:

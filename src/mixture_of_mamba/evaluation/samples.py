@@ -10,7 +10,8 @@ from typing import Any
 from ..data.examples import Example
 from ..files import filling
 from ..generation import Generator
-from .media import png_bytes, wav_bytes
+from ..modalities.image.files import png_bytes
+from ..modalities.speech.files import wav_bytes
 
 __all__ = ["save_examples", "save_samples"]
 

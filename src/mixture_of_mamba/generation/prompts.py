@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..modalities.image.files import fit_image
 from .sequence import TokenSequence
 
 if TYPE_CHECKING:
@@ -43,11 +42,12 @@ def encode_prompts(
                     f"prompt {i} has a segment of modality {name!r}, which this model lacks; "
                     f"it has {', '.join(names)}"
                 )
-            groups.setdefault(name, []).append((i, j, _checked(tokenizers, name, content, i)))
+            codec = tokenizers.codec(name)
+            item = codec.media.check(content, f"the {name} of prompt {i}")
+            groups.setdefault(name, []).append((i, j, codec.prepare(item, codec.options)))
     items: dict[tuple[int, int], tuple[str, np.ndarray]] = {}
     for name, entries in groups.items():
-        tokenizer = tokenizers.text if name == "text" else tokenizers.others[name]
-        encoded = tokenizer.encode([content for *_, content in entries])
+        encoded = tokenizers.codec(name).encode([content for *_, content in entries])
         for (i, j, _), item in zip(entries, encoded, strict=True):
             items[i, j] = (name, item)
     sequences = []
@@ -58,33 +58,3 @@ def encode_prompts(
             sequence.append(names.index("text"), tokenizers.begin(str(to)))
         sequences.append(sequence)
     return sequences
-
-
-def _checked(tokenizers: TokenizerSet, name: str, content: Any, i: int) -> Any:
-    """The content, a picture brought to the tokenizer's size."""
-    if name == "text":
-        if not isinstance(content, str):
-            raise ValueError(f"the text of prompt {i} is {type(content).__name__}; give a string")
-        if not content.strip():
-            raise ValueError(f"the text of prompt {i} is empty; say what is wanted")
-        return content
-    if isinstance(content, tuple):
-        wave, rate = content
-        if np.asarray(wave).ndim != 1 or not len(wave) or rate <= 0:
-            raise ValueError(
-                f"the {name} of prompt {i} has shape {np.asarray(wave).shape} and rate {rate}; "
-                "give (samples,), not empty, and samples a second"
-            )
-        return np.asarray(wave), int(rate)
-    pixels = getattr(tokenizers.others[name], "pixels", None)
-    picture = np.asarray(content)
-    if pixels is None:
-        raise ValueError(
-            f"the {name} of prompt {i} is {type(content).__name__}; give (waveform, rate)"
-        )
-    if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
-        raise ValueError(
-            f"the {name} of prompt {i} is {picture.dtype} of shape {picture.shape}; "
-            "give (height, width, 3) uint8"
-        )
-    return fit_image(picture, pixels)

@@ -79,10 +79,7 @@ def decode_segments(
     for name in layout.names:
         places = [(i, j) for i, d in enumerate(documents) for j, p in enumerate(d) if p[0] == name]
         items = [documents[i][j][1] for i, j in places]
-        if name == "text":
-            items_of = [tokenizers.text.decode(item) for item in items]
-        else:
-            items_of = tokenizers.others[name].decode(items) if items else []
+        items_of = tokenizers.codec(name).decode(items) if items else []
         content.update(zip(places, items_of, strict=True))
     return [
         [Segment(piece[0], content[i, j]) for j, piece in enumerate(document)]

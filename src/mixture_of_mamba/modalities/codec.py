@@ -30,6 +30,8 @@ class Codec(ABC):
             vector (continuous). Of text: its tokens; the special tokens belong to the TokenizerSet.
         fixed_length: tokens of every item, without begin and end; None: they vary.
         options: what this codec is; recorded with it.
+        version: of its training, where that takes long: a codec with a version is kept in the data
+            cache; raise it when the training changes.
     """
 
     codec: ClassVar[str]
@@ -39,6 +41,7 @@ class Codec(ABC):
     size: int
     fixed_length: int | None = None
     options: Any
+    version: ClassVar[int | None] = None
 
     @classmethod
     def prepare(cls, item: Any, options: Any) -> Any:
@@ -54,14 +57,12 @@ class Codec(ABC):
         options: Any,
         *,
         seed: int,
-        cache: Path,
         report: Callable[[str], None],
     ) -> Self:
         """A codec for training items; equal arguments give equal codecs in every process.
 
         Args:
             prepared: of the training split, as `prepare` gives them; at least one.
-            cache: folder for what is worth keeping, such as trained weights.
             report: takes lines about the progress.
 
         Raises:

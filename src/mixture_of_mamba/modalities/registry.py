@@ -17,7 +17,7 @@ from . import options as _options
 from .codec import Codec
 from .options import CodecOptions
 
-__all__ = ["GROUP", "codec_class", "names", "options_of", "register"]
+__all__ = ["GROUP", "codec_class", "name_of", "names", "options_of", "register"]
 
 #: Group of entry points that other packages add codecs with.
 GROUP = "mixture_of_mamba.codecs"
@@ -88,6 +88,13 @@ def options_of(name: str) -> type[CodecOptions]:
     if name not in _REGISTERED and name in _BUILT_IN:
         return _BUILT_IN[name][1]
     return codec_class(name).Options
+
+
+def name_of(found: type[Codec]) -> str:
+    """The name under which `codec_class` finds a class: its own, or package.module:Class."""
+    if found.codec in names() and codec_class(found.codec) is found:
+        return found.codec
+    return f"{found.__module__}:{found.__qualname__}"
 
 
 @cache

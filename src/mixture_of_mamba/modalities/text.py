@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,32 @@ from typing import Any
 import numpy as np
 
 from ..extras import needs
+from .codec import Codec
 from .input_checks import check_text
+from .media import TEXT
+from .options import TextOptions
 
-__all__ = ["Text", "fill_up", "text_file"]
+__all__ = ["TextTokenizer", "fill_up", "text_file"]
 
 _FILE = "text.json"
 _UNUSUAL = "\N{OLD PERSIAN SIGN AURAMAZDAA}"
 
 
-class Text:
-    """Strings <-> token ids 0..bpe-1; special tokens are the TokenizerSet's business.
+class TextTokenizer(Codec):
+    """Strings <-> token ids 0..size-1; the special tokens behind them belong to the TokenizerSet.
 
     A trained one can encode every string: unknown characters fall back to their bytes. A pretrained
     one may have a token for what it does not know (`unknown`). The name of a control token in a
     text, such as `<|endoftext|>`, is text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    codec = "bpe"
+    media = TEXT
+    Options = TextOptions
+    kind = "discrete"
+    fixed_length = None
+
+    def __init__(self, tokenizer: Any, options: TextOptions | None = None) -> None:
         # What a foreign file may bring beside its vocabulary: texts cut or filled up to a length,
         # merges left out at random, and names of control tokens read as these.
         tokenizer.no_truncation()
@@ -36,10 +45,36 @@ class Text:
         if getattr(tokenizer.model, "dropout", None):
             tokenizer.model.dropout = None
         self._tokenizer = tokenizer
-        self.bpe = tokenizer.get_vocab_size()
+        self.options = options or TextOptions()
+        self.size = tokenizer.get_vocab_size()
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocabulary: int) -> Text:
+    def fit(
+        cls,
+        prepared: Sequence[str],
+        options: TextOptions,
+        *,
+        seed: int,
+        report: Callable[[str], None],
+        special: int = 0,
+    ) -> TextTokenizer:
+        """A tokenizer trained on texts, or the one that `options.tokenizer` names.
+
+        Args:
+            special: entries of the vocabulary that special tokens take.
+        """
+        size = options.vocabulary - special
+        if options.tokenizer is not None:
+            text = cls.pretrained(Path(options.tokenizer), size)
+            report(f"text tokenizer: {text.size} tokens of {options.tokenizer}")
+        else:
+            text = cls.train(prepared, size)
+            report(f"text tokenizer: {text.size} byte-level BPE tokens")
+        text.options = options
+        return text
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary: int) -> TextTokenizer:
         """Learns at most `vocabulary` tokens, at least the 256 bytes."""
         with needs("the text tokenizer", "train"):
             from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -55,7 +90,7 @@ class Text:
         return cls(tokenizer)
 
     @classmethod
-    def pretrained(cls, path: Path, least: int = 0) -> Text:
+    def pretrained(cls, path: Path, least: int = 0) -> TextTokenizer:
         """The tokenizer of a pretrained model.
 
         Args:
@@ -106,20 +141,24 @@ class Text:
         """Ids of all tokens."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode(self, prepared: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each string, int64.
 
         Raises:
             ValueError: a string with lone surrogates.
         """
-        plain = [check_text(text) for text in texts]
+        plain = [check_text(text) for text in prepared]
         encoded = self._tokenizer.encode_batch(plain, add_special_tokens=False)
         return [np.asarray(e.ids, np.int64) for e in encoded]
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The string of token ids; ids of special tokens are left out."""
-        plain = [int(i) for i in ids if 0 <= int(i) < self.bpe]
-        return self._tokenizer.decode(plain, skip_special_tokens=False)
+    def decode(self, tokens: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
+        """The strings of token ids; ids of special tokens are skipped."""
+        return [
+            self._tokenizer.decode(
+                [int(i) for i in ids if 0 <= int(i) < self.size], skip_special_tokens=False
+            )
+            for ids in tokens
+        ]
 
     def save(self, folder: Path) -> None:
         """Writes `text.json` in the format of the `tokenizers` library."""
@@ -127,7 +166,7 @@ class Text:
         self._tokenizer.save(str(folder / _FILE))
 
     @classmethod
-    def load(cls, folder: Path) -> Text:
+    def load(cls, folder: Path) -> TextTokenizer:
         with needs("the text tokenizer", "train"):
             from tokenizers import Tokenizer
         return cls(Tokenizer.from_file(str(folder / _FILE)))
@@ -149,7 +188,7 @@ def text_file(path: Path) -> Path:
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} does not exist; data.text_tokenizer names a tokenizer.json of the "
+            f"{file} does not exist; a text tokenizer is a tokenizer.json of the "
             "`tokenizers` library (AutoTokenizer's save_pretrained writes one), or its folder"
         )
     return file

@@ -11,70 +11,60 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..files import filling, read_json, verify
+from .codec import Codec
 from .documents import Content, EncodedDocument, Segment
-from .image.latent_images import LatentImages
-from .image.vq import Pictures
-from .speech.units import Units
-from .text import Text
+from .options import LEAST_VOCABULARY, CodecOptions
+from .registry import codec_class, name_of
+from .text import TextTokenizer
 
-__all__ = ["Tokenizer", "TokenizerSet", "special_tokens"]
+__all__ = ["TokenizerSet", "special_tokens"]
 
 TEXT = "text"
-_TYPES: dict[str, Any] = {"pictures": Pictures, "latents": LatentImages, "units": Units}
+
 _FILE = "tokenizers.json"
+# What version 0.1 called the codecs; "latents" says in latents.json which one it is.
+_OLD_NAMES = {"pictures": "vq", "units": "units"}
 
 
-def special_tokens(others: Iterable[tuple[str, str]]) -> list[str]:
+def special_tokens(non_text: Iterable[tuple[str, str]]) -> list[str]:
     """Text tokens behind the BPE's: of documents, then of each (name, kind) other than text."""
     names = ["<document>", "</document>"]
-    for name, kind in others:
+    for name, kind in non_text:
         names.append(f"<{name}>")
         if kind == "continuous":
             names.append(f"</{name}>")
     return names
 
 
-class Tokenizer(Protocol):
-    """A modality other than text.
-
-    Attributes:
-        kind: "discrete" or "continuous".
-        size: ids, the end token among them (discrete), or entries of a value (continuous).
-        fixed_length: tokens of every item, without begin and end; None: they vary.
-    """
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def fixed_length(self) -> int | None: ...
-    def encode(self, items: Any) -> list[np.ndarray]: ...
-    def decode(self, items: Any) -> list[Any]: ...
-    def save(self, folder: Path) -> None: ...
-
-
 class TokenizerSet:
     """Tokenizers in the order of the modality ids; text is modality 0."""
 
-    def __init__(self, text: Text, others: Mapping[str, Tokenizer]) -> None:
+    def __init__(self, text: TextTokenizer, non_text: Mapping[str, Codec]) -> None:
         self.text = text
-        self.others = dict(others)
-        names = special_tokens((name, tokenizer.kind) for name, tokenizer in others.items())
-        self.specials = {name: text.bpe + i for i, name in enumerate(names)}
-        self._ids = {name: i for i, name in enumerate([TEXT, *self.others])}
+        self.non_text = dict(non_text)
+        names = special_tokens((name, codec.kind) for name, codec in non_text.items())
+        self.specials = {name: text.size + i for i, name in enumerate(names)}
+        self._ids = {name: i for i, name in enumerate([TEXT, *self.non_text])}
 
     @property
     def modalities(self) -> list[tuple[str, str, int]]:
         """(name, kind, size) in the order of their ids; size as the model needs it."""
-        text = (TEXT, "discrete", self.text.bpe + len(self.specials))
-        return [text, *((n, t.kind, t.size) for n, t in self.others.items())]
+        text = (TEXT, "discrete", self.text.size + len(self.specials))
+        return [text, *((n, t.kind, t.size) for n, t in self.non_text.items())]
+
+    @property
+    def options(self) -> dict[str, CodecOptions]:
+        """What each codec is, by name; the vocabulary of text counts its special tokens too."""
+        vocabulary = max(LEAST_VOCABULARY, self.text.size + len(self.specials))
+        text = replace(self.text.options, vocabulary=vocabulary)
+        return {TEXT: text, **{name: codec.options for name, codec in self.non_text.items()}}
 
     @property
     def document_start(self) -> int:
@@ -111,10 +101,15 @@ class TokenizerSet:
         return None if name == TEXT else self._other(name).fixed_length
 
     def encode(self, name: str, content: Content) -> np.ndarray:
-        """One item without begin and end: int64 ids, or (tokens, dim) float32 values."""
-        if name == TEXT:
-            return self.text.encode([str(content)])[0]
-        return self._other(name).encode([content])[0]
+        """One item, as its medium reads it, without begin and end: int64 ids, or (tokens, dim)
+        float32 values.
+
+        Raises:
+            ValueError: an item of a wrong type or shape.
+        """
+        codec = self.codec(name)
+        item = codec.media.check(content, f"this {name}") if name != TEXT else content
+        return codec.encode([codec.prepare(item, codec.options)])[0]
 
     def decode(self, name: str, ids_or_values: np.ndarray | Sequence[int]) -> Any:
         """One item back: str, an (s, s, 3) uint8 picture, or (waveform float32, samples a second).
@@ -122,9 +117,7 @@ class TokenizerSet:
         Raises:
             ValueError: a wrong number of ids, or ids outside the codebook (the end token is none).
         """
-        if name == TEXT:
-            return self.text.decode(ids_or_values)
-        return self._other(name).decode([np.asarray(ids_or_values)])[0]
+        return self.codec(name).decode([np.asarray(ids_or_values)])[0]
 
     def encode_document(
         self, document: Sequence[Segment | tuple[str, Content]], *, close: bool = True
@@ -154,7 +147,7 @@ class TokenizerSet:
                 parts.append(_part(m, item, number))
                 continue
             parts.append(_part(0, [self.begin(name)], number))
-            if self.others[name].kind == "continuous":
+            if self.non_text[name].kind == "continuous":
                 values.setdefault(name, []).append(item)
                 item = np.zeros(len(item), np.int64)
             parts.append(_part(m, item, number))
@@ -173,13 +166,13 @@ class TokenizerSet:
         Raises:
             WriteError: the folder could not be written.
         """
-        kinds = {}
+        codecs = {TEXT: name_of(type(self.text))}
         with filling(folder) as part:
             self.text.save(part / TEXT)
-            for name, tokenizer in self.others.items():
-                tokenizer.save(part / name)
-                kinds[name] = next(k for k, c in _TYPES.items() if isinstance(tokenizer, c))
-            (part / _FILE).write_text(json.dumps({"version": 1, "others": kinds}, indent=1))
+            for name, codec in self.non_text.items():
+                codec.save(part / name)
+                codecs[name] = name_of(type(codec))
+            (part / _FILE).write_text(json.dumps({"version": 2, "codecs": codecs}, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path) -> TokenizerSet:
@@ -196,15 +189,42 @@ class TokenizerSet:
                 "a run"
             )
         verify(folder)
-        kinds = read_json(folder / _FILE)["others"]
-        others = {name: _TYPES[kind].load(folder / name) for name, kind in kinds.items()}
-        return cls(Text.load(folder / TEXT), others)
+        codecs = _codecs(folder)
+        del codecs[TEXT]
+        return cls(
+            TextTokenizer.load(folder / TEXT),
+            {name: codec_class(codec).load(folder / name) for name, codec in codecs.items()},
+        )
 
-    def _other(self, name: str) -> Tokenizer:
-        if name not in self.others:
-            choice = ", ".join(self.others) or "none"
+    def codec(self, name: str) -> Codec:
+        """The codec of a modality.
+
+        Raises:
+            ValueError: there is no such modality.
+        """
+        if name not in self._ids:
+            raise ValueError(f"there is no modality {name!r}; this data has {', '.join(self._ids)}")
+        return self.text if name == TEXT else self.non_text[name]
+
+    def _other(self, name: str) -> Codec:
+        if name not in self.non_text:
+            choice = ", ".join(self.non_text) or "none"
             raise ValueError(f"{name!r} is no modality beside text; this data has {choice}")
-        return self.others[name]
+        return self.non_text[name]
+
+
+def _codecs(folder: Path) -> dict[str, str]:
+    """Name -> codec of saved tokenizers."""
+    recorded = read_json(folder / _FILE)
+    if "codecs" in recorded:
+        return dict(recorded["codecs"])
+    codecs = {TEXT: "bpe"}
+    for name, kind in recorded["others"].items():
+        if kind == "latents":
+            codecs[name] = read_json(folder / name / "latents.json")["source"]
+        else:
+            codecs[name] = _OLD_NAMES[kind]
+    return codecs
 
 
 def _part(modality: int, ids: Any, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

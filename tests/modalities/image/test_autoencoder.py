@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,17 @@ import torch
 from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.digits.handwriting import load_handwriting
 from mixture_of_mamba.data.digits.scene import make_scenes
-from mixture_of_mamba.modalities.image.autoencoder import Autoencoder, train
-from mixture_of_mamba.modalities.image.latents import load_codec, make_codec
+from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec
+from mixture_of_mamba.modalities.image.kl_network import train
+from mixture_of_mamba.modalities.options import AutoencoderOptions
 from tests.helpers.tiny_data import tiny_config
+
+SMALL = {"block_out_channels": (8,), "norm_num_groups": 4}
+
+
+def fitted(folder: Path, patch: int) -> AutoencoderCodec:
+    options = AutoencoderOptions(patch=patch, pretrained=str(folder))
+    return AutoencoderCodec.fit(pictures(), options, seed=0, report=print)
 
 
 @cache
@@ -45,19 +54,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_learns_to_rebuild_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixture_of_mamba.modalities.image.autoencoder.BATCH", 12)
-    monkeypatch.setattr("mixture_of_mamba.modalities.image.autoencoder.WIDTH", 24)
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.kl_network.BATCH", 12)
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.networks.WIDTH", 24)
     errors: dict[int, float] = {}
     net = train(pictures(), steps=60, seed=0, report=errors.__setitem__)
     assert errors[59] < 0.3 * errors[0]
-    codec = Autoencoder.measured(net, pictures(), patch=4)
-    assert (codec.tokens, codec.dim) == (64, 8)
-    z = codec.encode(pictures())
+    codec = AutoencoderCodec.measured(net, pictures(), AutoencoderOptions(patch=4))
+    assert (codec.fixed_length, codec.size) == (64, 8)
+    z = np.stack(codec.encode(pictures()))
     assert z.dtype == np.float32
     assert z.shape == (64, 64, 8)
     assert abs(z.mean()) < 1e-3
     assert abs(z.std() - 1) < 1e-3
-    again = codec.decode(z)
+    again = np.stack(codec.decode(z))
     assert again.dtype == np.uint8
     x = pictures() / 255.0
     assert np.mean((again / 255.0 - x) ** 2) < 0.7 * np.mean((x - x.mean((0, 1, 2))) ** 2)
@@ -73,23 +82,24 @@ def test_training_is_decided_by_its_seed() -> None:
 def test_any_diffusers_autoencoder_loads_from_its_folder(folder: Path) -> None:
     from diffusers import AutoencoderKL
 
-    codec = make_codec(pictures(), tiny_config("transfusion", latents=str(folder), patch=4))
-    assert (codec.tokens, codec.dim) == (64, 4 * 2 * 2)  # 2x2 latents of 2 pixels each
+    codec = fitted(folder, 4)
+    assert (codec.fixed_length, codec.size) == (64, 4 * 2 * 2)  # 2x2 latents of 2 pixels each
     z = codec.encode(pictures())
     net: Any = AutoencoderKL.from_pretrained(folder).eval()
     with torch.no_grad():
         x = torch.from_numpy(pictures()[:1]).permute(0, 3, 1, 2).float() / 127.5 - 1
         raw = net.encode(x).latent_dist.mean[0]  # (4, 16, 16)
-    scale = codec._std[:, None, None], codec._mean[:, None, None]  # type: ignore[attr-defined]
-    token = z[0, 9].reshape(2, 2, 4).transpose(2, 0, 1) * scale[0] + scale[1]
+    scale = codec._std[:, None, None], codec._mean[:, None, None]
+    token = z[0][9].reshape(2, 2, 4).transpose(2, 0, 1) * scale[0] + scale[1]
     np.testing.assert_allclose(token, raw[:, 2:4, 2:4].numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_what_was_saved_encodes_and_decodes_the_same(folder: Path, tmp_path: Path) -> None:
-    codec = make_codec(pictures(), tiny_config("transfusion", latents=str(folder), patch=8))
+    codec = fitted(folder, 8)
     codec.save(tmp_path)
-    loaded = load_codec(codec.source, tmp_path)
+    loaded = AutoencoderCodec.load(tmp_path)
     z = codec.encode(pictures(8))
+    assert loaded.options == replace(codec.options, pretrained=None)
     assert np.array_equal(z, loaded.encode(pictures(8)))
     assert np.array_equal(codec.decode(z), loaded.decode(z))
 
@@ -106,16 +116,15 @@ def test_a_patch_must_fit_the_autoencoder(folder: Path) -> None:
     from diffusers import AutoencoderKL
 
     net: Any = AutoencoderKL.from_pretrained(folder)
-    with pytest.raises(ValueError, match="one latent of this autoencoder covers 2 pixels"):
-        Autoencoder(net, 32, 3, np.zeros(4), np.ones(4))
-    with pytest.raises(ValueError, match="divide the picture \\(30 pixels\\)"):
-        Autoencoder(net, 30, 4, np.zeros(4), np.ones(4))
+    folded: Any = AutoencoderKL(in_channels=48, out_channels=48, **SMALL)
+    with pytest.raises(ValueError, match=r"covers 4 pixels, .* divide the patch \(2 pixels\)"):
+        AutoencoderCodec(folded, AutoencoderOptions(patch=2), np.zeros(4), np.ones(4))
     with pytest.raises(ValueError, match="the autoencoder has 4 latent channels"):
-        Autoencoder(net, 32, 4, np.zeros(3), np.ones(3))
+        AutoencoderCodec(net, AutoencoderOptions(patch=4), np.zeros(3), np.ones(3))
 
 
 def test_wrong_shapes_are_named(folder: Path) -> None:
-    codec = make_codec(pictures(), tiny_config("transfusion", latents=str(folder), patch=4))
+    codec = fitted(folder, 4)
     with pytest.raises(ValueError, match=r"images have shape \(2, 16, 16, 3\)"):
         codec.encode(np.zeros((2, 16, 16, 3), np.uint8))
     with pytest.raises(ValueError, match=r"latents have shape \(2, 64, 4\)"):
@@ -128,12 +137,12 @@ def test_bad_weights_are_named(folder: Path) -> None:
     net: Any = AutoencoderKL.from_pretrained(folder)
     torch.nn.init.constant_(net.encoder.conv_in.weight, float("nan"))
     with pytest.raises(ValueError, match="gives NaN or infinite latents; its weights are bad"):
-        Autoencoder.measured(net, pictures(4), 4)
+        AutoencoderCodec.measured(net, pictures(4), AutoencoderOptions(patch=4))
 
 
 def test_bad_folders_are_named(folder: Path, tmp_path: Path) -> None:
     def codec_of(path: Path) -> None:
-        make_codec(pictures(), tiny_config("transfusion", latents=str(path), patch=4))
+        fitted(path, 4)
 
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -159,11 +168,9 @@ def test_bad_folders_are_named(folder: Path, tmp_path: Path) -> None:
 def test_channels_must_be_folded_rgb() -> None:
     from diffusers import AutoencoderKL
 
-    net: Any = AutoencoderKL(
-        in_channels=4, out_channels=4, block_out_channels=(8,), norm_num_groups=4
-    )
+    net: Any = AutoencoderKL(in_channels=4, out_channels=4, **SMALL)
     with pytest.raises(ValueError, match="4 input and 4 output channels"):
-        Autoencoder(net, 32, 4, np.zeros(4), np.ones(4))
+        AutoencoderCodec(net, AutoencoderOptions(patch=4), np.zeros(4), np.ones(4))
 
 
 def test_an_unknown_source_is_named() -> None:
@@ -196,7 +203,7 @@ def test_diffusers_autoencoder_computes_what_latents_are_made_of(folder: Path) -
         torch.testing.assert_close(found.kl(), expected.sum((1, 2, 3)), rtol=1e-4, atol=1e-4)
         rebuilt = net.decoder(net.post_quant_conv(mean))
         torch.testing.assert_close(net.decode(mean).sample, rebuilt)
-    codec = Autoencoder.measured(net, images, 8)
+    codec = AutoencoderCodec.measured(net, images, AutoencoderOptions(patch=8))
     wide = mean.double().numpy()
     scaled = (wide - wide.mean((0, 2, 3), keepdims=True)) / wide.std((0, 2, 3), keepdims=True)
     cells = 8 // 2  # the autoencoder halves the side
@@ -210,4 +217,4 @@ def test_diffusers_autoencoder_computes_what_latents_are_made_of(folder: Path) -
     ]
     np.testing.assert_allclose(codec.encode(images), np.stack(tokens, 1), rtol=2e-3, atol=2e-3)
     back = ((rebuilt.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
-    assert np.abs(codec.decode(codec.encode(images)).astype(float) - back).max() <= 1.0
+    assert np.abs(np.stack(codec.decode(codec.encode(images))).astype(float) - back).max() <= 1.0

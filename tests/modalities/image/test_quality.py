@@ -8,7 +8,8 @@ import pytest
 from mixture_of_mamba.data.digits.handwriting import load_handwriting
 from mixture_of_mamba.data.digits.reader import SceneReader
 from mixture_of_mamba.data.digits.scene import make_scenes
-from mixture_of_mamba.modalities.image.vq import Pictures
+from mixture_of_mamba.modalities.image.vq import VQImageTokenizer
+from mixture_of_mamba.modalities.options import VQOptions
 
 
 @pytest.mark.slow
@@ -17,10 +18,11 @@ def test_most_codes_are_used_and_digits_stay_legible() -> None:
     handwriting = load_handwriting(0)
     train = np.stack([s.image for s in make_scenes(2000, handwriting["train"], "train", 0)])
     held = make_scenes(200, handwriting["validation"], "validation", 0)
-    pictures = Pictures.train(train, codes=256, steps=400, seed=0)
-    codes = np.concatenate(pictures.encode(train[:500]))
+    options = VQOptions(codes=256, steps=400)
+    tokenizer = VQImageTokenizer.fit(train, options, seed=0, report=print)
+    codes = np.concatenate(tokenizer.encode(train[:500]))
     assert len(np.unique(codes)) > 0.9 * 256
-    again = pictures.decode(pictures.encode([scene.image for scene in held]))
+    again = tokenizer.decode(tokenizer.encode([scene.image for scene in held]))
     read = SceneReader(0).read(np.stack(again))
     facts = [(fact, seen) for scene, seen in zip(held, read, strict=True) for fact in scene.facts]
     assert np.mean([fact in seen for fact, seen in facts]) > 0.75

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixture_of_mamba.modalities.image.latents import load_codec, make_codec
-from mixture_of_mamba.modalities.image.scan_order import patch_order
-from tests.helpers.tiny_data import tiny_config
+from mixture_of_mamba.modalities.image.patches import PatchCodec, patch_order
+from mixture_of_mamba.modalities.options import PatchOptions
 
 
 def test_z_order_goes_quarter_by_quarter() -> None:
@@ -17,7 +16,7 @@ def test_z_order_goes_quarter_by_quarter() -> None:
     assert np.array_equal(np.argsort(patch_order(4, "z")).reshape(4, 4), rows)
     assert sorted(patch_order(6, "z")) == list(range(36))  # any side
     assert np.array_equal(patch_order(3, "rows"), np.arange(9))
-    with pytest.raises(ValueError, match="patch_order is 'snake'; choose from rows, z"):
+    with pytest.raises(ValueError, match="order is 'snake'; choose from rows, z"):
         patch_order(4, "snake")
 
 
@@ -25,16 +24,16 @@ def test_z_order_goes_quarter_by_quarter() -> None:
 def test_patches_are_reordered_and_put_back(patch: int, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(256, size=(3, 32, 32, 3)).astype(np.uint8)
     plain, curve = (
-        make_codec(images, tiny_config("transfusion", patch=patch, patch_order=order))
+        PatchCodec.fit(images, PatchOptions(patch=patch, order=order), seed=0, report=print)
         for order in ("rows", "z")
     )
     order = patch_order(32 // patch, "z")
-    assert np.array_equal(curve.encode(images), plain.encode(images)[:, order])
+    assert np.array_equal(curve.encode(images), np.stack(plain.encode(images))[:, order])
     curve.save(tmp_path)
-    loaded = load_codec(curve.source, tmp_path)
+    loaded = PatchCodec.load(tmp_path)
     assert np.array_equal(loaded.decode(loaded.encode(images)), images)
 
 
 def test_an_order_that_does_not_exist_is_named() -> None:
-    with pytest.raises(ValueError, match="patch_order is 'snake'; choose from rows, z"):
-        tiny_config("transfusion", patch_order="snake")
+    with pytest.raises(ValueError, match="order is 'snake'; choose from rows, z"):
+        PatchOptions(order="snake")

@@ -18,7 +18,7 @@ from mixture_of_mamba.modalities.speech import resampling, units
 from mixture_of_mamba.modalities.speech.files import read_sound
 from mixture_of_mamba.modalities.speech.mel import FFT, FLOOR, HOP, SAMPLE_RATE, log_mel
 from mixture_of_mamba.modalities.speech.resampling import resample
-from mixture_of_mamba.modalities.speech.units import Units
+from mixture_of_mamba.modalities.speech.units import SpeechUnitTokenizer
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_long_utterances_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -
     centres = rng.standard_normal((7, 80)).astype(np.float32)
     frames = [rng.standard_normal((n, 40)).astype(np.float32) for n in (1, 90, 333, 2, 64)]
     monkeypatch.setattr(units, "ROWS", 16)
-    found = Units(centres).encode_frames(frames)
+    found = SpeechUnitTokenizer(centres).encode(frames)
     for utterance, ids in zip(frames, found, strict=True):
         odd = np.concatenate([utterance, utterance[-1:]]) if len(utterance) % 2 else utterance
         points = odd.reshape(-1, 80).astype(np.float64)
@@ -132,12 +132,12 @@ import resource, sys
 import numpy, scipy.signal, soundfile
 from mixture_of_mamba.modalities.speech.mel import log_mel
 from mixture_of_mamba.modalities.speech.files import read_sound
-from mixture_of_mamba.modalities.speech.units import Units
+from mixture_of_mamba.modalities.speech.units import SpeechUnitTokenizer
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-units = Units(numpy.zeros((256, 80), numpy.float32))
+units = SpeechUnitTokenizer(numpy.zeros((256, 80), numpy.float32))
 idle = peak()
-ids = units.encode_frames([log_mel(read_sound(sys.argv[1])[0])])[0]
+ids = units.encode([log_mel(read_sound(sys.argv[1])[0])])[0]
 assert len(ids) == 45_000
 print(peak() - idle)
 """

@@ -7,9 +7,10 @@ import pytest
 
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.digits.voices import VOICES, Speaking, Voice
+from mixture_of_mamba.modalities.options import UnitOptions
 from mixture_of_mamba.modalities.speech.mel import HOP, MELS, SAMPLE_RATE, from_log_mel, log_mel
 from mixture_of_mamba.modalities.speech.resampling import resample
-from mixture_of_mamba.modalities.speech.units import Units
+from mixture_of_mamba.modalities.speech.units import SpeechUnitTokenizer
 
 
 def tone(hertz: float, seconds: float = 1.0, rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -73,7 +74,7 @@ def test_a_failing_voice_is_reported() -> None:
 
 def test_units_keep_more_of_the_sound_than_its_average(spoken: DataBundle) -> None:
     """Decoded units are nearer to the utterance than the mean frame is, in log-mel."""
-    units = spoken.tokenizers.others["speech"]
+    units = spoken.tokenizers.non_text["speech"]
     for example in spoken.validation_examples[:5]:
         sound, _ = example.items["speech"]
         frames = log_mel(sound)
@@ -95,5 +96,6 @@ def test_units_outside_the_codebook_are_refused(spoken: DataBundle) -> None:
 
 
 def test_too_little_speech_for_the_units_is_refused() -> None:
+    frames = [np.zeros((6, MELS), np.float32)]
     with pytest.raises(ValueError, match="too little for 8 units"):
-        Units.train([np.zeros((6, MELS), np.float32)], units=8, seed=0)
+        SpeechUnitTokenizer.fit(frames, UnitOptions(units=8), seed=0, report=print)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...modalities.image.files import write_image
 from ..artefacts import read_artefact, read_made
 from ..comparison import Comparison
-from ..media import captioned_grid, save_png
 from .html import audio, escape, image, section
+from .sheet import captioned_grid
 
 __all__ = ["gallery", "write_gallery"]
 
@@ -56,7 +57,7 @@ def write_gallery(comparison: Comparison) -> Path | None:
     if not rows:
         path.unlink(missing_ok=True)  # of samples that are no longer there
         return None
-    save_png(path, captioned_grid(rows))
+    write_image(path, captioned_grid(rows))
     return path
 
 

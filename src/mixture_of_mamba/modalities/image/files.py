@@ -1,47 +1,44 @@
-"""Reads picture files: the one reader for training, prompts and evaluation."""
+"""Image files: the one reader and the one writer, for training, prompts, generation and reports."""
 
 from __future__ import annotations
 
+import io
+import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...extras import needs
+from ...files import replacing
 from ..input_checks import readable_file, reason
+from ..media import MAX_PIXELS, Limits, Media
+from .pixel_formats import rgb
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = ["BACKGROUND", "MAX_PIXELS", "fit_image", "read_image"]
-
-MAX_PIXELS = 50_000_000
-"""Most pixels of a picture that is decoded; a larger one is refused by its header."""
-BACKGROUND = (255, 255, 255)
-"""Colour behind what is transparent."""
+__all__ = ["IMAGE", "fit_image", "grid", "png_bytes", "read_image", "write_image"]
 
 # Raster formats alone: Pillow hands EPS to another program.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "QOI")
-_ONE_PICTURE = ("MPO",)  # of its frames the first is the picture, the others are previews or depth
-_LEVELS = {"L;2": 85, "L;4": 17}  # grey levels of PNGs with 2 and 4 bits are spread over 8
-_PHOTOMETRIC, _BITS = 262, 258  # tags of TIFF
+# Of its frames the first is the image, the others are previews or depth.
+_ONE_IMAGE = ("MPO",)
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A picture as (h, w, 3) uint8, upright as its EXIF orientation says.
+    """An image as (h, w, 3) uint8, upright as its EXIF orientation says.
 
     Grey of 16 bits is scaled by its range, floats by 0..1; what is transparent shows BACKGROUND.
     Colour profiles are not applied.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no picture, is animated, has more than `max_pixels` pixels, or
+        ValueError: the file is no image, is animated, has more than `max_pixels` pixels, or
             values without a known range.
     """
     path = readable_file(path, "image")
     with needs("reading pictures", "train"):
-        from PIL import Image, ImageOps
+        from PIL import Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
@@ -53,92 +50,90 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                     f"it has {width} x {height} pixels, but at most {max_pixels:,} are read "
                     "(data.max_pixels); make it smaller"
                 )
-            if getattr(opened, "is_animated", False) and opened.format not in _ONE_PICTURE:
+            if getattr(opened, "is_animated", False) and opened.format not in _ONE_IMAGE:
                 raise ValueError("it has several frames; save the one that is meant on its own")
-            white = _white(opened)
-            opened.info.update(_transparent(opened))
-            ImageOps.exif_transpose(opened, in_place=True)
-            return np.asarray(_rgb(opened if white is None else _eight_bits(opened, white)))
+            return rgb(opened)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise ValueError(f"image {path} cannot be read ({reason(error)})") from error
 
 
-def fit_image(picture: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of a picture (h, w, 3) uint8, resized to (size, size, 3)."""
-    if picture.shape[:2] == (size, size):
-        return picture
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write (h, w, 3) uint8; the suffix names the format, such as .png."""
+    with needs("writing pictures", "train"):
+        from PIL import Image
+    path = Path(path)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--out {path} names no picture format; end it in .png")
+    with replacing(path) as part:
+        Image.fromarray(image).save(part)
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """(h, w, 3) uint8 as a PNG file."""
+    with needs("writing pictures", "train"):
+        from PIL import Image
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image, dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+    """The middle square of an image (h, w, 3) uint8, resized to (size, size, 3)."""
+    if image.shape[:2] == (size, size):
+        return image
     with needs("resizing pictures", "train"):
         from PIL import Image, ImageOps
-    fitted = ImageOps.fit(Image.fromarray(picture), (size, size), Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.LANCZOS)
     return np.asarray(fitted, np.uint8).copy()
+
+
+def grid(images: Sequence[np.ndarray], *, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """(h, w, 3) uint8 images of one size, row by row, as one; by default about square."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    height, width = (side + gap for side in images[0].shape[:2])
+    rows = math.ceil(len(images) / columns)
+    sheet = np.full((rows * height - gap, columns * width - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * height, i % columns * width
+        sheet[top : top + height - gap, left : left + width - gap] = image
+    return sheet
+
+
+class _ImageMedia(Media):
+    """(h, w, 3) uint8 arrays; raster files."""
+
+    name = "image"
+    suffixes = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+    def read(self, path: str | Path, limits: Limits | None = None) -> np.ndarray:
+        return read_image(path, (limits or Limits()).max_pixels)
+
+    def write(self, path: str | Path, item: np.ndarray) -> None:
+        write_image(path, item)
+
+    def write_all(self, path: str | Path, items: Sequence[np.ndarray]) -> list[Path]:
+        """All of them in one file, as a grid."""
+        write_image(path, items[0] if len(items) == 1 else grid(items))
+        return [Path(path)]
+
+    def check(self, item: Any, where: str) -> np.ndarray:
+        image = np.asarray(item)
+        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"{where} is {image.dtype} of shape {image.shape}; give (height, width, 3) uint8"
+            )
+        return image
+
+    def show(self, item: np.ndarray) -> tuple[str, bytes]:
+        return ".png", png_bytes(item)
+
+
+IMAGE: Media = _ImageMedia()
 
 
 def _known(image: Any) -> list[str]:
     """The formats that this Pillow has of ours."""
     image.init()
     return [name for name in _FORMATS if name in image.OPEN]
-
-
-def _white(opened: Image.Image) -> float | None:
-    """The value that is white; None where bands have 8 bits."""
-    if not opened.mode.startswith(("I", "F")):
-        return None
-    tags: Any = getattr(opened, "tag_v2", {})
-    if tags.get(_PHOTOMETRIC) == 0:
-        raise ValueError("its zero is white; save it with black as zero, or with 8 bits")
-    if opened.mode.startswith("I;16"):
-        return float(2 ** tags.get(_BITS, (16,))[0] - 1)
-    if opened.mode == "I" and opened.format in ("PNG", "PPM"):
-        return 65_535.0  # Pillow's own scale for them
-    if opened.mode == "F":
-        return 1.0
-    raise ValueError("its 32-bit integers have no known range; save it with 8 or 16 bits")
-
-
-def _eight_bits(image: Image.Image, white: float) -> Image.Image:
-    """Grey of 0..white, with its transparent level as alpha."""
-    from PIL import Image
-
-    values = np.asarray(image)
-    low, high = values.min(), values.max()
-    if not np.isfinite([low, high]).all():
-        raise ValueError("it contains NaN or infinity")
-    if low < 0 or high > white:
-        raise ValueError(
-            f"its values lie in {low:g}..{high:g}, not in 0..{white:g}; scale them, or save it "
-            "with 8 bits"
-        )
-    bytes_of = np.empty(values.shape, np.uint8)
-    for row, line in enumerate(values):  # a line at a time: in float64 a picture is large
-        bytes_of[row] = np.floor(line.astype(np.float64) * (255 / white) + 0.5)
-    grey = Image.fromarray(bytes_of)
-    key = image.info.get("transparency")
-    if key is not None:
-        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _transparent(opened: Image.Image) -> dict[Any, Any]:
-    """A PNG's transparent grey on the scale of the pixels that Pillow gives."""
-    key = opened.info.get("transparency")
-    tiles: Any = getattr(opened, "tile", None)
-    raw = tiles[0][3] if key is not None and tiles else None
-    if isinstance(key, tuple) and raw == "RGB;16B":
-        raise ValueError("it has 16-bit colours, one of them transparent; save it with alpha")
-    if isinstance(key, int) and raw in _LEVELS:
-        return {"transparency": key * _LEVELS[raw]}
-    return {}
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Three bands of 8 bits, transparency laid over BACKGROUND."""
-    from PIL import Image
-
-    if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    visible = image if image.mode == "RGBA" else image.convert("RGBA")
-    sheet = Image.new("RGB", image.size, BACKGROUND)
-    sheet.paste(visible, (0, 0), visible)
-    return sheet

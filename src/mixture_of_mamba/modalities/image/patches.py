@@ -1,92 +1,125 @@
-"""Raw patches as latents: pixels of a square patch as one vector, scaled to unit variance."""
+"""Images as raw patches: the pixels of a square as one vector, scaled to unit variance."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from .scan_order import patch_order
+from ..codec import Codec
+from ..options import ORDERS, PatchOptions
+from .files import IMAGE, fit_image
 
-__all__ = ["Patches"]
+__all__ = ["PatchCodec", "patch_order"]
+
+_META, _SCALE = "patches.json", "patches.safetensors"
 
 
-class Patches:
+class PatchCodec(Codec):
     """(value - mean) / std of the patch's pixels, with one mean and one std per colour channel.
 
     Exactly invertible: decode(encode(x)) is x.
     """
 
-    source = "patches"
+    codec = "patches"
+    media = IMAGE
+    Options = PatchOptions
+    kind = "continuous"
 
-    def __init__(
-        self, pixels: int, patch: int, mean: np.ndarray, std: np.ndarray, order: str = "rows"
-    ) -> None:
-        """mean, std: (3,) float32, of pixels in 0..1; order: see patch_order."""
-        if pixels % patch:
-            raise ValueError(
-                f"a patch of {patch} pixels does not divide a picture of {pixels}; choose a patch "
-                "that does"
-            )
-        self.pixels, self.patch = pixels, patch
-        self.tokens = (pixels // patch) ** 2
-        self.dim = 3 * patch**2
+    def __init__(self, options: PatchOptions, mean: np.ndarray, std: np.ndarray) -> None:
+        """mean, std: (3,) float32, of pixels in 0..1."""
+        self.options = options
+        self.size = 3 * options.patch**2
+        self.fixed_length = options.fixed_length
         self._mean, self._std = mean, std
-        self.order = order
-        self._order = patch_order(pixels // patch, order)
+        self._order = patch_order(options.size // options.patch, options.order)
 
     @classmethod
-    def fit(cls, images: np.ndarray, config: Any) -> Patches:
-        """Measures mean and deviation on training pictures (n, s, s, 3) uint8."""
-        x = images[:: max(1, len(images) // 4096)].astype(np.float64) / 255
-        std = np.maximum(x.std((0, 1, 2)), 1e-3).astype(np.float32)
-        return cls(
-            images.shape[1],
-            config.chosen("patch"),
-            x.mean((0, 1, 2)).astype(np.float32),
-            std,
-            config.chosen("patch_order"),
-        )
+    def prepare(cls, item: np.ndarray, options: PatchOptions) -> np.ndarray:
+        return fit_image(item, options.size)
 
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """(n, s, s, 3) uint8 to (n, tokens, dim) float32; patches in their order."""
-        if images.shape[1:] != (self.pixels, self.pixels, 3):
+    @classmethod
+    def fit(
+        cls,
+        prepared: Sequence[np.ndarray] | np.ndarray,
+        options: PatchOptions,
+        *,
+        seed: int,
+        report: Callable[[str], None],
+    ) -> PatchCodec:
+        """Measures mean and deviation of training images, (s, s, 3) uint8 each."""
+        x = np.asarray(prepared[:: max(1, len(prepared) // 4096)]).astype(np.float64) / 255
+        std = np.maximum(x.std((0, 1, 2)), 1e-3).astype(np.float32)
+        codec = cls(options, x.mean((0, 1, 2)).astype(np.float32), std)
+        report(f"image patches: {codec.fixed_length} vectors of {codec.size}")
+        return codec
+
+    def encode(self, prepared: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+        """Vectors of (s, s, 3) uint8 images, in the order of the options."""
+        if not len(prepared):
+            return []
+        images, pixels, patch = np.stack(list(prepared)), self.options.size, self.options.patch
+        if images.shape[1:] != (pixels, pixels, 3):
             raise ValueError(
-                f"images have shape {images.shape}; these patches need "
-                f"(n, {self.pixels}, {self.pixels}, 3)"
+                f"images have shape {images.shape}; these patches need (n, {pixels}, {pixels}, 3)"
             )
         x = (images.astype(np.float32) / 255 - self._mean) / self._std
-        side = self.pixels // self.patch
-        x = x.reshape(-1, side, self.patch, side, self.patch, 3).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(-1, self.tokens, self.dim)[:, self._order]
+        side = pixels // patch
+        x = x.reshape(-1, side, patch, side, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+        return list(x.reshape(-1, side * side, self.size)[:, self._order])
 
-    def decode(self, values: np.ndarray) -> np.ndarray:
-        """(n, tokens, dim) to (n, s, s, 3) uint8."""
-        if values.shape[1:] != (self.tokens, self.dim):
+    def decode(self, tokens: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+        """Images of vectors, (s, s, 3) uint8 each; values out of range are clipped."""
+        if not len(tokens):
+            return []
+        values, pixels, patch = np.stack(list(tokens)), self.options.size, self.options.patch
+        if values.shape[1:] != (self.fixed_length, self.size):
             raise ValueError(
                 f"latents have shape {values.shape}; these patches need "
-                f"(n, {self.tokens}, {self.dim})"
+                f"(n, {self.fixed_length}, {self.size})"
             )
-        side = self.pixels // self.patch
-        x = values.astype(np.float32)[:, np.argsort(self._order)].reshape(
-            -1, side, side, self.patch, self.patch, 3
-        )
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, self.pixels, self.pixels, 3)
-        x = np.clip(x * self._std + self._mean, 0, 1)
-        return (x * 255 + 0.5).astype(np.uint8)
+        side = pixels // patch
+        x = values.astype(np.float32)[:, np.argsort(self._order)]
+        x = x.reshape(-1, side, side, patch, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+        x = np.clip(x.reshape(-1, pixels, pixels, 3) * self._std + self._mean, 0, 1)
+        return list((x * 255 + 0.5).astype(np.uint8))
 
     def save(self, folder: Path) -> None:
         """Writes `patches.json` and `patches.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
-        meta = {"pixels": self.pixels, "patch": self.patch, "order": self.order}
-        (folder / "patches.json").write_text(json.dumps(meta))
-        save_file({"mean": self._mean, "std": self._std}, folder / "patches.safetensors")
+        options = self.options
+        meta = {"pixels": options.size, "patch": options.patch, "order": options.order}
+        (folder / _META).write_text(json.dumps(meta))
+        save_file({"mean": self._mean, "std": self._std}, folder / _SCALE)
 
     @classmethod
-    def load(cls, folder: Path) -> Patches:
-        meta = json.loads((folder / "patches.json").read_text())
-        stored = load_file(folder / "patches.safetensors")
-        return cls(meta["pixels"], meta["patch"], stored["mean"], stored["std"], meta["order"])
+    def load(cls, folder: Path) -> PatchCodec:
+        meta, stored = json.loads((folder / _META).read_text()), load_file(folder / _SCALE)
+        options = PatchOptions(size=meta["pixels"], patch=meta["patch"], order=meta["order"])
+        return cls(options, stored["mean"], stored["std"])
+
+
+def patch_order(side: int, kind: str) -> np.ndarray:
+    """(side * side,) int64: the patch, counted row by row, that each token stands for.
+
+    Args:
+        side: patches in a row of the image.
+        kind: "rows": row by row. "z": along a Z-order curve, quarter by quarter at every scale, so
+            that patches near in the image stay near in the sequence.
+
+    Raises:
+        ValueError: an order that does not exist.
+    """
+    if kind not in ORDERS:
+        raise ValueError(f"order is {kind!r}; choose from {', '.join(ORDERS)}")
+    patches = np.arange(side * side)
+    if kind == "rows":
+        return patches
+    row, column = np.divmod(patches, side)
+    position = np.zeros_like(patches)
+    for bit in range(max(1, side.bit_length())):
+        position |= ((column >> bit) & 1) << (2 * bit) | ((row >> bit) & 1) << (2 * bit + 1)
+    return np.argsort(position, kind="stable")

@@ -1,14 +1,15 @@
-"""Pictures as codes: a small VQ-VAE, one code for each 4x4 pixels.
+"""Images as codes: a small VQ-VAE, one code for each 4x4 pixels.
 
-diffusers' `VQModel` with the quantizer of `vector-quantize-pytorch`: k-means start, moving averages
-and restarts of dead codes keep the whole codebook in use.
+diffusers' `VQModel` with the quantizer of `vector-quantize-pytorch`: k-means initialisation, moving
+averages and restarts of dead codes keep the whole codebook in use.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,148 +21,155 @@ from torch import Tensor, nn
 
 from ...extras import needs
 from ...seeding import torch_seed
-from . import CODE_SIZE
-from .threads import one_thread
+from ..codec import Codec
+from ..options import VQOptions
+from .files import IMAGE, fit_image
+from .networks import CHUNK, FOLD, build_network, to_pixels, to_unit
 
-__all__ = ["Pictures"]
+__all__ = ["VQImageTokenizer"]
 
-FOLD = CODE_SIZE
-"""Pixels folded into channels before the first convolution: the width of one code."""
+#: Channels in front of the quantizer.
 WIDTH = 64
+#: Entries of a code vector.
 DIM = 16
-"""Entries of a code vector."""
+#: Images in a training step.
 BATCH = 16
-RATE = 3e-3
-CHUNK = 256
-"""Pictures encoded or decoded at once."""
+LEARNING_RATE = 3e-3
+
+_META, _WEIGHTS = "picture.json", "picture.safetensors"
 
 
-class Pictures:
-    """Square RGB pictures <-> codes; `size` counts the codes and the end token."""
+class VQImageTokenizer(Codec):
+    """Square RGB images <-> codes, row by row; `size` counts the codes and the end token."""
 
+    codec = "vq"
+    media = IMAGE
+    Options = VQOptions
     kind = "discrete"
+    version = 2
 
-    def __init__(self, size_in_pixels: int, codes: int, weights: dict[str, Tensor]) -> None:
-        self.pixels = size_in_pixels
-        self.codes = codes
-        self.size = codes + 1
-        self.fixed_length = (size_in_pixels // FOLD) ** 2
+    def __init__(self, options: VQOptions, weights: dict[str, Tensor]) -> None:
+        self.options = options
+        self.size = options.codes + 1
+        self.fixed_length = options.fixed_length
         self._weights = weights
-        self._net: nn.Module | None = None
+        self._network: nn.Module | None = None
 
     @classmethod
-    def train(
-        cls,
-        images: np.ndarray,
-        *,
-        codes: int,
-        steps: int,
-        seed: int,
-        report: Callable[[int, float], None] | None = None,
-    ) -> Pictures:
-        """Learns the codes of (n, s, s, 3) uint8 pictures; takes about 40 ms a step on one core.
+    def prepare(cls, item: np.ndarray, options: VQOptions) -> np.ndarray:
+        return fit_image(item, options.size)
 
-        Args:
-            report: called with (step, loss) now and then.
-        """
+    @classmethod
+    def fit(
+        cls,
+        prepared: Sequence[np.ndarray] | np.ndarray,
+        options: VQOptions,
+        *,
+        seed: int,
+        report: Callable[[str], None],
+    ) -> VQImageTokenizer:
+        """Learns the codes of (s, s, 3) uint8 images; takes about 40 ms a step on one core."""
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed))
-            net = _build(codes)
-            _fit(net, images, steps, seed, report)
-        weights = {k: v.detach().contiguous().clone() for k, v in net.state_dict().items()}
-        return cls(images.shape[1], codes, weights)
+            network = _build(options.codes)
+            _train(network, np.asarray(prepared), options.steps, seed, report)
+        weights = {k: v.detach().contiguous().clone() for k, v in network.state_dict().items()}
+        return cls(options, weights)
 
-    def encode(self, images: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
-        """Codes of (s, s, 3) uint8 pictures, row by row: int64, (fixed_length,) each.
+    def encode(self, prepared: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+        """Codes of (s, s, 3) uint8 images: int64, (fixed_length,) each.
 
         Raises:
-            ValueError: a picture of another size or type.
+            ValueError: an image of another size or type.
         """
-        for image in images:
-            if image.shape != (self.pixels, self.pixels, 3) or image.dtype != np.uint8:
+        side = self.options.size
+        for image in prepared:
+            if image.shape != (side, side, 3) or image.dtype != np.uint8:
                 raise ValueError(
                     f"an image is {image.shape} {image.dtype}, but these codes are for "
-                    f"({self.pixels}, {self.pixels}, 3) uint8; crop it to a square and resize it"
+                    f"({side}, {side}, 3) uint8; crop it to a square and resize it"
                 )
-        net = self._network()
+        network = self._loaded()
         out: list[np.ndarray] = []
         with one_thread(), torch.inference_mode():
-            for start in range(0, len(images), CHUNK):
-                x = _to_unit(np.stack(list(images[start : start + CHUNK])))
-                indices = net.quantize(net.quant_conv(net.encoder(x)))[1]
+            for start in range(0, len(prepared), CHUNK):
+                x = to_unit(np.stack(list(prepared[start : start + CHUNK])))
+                indices = network.quantize(network.quant_conv(network.encoder(x)))[1]
                 out.extend(indices.flatten(1).numpy().astype(np.int64))
         return out
 
-    def decode(self, codes: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
-        """Pictures of code sequences, (s, s, 3) uint8 each.
+    def decode(self, tokens: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+        """Images of code sequences, (s, s, 3) uint8 each.
 
         Raises:
             ValueError: a sequence of another length, or a code outside the codebook.
         """
-        for ids in codes:
+        for ids in tokens:
             self._check(np.asarray(ids))
-        net, side = self._network(), self.pixels // FOLD
+        network, side = self._loaded(), self.options.size // FOLD
         out: list[np.ndarray] = []
         with torch.inference_mode():
-            for start in range(0, len(codes), CHUNK):
-                ids = torch.from_numpy(np.stack(list(codes[start : start + CHUNK]))).long()
-                z = net.quantize.get_codes_from_indices(ids.view(-1, side, side))
-                x = F.pixel_shuffle(net.decoder(net.post_quant_conv(z)), FOLD)
-                pixels = ((x.clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8)
-                out.extend(pixels.permute(0, 2, 3, 1).numpy())
+            for start in range(0, len(tokens), CHUNK):
+                codes = torch.from_numpy(np.stack(list(tokens[start : start + CHUNK]))).long()
+                z = network.quantize.get_codes_from_indices(codes.view(-1, side, side))
+                out.extend(to_pixels(network.decoder(network.post_quant_conv(z))))
         return out
 
     def _check(self, ids: np.ndarray) -> None:
+        codes = self.options.codes
         if ids.shape != (self.fixed_length,):
             raise ValueError(
                 f"an image has {self.fixed_length} codes, but {ids.shape} were given; "
                 "leave out begin and end tokens"
             )
-        if ids.min() < 0 or ids.max() >= self.codes:
+        if ids.min() < 0 or ids.max() >= codes:
             raise ValueError(
-                f"image codes lie in 0..{self.codes - 1}, but {int(ids.min())}..{int(ids.max())} "
+                f"image codes lie in 0..{codes - 1}, but {int(ids.min())}..{int(ids.max())} "
                 "were given; the end token is no code"
             )
 
     def save(self, folder: Path) -> None:
         """Writes `picture.json` and `picture.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
-        meta = {"pixels": self.pixels, "codes": self.codes}
-        (folder / "picture.json").write_text(json.dumps(meta))
-        save_file(self._weights, folder / "picture.safetensors")
+        options = self.options
+        meta = {"pixels": options.size, "codes": options.codes, "steps": options.steps}
+        (folder / _META).write_text(json.dumps(meta))
+        save_file(self._weights, folder / _WEIGHTS)
 
     @classmethod
-    def load(cls, folder: Path) -> Pictures:
-        meta = json.loads((folder / "picture.json").read_text())
-        return cls(meta["pixels"], meta["codes"], load_file(folder / "picture.safetensors"))
+    def load(cls, folder: Path) -> VQImageTokenizer:
+        meta = json.loads((folder / _META).read_text())
+        steps = meta.get("steps", VQOptions.steps)  # not recorded by version 0.1
+        options = VQOptions(size=meta["pixels"], codes=meta["codes"], steps=steps)
+        return cls(options, load_file(folder / _WEIGHTS))
 
-    def _network(self) -> Any:
-        if self._net is None:
+    def _loaded(self) -> Any:
+        if self._network is None:
             with torch.random.fork_rng(devices=[]):
-                net = _build(self.codes)
-            net.load_state_dict(self._weights)
-            self._net = net.eval()
-        return self._net
+                network = _build(self.options.codes)
+            network.load_state_dict(self._weights)
+            self._network = network.eval()
+        return self._network
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread inside the block, so that results, whose last digits decide
+    between codes, do not depend on the machine's number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _build(codes: int) -> Any:
     with needs("the image tokenizer", "train"):
         from diffusers.models.autoencoders.vq_model import VQModel
         from vector_quantize_pytorch import VectorQuantize
-    net = VQModel(
-        in_channels=3 * FOLD**2,
-        out_channels=3 * FOLD**2,
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        block_out_channels=(WIDTH,),
-        layers_per_block=1,
-        latent_channels=WIDTH,
-        num_vq_embeddings=codes,
-        norm_num_groups=8,
-        vq_embed_dim=DIM,
-        mid_block_add_attention=False,
-    )
-    net.quantize = VectorQuantize(
+    network = build_network(VQModel, WIDTH, num_vq_embeddings=codes, vq_embed_dim=DIM)
+    network.quantize = VectorQuantize(
         dim=DIM,
         codebook_size=codes,
         accept_image_fmap=True,
@@ -172,39 +180,31 @@ def _build(codes: int) -> Any:
         commitment_weight=0.5,
         sync_codebook=False,  # one process of a distributed run fits it while the others wait
     )
-    return net.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)
 
 
-def _fit(
-    net: Any,
-    images: np.ndarray,
-    steps: int,
-    seed: int,
-    report: Callable[[int, float], None] | None,
+def _train(
+    network: Any, images: np.ndarray, steps: int, seed: int, report: Callable[[str], None]
 ) -> None:
     rng = np.random.default_rng([seed, 11])
-    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=1e-4)
-    warm = max(1, steps // 10)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=1e-4
+    )
+    warmup = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+        lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps)),
     )
-    net.train()
+    network.train()
     for step in range(steps):
-        x = _to_unit(images[rng.integers(len(images), size=BATCH)])
-        codes, _, commitment = net.quantize(net.quant_conv(net.encoder(x)))
-        error = F.mse_loss(net.decoder(net.post_quant_conv(codes)), x)
+        x = to_unit(images[rng.integers(len(images), size=BATCH)])
+        codes, _, commitment = network.quantize(network.quant_conv(network.encoder(x)))
+        error = F.mse_loss(network.decoder(network.post_quant_conv(codes)), x)
         optimizer.zero_grad(set_to_none=True)
         (error + commitment.sum()).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if report is not None and (step % max(1, steps // 6) == 0 or step == steps - 1):
-            report(step, float(error.detach()))
-    net.eval()
-
-
-def _to_unit(images: np.ndarray) -> Tensor:
-    """(n, s, s, 3) uint8 to (n, 48, s/4, s/4) float32 in -1..1, folded, channels last."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return F.pixel_unshuffle(x, FOLD).contiguous(memory_format=torch.channels_last)
+        if step % max(1, steps // 6) == 0 or step == steps - 1:
+            report(f"image tokenizer: step {step} of {steps}, error {float(error.detach()):.4f}")
+    network.eval()

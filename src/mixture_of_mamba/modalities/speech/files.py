@@ -1,8 +1,10 @@
-"""Reads sound files: the one reader for training, prompts and evaluation."""
+"""Sound files: the one reader and the one writer, for training, prompts, generation and reports."""
 
 from __future__ import annotations
 
+import io
 import re
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +12,23 @@ from typing import Any
 import numpy as np
 
 from ...extras import needs
+from ...files import write_bytes
 from ..input_checks import readable_file, reason
+from ..media import MAX_SECONDS, Limits, Media
 from .mel import SAMPLE_RATE
 from .resampling import resampled, resampled_length
 
-__all__ = ["MAX_SECONDS", "RATES", "read_sound"]
+__all__ = ["RATES", "SOUND", "read_sound", "wav_bytes", "write_sound"]
 
-MAX_SECONDS = 3600.0
-"""Longest sound that is read; a longer one is refused by its header."""
+#: Samples a second that a sound may have.
 RATES = (4_000, 768_000)
-"""Samples a second that a sound may have."""
-_SIZES = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-"""libsndfile's remark on a WAV or AIFF of another length than its header says."""
-_UNKNOWN = 0x7FF00000
-"""Lengths from here on are written by programs that do not know it yet."""
+#: Samples, of all channels together, that are decoded at once.
 BLOCK = 1 << 18
-"""Samples, of all channels together, that are decoded at once."""
+
+# libsndfile's remark on a WAV or AIFF of another length than its header says.
+_SIZES = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Lengths from here on are written by programs that do not know it yet.
+_UNKNOWN = 0x7FF00000
 
 
 def read_sound(path: str | Path, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, int]:
@@ -54,6 +57,63 @@ def read_sound(path: str | Path, max_seconds: float = MAX_SECONDS) -> tuple[np.n
     except Exception as error:  # libsndfile's errors, and what its binding makes of odd headers
         raise ValueError(f"audio {path} cannot be read ({reason(error)})") from error
     return out, SAMPLE_RATE
+
+
+def write_sound(path: str | Path, sound: tuple[np.ndarray, int]) -> None:
+    """Write (waveform in -1..1, samples a second); the suffix names the format, such as .wav."""
+    with needs("writing sound", "train"):
+        import soundfile
+    path = Path(path)
+    if path.suffix[1:].upper() not in soundfile.available_formats():
+        raise ValueError(f"--out {path} names no sound format; end it in .wav")
+    waveform, rate = sound
+    made = io.BytesIO()  # soundfile's own errors do not say what the system said
+    soundfile.write(made, np.clip(waveform, -1, 1), rate, format=path.suffix[1:].upper())
+    write_bytes(path, made.getvalue())
+
+
+def wav_bytes(waveform: np.ndarray, rate: int) -> bytes:
+    """(samples,) in -1..1 as a mono 16-bit WAV file of `rate` samples a second."""
+    samples = np.clip(np.nan_to_num(waveform), -1.0, 1.0) * 32767
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(int(rate))
+        file.writeframes(samples.astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+class _SoundMedia(Media):
+    """((samples,) in -1..1, samples a second); sound files."""
+
+    name = "sound"
+    suffixes = (".wav", ".flac", ".ogg", ".mp3")
+
+    def read(self, path: str | Path, limits: Limits | None = None) -> tuple[np.ndarray, int]:
+        return read_sound(path, (limits or Limits()).max_seconds)
+
+    def write(self, path: str | Path, item: tuple[np.ndarray, int]) -> None:
+        write_sound(path, item)
+
+    def check(self, item: Any, where: str) -> tuple[np.ndarray, int]:
+        if not (isinstance(item, tuple) and len(item) == 2):
+            raise ValueError(f"{where} is {type(item).__name__}; give (waveform, rate)")
+        waveform, rate = np.asarray(item[0]), item[1]
+        if waveform.ndim != 1 or not len(waveform) or rate <= 0:
+            raise ValueError(
+                f"{where} has shape {waveform.shape} and rate {rate}; give (samples,), not empty, "
+                "and samples a second"
+            )
+        if not np.isfinite(waveform).all():
+            raise ValueError(f"{where} contains NaN or infinity; every sample must be finite")
+        return waveform, int(rate)
+
+    def show(self, item: tuple[np.ndarray, int]) -> tuple[str, bytes]:
+        return ".wav", wav_bytes(*item)
+
+
+SOUND: Media = _SoundMedia()
 
 
 def _check(file: Any, max_seconds: float) -> None:

@@ -1,48 +1,24 @@
-"""Pictures and sound as files."""
+"""A sheet of images under each other, for the README and reports."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-import wave
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..files import write_bytes
-from ..modalities.image.files import read_image
+from ...modalities.image.files import read_image
 
-__all__ = ["captioned_grid", "png_bytes", "save_png", "wav_bytes"]
-
-
-def png_bytes(image: np.ndarray) -> bytes:
-    """(h, w, 3) uint8 -> a PNG file."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image, dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def wav_bytes(waveform: np.ndarray, rate: int) -> bytes:
-    """(samples,) in -1..1 -> a mono 16-bit WAV file of `rate` samples a second."""
-    samples = np.clip(np.nan_to_num(waveform), -1.0, 1.0) * 32767
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(int(rate))
-        file.writeframes(samples.astype("<i2").tobytes())
-    return buffer.getvalue()
+__all__ = ["captioned_grid"]
 
 
 def captioned_grid(rows: Sequence[tuple[str, Mapping[str, Path]]], scale: int = 3) -> np.ndarray:
-    """Pictures under each other, one row for each caption.
+    """Images under each other, one row for each caption.
 
     Args:
-        rows: caption, and by column files of equally large pictures; the same columns in all rows.
-        scale: pixels of the result for each pixel of a picture.
+        rows: caption, and by column files of equally large images; the same columns in all rows.
+        scale: pixels of the result for each pixel of an image.
 
     Returns:
         (h, w, 3) uint8.
@@ -66,7 +42,3 @@ def captioned_grid(rows: Sequence[tuple[str, Mapping[str, Path]]], scale: int = 
             larger = picture.resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(larger, (text + j * (width + gap), y))
     return np.asarray(sheet)
-
-
-def save_png(path: Path, image: np.ndarray) -> None:
-    write_bytes(path, png_bytes(image))
