@@ -38,10 +38,14 @@ def environment_of_torch(start: str, given: dict[str, str]) -> dict[str, str | N
     return json.loads(done.stdout)
 
 
-MOM = "import importlib.metadata as m\nm.entry_points(group='console_scripts')['mom'].load()()"
+LIBRARY = "import mixture_of_mamba\nmixture_of_mamba.MambaBlock"
+SUBMODULE = "import mixture_of_mamba.layers.block"
+MOM = "sys.argv[1:] = ['env']\nfrom mixture_of_mamba.__main__ import main\nmain()"
 
 
-@pytest.mark.parametrize("start", ["import mixture_of_mamba", MOM], ids=["library", "mom"])
+@pytest.mark.parametrize(
+    "start", [LIBRARY, SUBMODULE, MOM], ids=["library", "a module of it", "mom"]
+)
 @pytest.mark.parametrize(
     ("given", "spins"),
     [
@@ -62,8 +66,7 @@ def test_a_quota_is_the_number_of_threads_unless_the_user_says_one() -> None:
         "    if self.name == 'cpu.max': return '100000 100000'\n"
         "    return read(self, *a, **k)\n"
         "pathlib.Path.read_text = told\n"
-        "os.sched_getaffinity = lambda pid: set(range(8))\n"
-        "import mixture_of_mamba"
+        "os.sched_getaffinity = lambda pid: set(range(8))\n" + LIBRARY
     )
     assert environment_of_torch(code, {})["OMP_NUM_THREADS"] == "1"
     assert environment_of_torch(code, {"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"

@@ -36,7 +36,7 @@ LARGE = [*DATA, "--data.scenes", "3000", "--data.image_steps", "2000", *MODEL]
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "mixture_of_mamba.cli.main", *arguments]
+    command = [sys.executable, "-m", "mixture_of_mamba", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 from jsonargparse import set_parsing_settings
 from safetensors import SafetensorError
 
+import mixture_of_mamba
 from mixture_of_mamba.cli.errors import report
 from mixture_of_mamba.cli.main import COMMANDS, main
 from mixture_of_mamba.cli.options import Parser
+
+ROOT = Path(__file__).parents[2]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 1) -> str:
@@ -34,10 +38,19 @@ def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert main([]) == 2
 
 
+def test_both_ways_to_start_are_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"mom": "mixture_of_mamba.__main__:main"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mixture_of_mamba", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout == f"mom {mixture_of_mamba.__version__}\n"
+
+
 def test_overview_imports_no_command() -> None:
     code = (
         "import sys; from mixture_of_mamba.cli.main import main; main(['--help']);"
-        "sys.exit(str({'jsonargparse', 'lightning', 'yaml'} & set(sys.modules)))"
+        "sys.exit(str({'torch', 'jsonargparse', 'lightning', 'yaml'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "set()"

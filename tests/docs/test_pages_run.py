@@ -145,7 +145,7 @@ class Reader:
         self.folder, self.said, self.done = folder, {}, set[str]()  # type: ignore[var-annotated]
         (folder / "bin").mkdir()
         for name, what in {
-            "mom": '-c "import sys, mom_launch; sys.exit(mom_launch.main())"',
+            "mom": "-m mixture_of_mamba",
             "python": "",
         }.items():
             path = folder / "bin" / name

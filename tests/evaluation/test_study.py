@@ -255,7 +255,7 @@ def test_a_stopped_comparison_leaves_no_run_behind_and_goes_on(
     out = tmp_path / "out"
     arguments = [str(out) if a == str(whole) else a for a in arguments]
     arguments += ["--train.checkpoint_every", "10", "--samples", "0", "--judged", "0"]
-    command = [sys.executable, "-m", "mixture_of_mamba.cli.main", *arguments]
+    command = [sys.executable, "-m", "mixture_of_mamba", *arguments]
     log = out / "mom-seed0" / "metrics.jsonl"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120

@@ -93,7 +93,3 @@ def _unknown(name: str) -> int:
     hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
     print(f"mom: there is no command {name!r}; {hint}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

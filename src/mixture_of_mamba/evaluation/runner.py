@@ -109,7 +109,7 @@ def _line(job: Job) -> str:
 def _start(job: Job, out: Path) -> _Running:
     log = out / "logs" / f"{job.name}.log"
     threads = str(job.config.train.threads or 1)
-    command = [sys.executable, "-m", "mixture_of_mamba.cli.main", "train"]
+    command = [sys.executable, "-m", "mixture_of_mamba", "train"]
     command += ["-c", str(out / "configs" / f"{job.name}.yaml"), "--out", str(job.folder)]
     command += ["--train.threads", threads, "--train.progress", "false"]
     if (job.folder / "config.yaml").is_file():

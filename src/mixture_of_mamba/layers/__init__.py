@@ -1,19 +1,27 @@
 """Layers: one block and its parts."""
 
-from .block import MambaBlock
-from .config import PROJECTIONS, MambaConfig, parse_split
-from .linear import ModalityLinear
-from .mixer import MambaMixer
-from .norm import RMSNorm
-from .state import MambaState
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "PROJECTIONS",
-    "MambaBlock",
-    "MambaConfig",
-    "MambaMixer",
-    "MambaState",
-    "ModalityLinear",
-    "RMSNorm",
-    "parse_split",
-]
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .block import MambaBlock as MambaBlock
+    from .config import PROJECTIONS as PROJECTIONS
+    from .config import MambaConfig as MambaConfig
+    from .config import parse_split as parse_split
+    from .linear import ModalityLinear as ModalityLinear
+    from .mixer import MambaMixer as MambaMixer
+    from .norm import RMSNorm as RMSNorm
+    from .state import MambaState as MambaState
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "block": ["MambaBlock"],
+            "config": ["PROJECTIONS", "MambaConfig", "parse_split"],
+            "linear": ["ModalityLinear"],
+            "mixer": ["MambaMixer"],
+            "norm": ["RMSNorm"],
+            "state": ["MambaState"],
+        },
+    )
