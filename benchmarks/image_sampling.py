@@ -25,7 +25,7 @@ import torch
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise, empty_context
-from mixture_of_mamba.models import Cache
+from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.ops import Routing
 
 LENGTHS = (256, 1024, 4096, 16_384)
@@ -45,7 +45,7 @@ def build(width: int, layers: int) -> MultimodalModel:
 
 @torch.no_grad()
 def time_image(
-    model: MultimodalModel, state: Cache, empty: Cache, options: DiffusionOptions
+    model: MultimodalModel, state: ModelState, empty: ModelState, options: DiffusionOptions
 ) -> float:
     """Seconds for one image, from the snapshot to the state after its clean patches."""
     began = time.perf_counter()
@@ -56,13 +56,12 @@ def time_image(
 @torch.no_grad()
 def time_recomputed_step(model: MultimodalModel, length: int) -> float:
     """Seconds for one denoising step that reads the whole sequence again."""
-    assert model.diffusion is not None
     ids = torch.tensor([[0] * length + [1] * PATCHES])
     routing = Routing.build(ids, 2)
     tokens, place = torch.randint(1024, (length,)), torch.arange(PATCHES)
     values, level = torch.randn(PATCHES, DIM), torch.full((PATCHES,), 500)
     began = time.perf_counter()
-    rows = model.diffusion["image"].rows(values, level, place)
+    rows = model.diffusion["image"].embed(values, level, place)
     hidden, _ = model.backbone(torch.cat([model.embedding(tokens), rows]), routing)
     model.diffusion["image"].predict(hidden[length:])
     return time.perf_counter() - began

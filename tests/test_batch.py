@@ -28,7 +28,8 @@ def test_a_device_batch_knows_the_host_s_counts(ids: tuple[int, ...], ends: list
 
 def test_counts_are_forgotten_where_the_ids_may_have_changed() -> None:
     batch = _batch(0, 1, 1).to("meta")
-    assert replace(batch, seed=3).row_ends is None
+    assert replace(batch, seed=3).row_ends is batch.row_ends is not None
+    assert replace(batch, modality_ids=batch.modality_ids.clone()).row_ends is None
     batch.modality_ids.zero_()
     assert batch.row_ends is None
     assert batch.to("meta").row_ends is None

@@ -22,7 +22,7 @@ from mixture_of_mamba.interop import save_state_spaces, save_transformers, upcyc
 from mixture_of_mamba.interop.tokenizer import copy_tokenizer
 from mixture_of_mamba.modalities.image.files import write_image
 from mixture_of_mamba.modalities.speech.files import write_sound
-from mixture_of_mamba.models.cache import Cache
+from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.folder import publish_model, write_config
 from mixture_of_mamba.training.lock import FolderLock
@@ -51,7 +51,7 @@ def state(folder: Path) -> None:
     network = model().eval()
     with torch.no_grad():
         cache = network.advance(tokens, torch.zeros_like(tokens))[1]
-    assert isinstance(cache, Cache)
+    assert isinstance(cache, ModelState)
     cache.save(folder / "past.safetensors")
 
 

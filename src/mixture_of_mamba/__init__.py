@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .models import Modality as Modality
     from .models import ModelConfig as ModelConfig
     from .models import ModelOutput as ModelOutput
+    from .models import ModelState as ModelState
     from .models import MultimodalModel as MultimodalModel
     from .models import freeze as freeze
     from .models import preset as preset
@@ -54,6 +55,7 @@ else:
                 "Modality",
                 "ModelConfig",
                 "ModelOutput",
+                "ModelState",
                 "MultimodalModel",
                 "freeze",
                 "preset",

@@ -1,10 +1,10 @@
-"""A batch of interleaved modalities, checked once where it is built."""
+"""A batch of interleaved modalities, checked when it is built."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,19 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from .seeding import whole_number
 
 __all__ = ["Batch"]
+
+
+class _RowEnds(NamedTuple):
+    """Ends of the modalities' rows, and the ids that they were counted of: a batch with other ids,
+    or with ids that were written to since, does not use them."""
+
+    ends: Tensor
+    ids: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, ends: Tensor, ids: Tensor) -> _RowEnds:
+        return cls(ends, ids, ids._version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +41,7 @@ class Batch:
         document_ids: (b, t) int64; a change along t starts a new document. None: one per window.
         loss_mask: (b, t) bool, whether the token *at* this position counts as a target.
             None: all count.
-        segment_ids: (b, t) int64, number of the segment (one image, one utterance, one stretch of
+        segment_ids: (b, t) int64, index of the segment (one image, one utterance, one stretch of
             text) that a position belongs to, distinct within the batch: an image has one noise
             level. None: each unbroken run of one modality in a document.
         seed: of the noise that continuous modalities get in the forward pass; a training loop sets
@@ -49,9 +62,7 @@ class Batch:
     loss_mask: Tensor | None = None
     segment_ids: Tensor | None = None
     seed: int | None = None
-    # Not a field, so set on the object: a batch made by `replace` counts anew, or not at all. With
-    # the version of the ids that were counted.
-    _counted: ClassVar[tuple[Tensor, int] | None] = None
+    _row_ends: _RowEnds | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_tensor("modality_ids", self.modality_ids)
@@ -93,11 +104,11 @@ class Batch:
         """Ends of the modalities' rows when these are sorted, (up to m,) int32 on the CPU; the
         modalities after its last entry have no rows. None where only the device knows: the batch
         was built there, or its ids were written to since."""
-        if self._counted is None:
+        known = self._row_ends
+        if known is None or known.ids is not self.modality_ids:
             return None
-        ends, version = self._counted
-        same = torch.compiler.is_compiling() or self.modality_ids._version == version
-        return ends if same else None
+        same = torch.compiler.is_compiling() or self.modality_ids._version == known.version
+        return known.ends if same else None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on a device.
@@ -109,24 +120,23 @@ class Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
 
-        there = replace(
+        ids = self.modality_ids.to(device, non_blocking=non_blocking)
+        ends = self.row_ends
+        if self.modality_ids.device.type == "cpu" and ids.device.type != "cpu":
+            ends = _count_row_ends(self.modality_ids)
+        return replace(
             self,
-            modality_ids=self.modality_ids.to(device, non_blocking=non_blocking),
+            modality_ids=ids,
             tokens=self.tokens.to(device, non_blocking=non_blocking),
             values={k: v.to(device, non_blocking=non_blocking) for k, v in self.values.items()},
             document_ids=move(self.document_ids),
             loss_mask=move(self.loss_mask),
             segment_ids=move(self.segment_ids),
+            _row_ends=None if ends is None else _RowEnds.of(ends, ids),
         )
-        ends = self.row_ends
-        if self.modality_ids.device.type == "cpu" and there.modality_ids.device.type != "cpu":
-            ends = _row_ends(self.modality_ids)
-        if ends is not None:
-            object.__setattr__(there, "_counted", (ends, there.modality_ids._version))
-        return there
 
     def check(self, names: Sequence[str], sizes: Sequence[int], discrete: Sequence[bool]) -> None:
-        """Hold the batch against a model's modalities.
+        """Compare the batch to a model's modalities.
 
         Args:
             names, sizes, discrete: of each modality: its name, its vocabulary (discrete) or vector
@@ -137,14 +147,11 @@ class Batch:
         """
         n = len(names)
         ids = self.modality_ids
-        if ids.numel():
-            low, high = (int(v) for v in torch.aminmax(ids))
-            if low < 0 or high >= n:
-                raise ValueError(
-                    f"modality_ids contains {high if high >= n else low}, but this model has {n} "
-                    f"modalities (valid ids 0..{n - 1}: {', '.join(names)}); check the modality "
-                    "table of your data"
-                )
+        if (wrong := _outside(ids, n)) is not None:
+            raise ValueError(
+                f"modality_ids contains {wrong}, but this model has {n} modalities (valid ids "
+                f"0..{n - 1}: {', '.join(names)}); check the modality table of your data"
+            )
         for m, (name, size) in enumerate(zip(names, sizes, strict=True)):
             here = ids == m
             if discrete[m]:
@@ -153,14 +160,10 @@ class Batch:
                 self._check_values(name, size, int(here.sum()))
 
     def _check_tokens(self, name: str, size: int, tokens: Tensor) -> None:
-        if not tokens.numel():
-            return
-        low, high = (int(v) for v in torch.aminmax(tokens))
-        if low < 0 or high >= size:
+        if (wrong := _outside(tokens, size)) is not None:
             raise ValueError(
-                f"tokens of modality {name!r} contain {high if high >= size else low}, but its "
-                f"vocabulary has {size} entries (valid ids 0..{size - 1}); ids count within "
-                "their own modality"
+                f"tokens of modality {name!r} contain {wrong}, but its vocabulary has {size} "
+                f"entries (valid ids 0..{size - 1}); ids count within their own modality"
             )
 
     def _check_values(self, name: str, dim: int, count: int) -> None:
@@ -202,11 +205,20 @@ def _kind(x: object) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
-def _row_ends(modality_ids: Tensor) -> Tensor:
-    flat = modality_ids.flatten()
-    if flat.numel() and int(flat.min()) < 0:
-        raise ValueError(f"modality_ids contains {int(flat.min())}; ids count from 0")
-    return torch.bincount(flat, minlength=1).cumsum(0).to(torch.int32)
+def _outside(ids: Tensor, size: int | None = None) -> int | None:
+    """An id that is not in 0..size-1, or is negative; None: there is none."""
+    if not ids.numel():
+        return None
+    low, high = (int(v) for v in torch.aminmax(ids))
+    if size is not None and high >= size:
+        return high
+    return low if low < 0 else None
+
+
+def _count_row_ends(modality_ids: Tensor) -> Tensor:
+    if (wrong := _outside(modality_ids)) is not None:
+        raise ValueError(f"modality_ids contains {wrong}; ids count from 0")
+    return torch.bincount(modality_ids.flatten(), minlength=1).cumsum(0).to(torch.int32)
 
 
 # Wrappers look into trees: for tensors to cast, to average the gradients of, to export.
@@ -221,8 +233,7 @@ def _flatten(batch: Batch) -> tuple[list[Any], int | None]:
 def _unflatten(children: Iterable[Any], seed: int | None) -> Batch:
     """Without the checks: leaves may be anything. Nor are there counts: the ids may be others."""
     batch = object.__new__(Batch)
-    for name, child in (*zip(_TENSORS, children, strict=True), ("seed", seed)):
-        object.__setattr__(batch, name, child)
+    vars(batch).update(zip(_TENSORS, children, strict=True), seed=seed)
     return batch
 
 
@@ -239,4 +250,4 @@ register_pytree_node(
     ),
 )
 # A saved program holds its example inputs; they are read back without running a pickle's code.
-torch.serialization.add_safe_globals([Batch])
+torch.serialization.add_safe_globals([Batch, (Batch, "mixture_of_mamba.data.batch.Batch")])

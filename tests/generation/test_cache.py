@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from safetensors.torch import save_file
 
 from mixture_of_mamba import Batch, MambaState, Modality, MultimodalModel
 from mixture_of_mamba.generation.sequence import TokenSequence, left_pad
-from mixture_of_mamba.models import Cache
+from mixture_of_mamba.models import ModelState
 
 from .tiny import make_model, pack, random_sequence
 
@@ -150,13 +152,13 @@ def test_put_and_concatenate_are_row_wise(model: MultimodalModel) -> None:
     assert mixed.document is None
     numbered = (replace(c, document=torch.arange(c.batch) + start) for c, start in ((a, 1), (b, 8)))
     assert next(numbered).put([2, 0], next(numbered)).document.tolist() == [9, 2, 8]
-    both = Cache.concatenate([a, b])
+    both = ModelState.concatenate([a, b])
     assert both.position.tolist() == [6, 6, 6, 9, 9]
     assert torch.equal(both[1].ssm[3:], b[1].ssm)
 
 
 def test_no_state_is_the_zero_state(model: MultimodalModel) -> None:
-    zeros = Cache.zeros(model.config, 2)
+    zeros = ModelState.zeros(model.config, 2)
     assert torch.equal(model.advance(*ids(5))[0], model.advance(*ids(5), zeros)[0])
 
 
@@ -170,7 +172,7 @@ def test_saved_state_continues_to_the_bit(tmp_path: Path, dtype: torch.dtype) ->
     model = make_model().to(dtype)
     _, cache = model.advance(*ids(9), document_ids=torch.full((2, 9), 3))
     cache.save(tmp_path / "state", model)
-    loaded = Cache.load(tmp_path / "state", model)
+    loaded = ModelState.load(tmp_path / "state", model)
     assert loaded.document.tolist() == [3, 3]
     assert loaded.dtype == dtype
     step = (torch.tensor([[1], [2]]), torch.tensor([[0], [1]]))
@@ -178,8 +180,23 @@ def test_saved_state_continues_to_the_bit(tmp_path: Path, dtype: torch.dtype) ->
 
 
 def test_zero_state_can_be_saved(model: MultimodalModel, tmp_path: Path) -> None:
-    Cache.zeros(model.config, 2).save(tmp_path / "state")
-    assert Cache.load(tmp_path / "state").position.tolist() == [0, 0]
+    ModelState.zeros(model.config, 2).save(tmp_path / "state")
+    assert ModelState.load(tmp_path / "state").position.tolist() == [0, 0]
+
+
+def test_a_pickled_state_of_the_former_name_is_read(model: MultimodalModel, tmp_path: Path) -> None:
+    """By torch.load, which runs no pickle's code."""
+    _, state = model.advance(*ids(4))
+    former = types.ModuleType("mixture_of_mamba.models.cache")
+    former.Cache = type("Cache", (), {"__module__": former.__name__})  # type: ignore[attr-defined]
+    old = object.__new__(former.Cache)
+    vars(old).update(vars(state))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, former.__name__, former)
+        torch.save(old, tmp_path / "state.pt")
+    again = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert type(again) is ModelState
+    assert torch.equal(again[0].ssm, state[0].ssm) and again.config == state.config
 
 
 def test_state_of_other_weights_is_refused(model: MultimodalModel, tmp_path: Path) -> None:
@@ -189,37 +206,37 @@ def test_state_of_other_weights_is_refused(model: MultimodalModel, tmp_path: Pat
     with torch.no_grad():
         trained.backbone.blocks[1].mixer.A_log += 0.01
     with pytest.raises(ValueError, match="other weights"):
-        Cache.load(tmp_path / "state", trained)
+        ModelState.load(tmp_path / "state", trained)
 
 
 def test_damaged_missing_and_foreign_files(model: MultimodalModel, tmp_path: Path) -> None:
     path = tmp_path / "state"
     with pytest.raises(FileNotFoundError, match="no saved state"):
-        Cache.load(path)
+        ModelState.load(path)
     _, cache = model.advance(*ids(4))
     cache.save(path, model)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file({"position": cache.position}, tmp_path / "part", metadata)
     with pytest.raises(ValueError, match=r"incomplete: 0\.conv, 0\.ssm, 1\.conv"):
-        Cache.load(tmp_path / "part")
+        ModelState.load(tmp_path / "part")
     whole = path.read_bytes()
     for place in (len(whole) // 2, len(whole) - 1):  # one bit of the states, which stay finite
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(ValueError, match="is damaged: its numbers are not those saved"):
-            Cache.load(path)
+            ModelState.load(path)
     path.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="damaged or truncated"):
-        Cache.load(path)
+        ModelState.load(path)
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no saved state"):
-        Cache.load(tmp_path / "model.safetensors")
+        ModelState.load(tmp_path / "model.safetensors")
 
 
 def test_state_of_another_batch_model_or_dtype_is_refused(model: MultimodalModel) -> None:
     _, cache = model.advance(*ids(4, rows=3))
     step = (torch.tensor([[1]]), torch.tensor([[0]]))
-    with pytest.raises(ValueError, match=r"another batch.*Cache\.select"):
+    with pytest.raises(ValueError, match=r"another batch.*ModelState\.select"):
         model.advance(*step, cache)
     one = cache.select([0])
     with pytest.raises(ValueError, match=r"another model: d_model 32 there, 48 here"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixture_of_mamba.batch import Batch
+from mixture_of_mamba.batch import Batch, _RowEnds
 from mixture_of_mamba.models import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.ops import Routing, use_backend
 
@@ -66,7 +66,7 @@ def test_counts_of_the_host_stay_in_the_graph(monkeypatch: pytest.MonkeyPatch) -
         return replace(build(cls, *args, **options), host_offsets=options["host_offsets"])
 
     monkeypatch.setattr(Routing, "build", classmethod(on_a_device))
-    object.__setattr__(batch, "_counted", (ends, batch.modality_ids._version))
+    batch = replace(batch, _row_ends=_RowEnds.of(ends, batch.modality_ids))
     with use_backend(**PORTABLE):  # "loop" refuses to serve without them
         torch._dynamo.reset()
         compiled = torch.compile(lambda: model(batch).loss, fullgraph=True, backend="aot_eager")

@@ -11,9 +11,10 @@ from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.data.digits.voices import VOICES, Speaking, Voice
 from mixture_of_mamba.modalities.speech.mel import MELS
-from mixture_of_mamba.models.diffusion import LEVELS
+from mixture_of_mamba.models.diffusion import NOISE_BINS
 from mixture_of_mamba.models.segments import unbroken_runs
 from mixture_of_mamba.ops import Routing
+from mixture_of_mamba.ops.routing import document_starts
 from tests.helpers.sequences import (
     BEGIN,
     DIM,
@@ -26,14 +27,12 @@ from tests.helpers.sequences import (
 
 
 def noised(model: MultimodalModel, batch: Batch):  # type: ignore[no-untyped-def]
-    assert model.diffusion is not None
     routing = Routing.build(batch.modality_ids, 2, batch.document_ids)
-    return routing, model.diffusion.noise(batch, routing, model._discrete)
+    return routing, model.diffusion.add_noise(batch, routing, model._discrete)
 
 
 def awake(model: MultimodalModel) -> MultimodalModel:
     """With an output map that is not zero, so that predictions depend on everything."""
-    assert model.diffusion is not None
     with torch.no_grad():
         model.diffusion["image"].outward.weight.normal_(0, 0.3)
     return model.eval()
@@ -52,8 +51,8 @@ def test_loss_of_a_document_does_not_depend_on_what_is_packed_with_it() -> None:
     )
     hidden, _ = model.backbone(model.embed(packed, routing, together), routing)
     own_hidden, _ = model.backbone(model.embed(alone, own_routing, single), own_routing)
-    errors, _ = model.diffusion.errors(hidden, "image", image)  # type: ignore[union-attr]
-    own_errors, _ = model.diffusion.errors(own_hidden, "image", single["image"])  # type: ignore[union-attr]
+    errors, _ = model.diffusion.errors(hidden, "image", image)
+    own_errors, _ = model.diffusion.errors(own_hidden, "image", single["image"])
     torch.testing.assert_close(errors[4:], own_errors)
     n = alone.shape[1]
     torch.testing.assert_close(
@@ -67,9 +66,9 @@ def test_total_is_text_plus_weighted_image_loss() -> None:
     out = model(batch)
     total = out.losses["text"] + 5.0 * out.losses["image"]
     torch.testing.assert_close(out.loss.detach(), total)
-    assert out.counts["image"] == 8
-    levels = out.extra["noise_levels"]["image"]
-    assert levels.shape == (LEVELS, 2)
+    assert out.counts[1] == 8
+    levels = out.noise_levels["image"]
+    assert levels.shape == (NOISE_BINS, 2)
     assert levels[:, 1].sum() == 8
     torch.testing.assert_close(levels[:, 0].sum() / 8, out.losses["image"])
 
@@ -88,8 +87,8 @@ def test_masked_positions_do_not_count() -> None:
     keep = batch.document_ids == 0
     assert keep is not None
     out = model(replace(batch, loss_mask=keep))
-    assert out.counts["image"] == 4
-    errors = model.diffusion.errors  # type: ignore[union-attr]
+    assert out.counts[1] == 4
+    errors = model.diffusion.errors
     routing, noise = noised(model, batch)
     hidden, _ = model.backbone(model.embed(batch, routing, noise), routing)
     each, _ = errors(hidden, "image", noise["image"])
@@ -107,8 +106,8 @@ def test_equal_seeds_give_equal_noise_and_others_do_not() -> None:
 def test_variants_share_noise_and_initial_maps() -> None:
     dense, mixture = model_of("none"), model_of("all")  # type: ignore[arg-type]
     batch = batch_of([[caption_first(1)]], seed=9)
-    for name, p in dense.diffusion.named_parameters():  # type: ignore[union-attr]
-        assert torch.equal(p, mixture.diffusion.get_parameter(name))  # type: ignore[union-attr]
+    for name, p in dense.diffusion.named_parameters():
+        assert torch.equal(p, mixture.diffusion.get_parameter(name))
     assert torch.equal(
         noised(dense, batch)[1]["image"].values, noised(mixture, batch)[1]["image"].values
     )
@@ -160,10 +159,10 @@ def test_a_dropped_caption_is_an_image_alone() -> None:
         values=batch.values,
     )
     alone = Routing.build(cut.modality_ids, 2)
-    rows = noise["image"].where.rows - (routing.offsets[0] - alone.offsets[0])
-    moved = {"image": noise["image"]._replace(where=noise["image"].where._replace(rows=rows))}
+    rows = noise["image"].segments.rows - (routing.offsets[0] - alone.offsets[0])
+    moved = {"image": noise["image"]._replace(segments=noise["image"].segments._replace(rows=rows))}
     hidden, _ = model.backbone(model.embed(cut, alone, moved), alone)
-    error, _ = model.diffusion.errors(hidden, "image", moved["image"])  # type: ignore[union-attr]
+    error, _ = model.diffusion.errors(hidden, "image", moved["image"])
     torch.testing.assert_close(dropped.losses["image"], error.mean().detach())
     assert model(batch).losses["image"] != dropped.losses["image"]
 
@@ -182,7 +181,9 @@ def test_clean_values_are_context_without_loss() -> None:
 
 def test_segments_are_found_without_segment_ids() -> None:
     batch = batch_of([[caption_first(1), image_first(2)], [image_first(3), caption_first(4)]])
-    runs = unbroken_runs(batch)[batch.modality_ids == 1]
+    runs = unbroken_runs(batch, document_starts(batch.document_ids, batch.shape))[
+        batch.modality_ids == 1
+    ]
     given = batch.segment_ids[batch.modality_ids == 1]  # type: ignore[index]
     assert torch.equal(runs[1:] != runs[:-1], given[1:] != given[:-1])
 

@@ -18,7 +18,7 @@ from mixture_of_mamba.generation.decoders import CachedDecoder, decoder_maker
 from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise, empty_context
 from mixture_of_mamba.generation.sequence import TokenSequence
 from mixture_of_mamba.generation.steps import SteppingDecoder
-from mixture_of_mamba.models import Cache
+from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.ops import native
 from mixture_of_mamba.ops.decode_step import DecodeStep
 from tests.helpers.sequences import BEGIN, batch_of, caption_first, image_first, model_of, text_only
@@ -47,7 +47,6 @@ def awake(mixer: str) -> MultimodalModel:
     """Weights of which all dtypes hold the same, and an output map that is not zero."""
     config = replace(model_of().config, mixer=mixer, head_dim=8)
     model = MultimodalModel(config)
-    assert model.diffusion is not None
     torch.manual_seed(0)
     with torch.no_grad():
         model.diffusion["image"].outward.weight.normal_(0, 0.3)
@@ -106,7 +105,7 @@ def test_decoders_and_saved_states(dtype: torch.dtype, tmp_path: Path) -> None:
     text = batches()[1]
     state = model.advance(text.tokens, text.modality_ids)[1]
     state.save(tmp_path / "state", model)
-    again = Cache.load(tmp_path / "state", model)
+    again = ModelState.load(tmp_path / "state", model)
     token, image = torch.tensor([[5]]), torch.tensor([[0]])
     expected = model.advance(token, image, state)[0]
     assert torch.equal(model.advance(token, image, again)[0], expected)

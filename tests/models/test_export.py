@@ -23,7 +23,7 @@ from mixture_of_mamba import (
 )
 from mixture_of_mamba.interop.hf import MixtureOfMambaConfig, MixtureOfMambaForCausalLM
 from mixture_of_mamba.layers import MambaState
-from mixture_of_mamba.models import Cache
+from mixture_of_mamba.models import ModelState
 
 BT = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
 B = {0: Dim.DYNAMIC}
@@ -126,16 +126,16 @@ class Advance(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, modality_ids: Tensor, state: Cache) -> Any:
+    def forward(self, tokens: Tensor, modality_ids: Tensor, state: ModelState) -> Any:
         return self.model.advance(tokens, modality_ids, state)
 
 
 @backends
 def test_advance(named: dict[str, str]) -> None:
-    """Not strictly: torch cannot trace the making of a Cache there."""
+    """Not strictly: torch cannot trace the making of a ModelState there."""
     model = make()
 
-    def inputs(b: int, t: int) -> tuple[Tensor, Tensor, Cache]:
+    def inputs(b: int, t: int) -> tuple[Tensor, Tensor, ModelState]:
         state = model.advance(torch.randint(5, (b, 3)), ids(b, 3))[1]
         return torch.randint(5, (b, t)), ids(b, t), state
 

@@ -68,12 +68,11 @@ def test_statistics_of_noised_values_match_the_schedule() -> None:
 def drawn_levels(windows: list, seeds: int = 40, **diffusion: float) -> torch.Tensor:
     """(seeds, images) levels of a batch's images."""
     model = model_of(**diffusion)
-    assert model.diffusion is not None
     levels = []
     for seed in range(seeds):
         batch = batch_of(windows, seed)
         routing = _routing(batch)
-        x = model.diffusion.noise(batch, routing, model._discrete)["image"]
+        x = model.diffusion.add_noise(batch, routing, model._discrete)["image"]
         per_image = x.t.view(-1, 4)
         assert (per_image == per_image[:, :1]).all()  # one noise level per image
         levels.append(per_image[:, 0])

@@ -37,7 +37,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "batch": batch,
     "routing": lambda: Routing.build(batch().modality_ids, 2, batch().document_ids),
     "output": lambda: MultimodalModel(CONFIG)(batch(), return_state=True, return_logits=True),
-    "cache": lambda: MultimodalModel(CONFIG)(batch(), return_state=True).state,
+    "model state": lambda: MultimodalModel(CONFIG)(batch(), return_state=True).state,
     "state": lambda: MultimodalModel(CONFIG)(batch(), return_state=True).state[0],
 }
 

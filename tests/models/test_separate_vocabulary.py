@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.batch import Batch
-from mixture_of_mamba.models import heads
+from mixture_of_mamba.models import vocabulary as vocabulary_module
 
 TEXT, SPEECH = Modality("text", "discrete", 20), Modality("speech", "discrete", 9)
 IMAGE, VIDEO = Modality("image", "continuous", 6), Modality("video", "continuous", 3)
@@ -50,7 +50,7 @@ def test_losses_are_those_of_each_targets_own_softmax(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not keep_logits:
-        monkeypatch.setattr(heads, "KEEP_LOGITS", 0)
+        monkeypatch.setattr(vocabulary_module, "KEEP_LOGITS", 0)
     model, batch = problem(order, vocabulary)
     output = model(batch, return_logits=True)
     assert output.logits is not None and batch.loss_mask is not None
@@ -65,6 +65,6 @@ def test_losses_are_those_of_each_targets_own_softmax(
         else:
             expected = F.cross_entropy(logits, targets + low)
         torch.testing.assert_close(output.losses[modality.name], expected.detach())
-        assert int(output.counts[modality.name]) == int(here.sum())
+        assert int(output.counts[m]) == int(here.sum())
     output.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

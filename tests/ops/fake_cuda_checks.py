@@ -24,9 +24,9 @@ from torch._subclasses import FakeTensorMode
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.batch import Batch
+from mixture_of_mamba.batch import Batch, _RowEnds
 from mixture_of_mamba.layers import MambaBlock, MambaConfig
-from mixture_of_mamba.models.cache import Cache
+from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.ops import (
     BackendError,
     Routing,
@@ -117,7 +117,7 @@ def training(
     model, batch = MultimodalModel(c), batch_of(c)
     model.backbone.checkpoint_activations = recompute
     dtype = torch.bfloat16 if autocast else torch.float32
-    begin = Cache.zeros(c, B, dtype=dtype) if state else None
+    begin = ModelState.zeros(c, B, dtype=dtype) if state else None
     more = {"return_logits": True, "return_state": c.mixer == "mamba"}
     expected = step(model, batch, autocast, state=begin, **more)
     ends = batch.to("meta").row_ends
@@ -129,8 +129,8 @@ def training(
             values={k: mode.from_tensor(v).to(CUDA) for k, v in batch.values.items()},
         )  # fmt: skip
         if counted:  # as `Batch.to` does, which counts what is on the host
-            object.__setattr__(there, "_counted", (ends, there.modality_ids._version))
-        begin = Cache.zeros(c, B, dtype=dtype, device=CUDA) if state else None
+            there = replace(there, _row_ends=_RowEnds.of(ends, there.modality_ids))
+        begin = ModelState.zeros(c, B, dtype=dtype, device=CUDA) if state else None
         for _ in range(warm):  # what a first step may copy to the device once
             with running(strict=False):
                 step(model, there, autocast, state=begin, **more)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.data.sampler import Schedule
 from mixture_of_mamba.training.distributed import make_fabric, sum_over_ranks
-from mixture_of_mamba.training.gradients import step_gradients
-from mixture_of_mamba.training.objective import Objective, Part
+from mixture_of_mamba.training.gradients import accumulate_gradients
+from mixture_of_mamba.training.objective import MicroBatch, Objective, ObjectiveOutput
 
 from .tiny import SIZES, Windows, tiny_config
 
@@ -42,12 +42,12 @@ def in_torch(windows: Windows, config: Any) -> tuple[list[float], list[float], n
             cast = torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
             with cast:
                 out = ours(part)
-            totals = totals + sum(out.totals.values())
-            counts = counts + sum(out.counts.values())
+            totals = totals + out.totals.sum()
+            counts = counts + out.counts.sum()
         loss = totals / counts
         loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(ours.parameters(), CLIP)))
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         optimizer.step()
     return losses, norms, ours
 
@@ -61,7 +61,7 @@ def in_fabric(windows: Windows, config: Any) -> tuple[list[float], list[float], 
     order, losses, norms = Schedule(len(windows), config.seed), [], []
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
-        sums, norm = step_gradients(fabric, module, windows, order, config, step)
+        sums, norm = accumulate_gradients(fabric, module, windows, order, config, step)
         optimizer.step()
         half = len(sums) // 2
         losses.append(float(sums[:half].sum() / sums[half:].sum()))
@@ -97,15 +97,15 @@ def test_a_part_reaches_the_objective_as_it_is_and_names_stay() -> None:
     met: list[Any] = []
 
     class Watching(Objective):
-        def forward(self, part: Part) -> tuple[Tensor, Tensor]:
+        def forward(self, part: MicroBatch) -> ObjectiveOutput:
             met.append(part)
             return super().forward(part)
 
     objective = Watching(model())
     fabric = make_fabric(tiny_config().train)
     module = fabric.setup_module(objective)
-    part = Part(Windows(4).batch([0, 1]))
-    loss, sums = module(part)
+    part = MicroBatch(Windows(4).batch([0, 1]))
+    loss, sums, _ = module(part)
     assert met == [part]
     assert module.model is objective.model
     assert loss.dtype == sums.dtype == torch.float32

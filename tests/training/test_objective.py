@@ -9,7 +9,7 @@ import torch
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.training.metrics import Means
-from mixture_of_mamba.training.objective import Objective, Part, total_loss
+from mixture_of_mamba.training.objective import MicroBatch, Objective
 
 MODALITIES = [
     Modality("text", "discrete", 11, 0.5),
@@ -53,16 +53,15 @@ def test_targets_are_counted_as_the_forward_counts_them(
     objective.train(training)
     for batch in [*PARTS, replace(PARTS[0], loss_mask=None, document_ids=None)]:
         counts = objective.model(batch).counts
-        assert objective.model.target_counts(batch).tolist() == [
-            counts[m.name].item() for m in MODALITIES
-        ]
+        assert torch.equal(objective.model.target_counts(batch), counts)
 
 
 def test_shares_add_up_to_the_loss_and_gradient_of_the_whole(objective: Objective) -> None:
     """Against the loss written out: means over the targets of all parts together."""
     outputs = [objective.model(part) for part in PARTS]
-    number = {m.name: sum(o.counts[m.name] for o in outputs) for m in MODALITIES}
-    total = {m.name: sum(o.totals[m.name] for o in outputs) for m in MODALITIES}
+    names = [m.name for m in MODALITIES]
+    number = dict(zip(names, sum(o.counts for o in outputs), strict=True))
+    total = dict(zip(names, sum(o.totals for o in outputs), strict=True))
     words = number["text"] + number["speech"]
     whole = (0.5 * total["text"] + total["speech"]) / words + 5 * total["image"] / number["image"]
     names, parameters = zip(*objective.named_parameters(), strict=True)
@@ -70,14 +69,14 @@ def test_shares_add_up_to_the_loss_and_gradient_of_the_whole(objective: Objectiv
 
     targets = torch.stack([objective.model.target_counts(part) for part in PARTS]).sum(0)
     objective.zero_grad()
-    shares = [objective(Part(part, targets)) for part in PARTS]
-    for share, _ in shares:
-        share.backward()
-    assert sum(share.item() for share, _ in shares) == pytest.approx(whole.item(), rel=1e-6)
+    shares = [objective(MicroBatch(part, targets)) for part in PARTS]
+    for share in shares:
+        share.loss.backward()
+    assert sum(share.loss.item() for share in shares) == pytest.approx(whole.item(), rel=1e-6)
     for name, parameter, gradient in zip(names, parameters, wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-5, msg=name)
 
-    loss, losses = Means(MODALITIES, [sums.tolist() for _, sums in shares]).compute_and_reset()
+    loss, losses = Means(MODALITIES, [share.sums.tolist() for share in shares]).compute_and_reset()
     assert loss == pytest.approx(whole.item(), rel=1e-6)
     assert losses["image"] == pytest.approx((total["image"] / number["image"]).item(), rel=1e-6)
 
@@ -85,13 +84,16 @@ def test_shares_add_up_to_the_loss_and_gradient_of_the_whole(objective: Objectiv
 def test_one_part_is_the_models_own_loss(objective: Objective) -> None:
     objective.eval()
     output = objective.model(PARTS[0])
-    loss, sums = objective(Part(PARTS[0]))
-    assert loss.item() == output.loss.item()
-    assert total_loss(MODALITIES, *sums.chunk(2)).item() == pytest.approx(loss.item(), rel=1e-6)
+    whole = objective(MicroBatch(PARTS[0]))
+    share = objective(MicroBatch(PARTS[0], objective.model.target_counts(PARTS[0])))
+    assert whole.loss.item() == share.loss.item() == output.loss.item()
+    total = objective.model.total_loss(*whole.sums.chunk(2))
+    assert total.item() == pytest.approx(output.loss.item(), rel=1e-6)
+    assert torch.equal(whole.noise_levels["image"], output.noise_levels["image"])
 
 
 def test_a_modality_without_targets_has_no_mean(objective: Objective) -> None:
-    _, sums = objective(Part(PARTS[1]))
-    loss, losses = Means(MODALITIES, [sums.tolist()]).compute_and_reset()
+    output = objective(MicroBatch(PARTS[1]))
+    loss, losses = Means(MODALITIES, [output.sums.tolist()]).compute_and_reset()
     assert losses["image"] is None and losses["speech"] is not None
     assert torch.isfinite(torch.tensor(loss))

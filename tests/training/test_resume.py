@@ -82,8 +82,8 @@ def at_four(act):
 if {moment!r} == "save_file": checkpoint.save_file = at_four(checkpoint.save_file)
 if {moment!r} == "rename": Path.rename = at_four(Path.rename)
 if {moment!r} == "step":
-    real = loop.step_gradients
-    loop.step_gradients = lambda *a: kill() if a[-1] == 6 else real(*a)
+    real = loop.accumulate_gradients
+    loop.accumulate_gradients = lambda *a: kill() if a[-1] == 6 else real(*a)
 sys.argv = [{str(TINY)!r}, {str(tmp_path / "run")!r}, "{{}}"]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mixture_of_mamba.data.build import build
-from mixture_of_mamba.models.diffusion import LEVELS
+from mixture_of_mamba.models.diffusion import NOISE_BINS
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.metrics import read_metrics
@@ -43,7 +43,7 @@ def test_validation_reports_the_image_loss_by_noise_level(tmp_path: Path) -> Non
     for line in lines:
         assert ("noise_levels" in line) == (line["phase"] == "validation")
     levels = lines[-1]["noise_levels"]["image"]
-    assert len(levels) == LEVELS
+    assert len(levels) == NOISE_BINS
     known = [x for x in levels if x is not None]
     assert min(known) <= lines[-1]["losses"]["image"] <= max(known)
 

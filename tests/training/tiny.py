@@ -55,13 +55,14 @@ class Windows:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batch(self, indices: Any) -> Batch:
+    def batch(self, indices: Any, *, seed: int | None = None) -> Batch:
         rows = np.asarray(indices, np.int64)
         return Batch(
             modality_ids=torch.from_numpy(self.modality_ids[rows]),
             tokens=torch.from_numpy(self.tokens[rows]),
             document_ids=torch.from_numpy(self.document_ids[rows]),
             loss_mask=torch.from_numpy(self.loss_mask[rows]),
+            seed=seed,
         )
 
 

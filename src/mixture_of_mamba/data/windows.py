@@ -62,8 +62,9 @@ class PackedWindows:
         """Positions in a window."""
         return self.tokens.shape[1]
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """The windows of `indices` as tensors; segments are numbered through the batch."""
+    def batch(self, indices: Sequence[int] | np.ndarray, *, seed: int | None = None) -> Batch:
+        """The windows of `indices` as tensors; segments are numbered through the batch, and `seed`
+        is the batch's."""
         rows = np.asarray(indices, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(
@@ -85,6 +86,7 @@ class PackedWindows:
             document_ids=wide(self.document_ids),
             segment_ids=torch.from_numpy(segments),
             loss_mask=torch.from_numpy(self.loss_mask[rows]),
+            seed=seed,
         )
 
     def _values(self, name: str, rows: np.ndarray) -> torch.Tensor:

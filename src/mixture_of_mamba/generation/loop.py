@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..models import Cache, MultimodalModel
+from ..models import ModelState, MultimodalModel
 from .decoders import Decoder
 from .grammar import Cursor, Grammar
 from .sampling import Sampling, UniformStream, apply_repetition_penalty, sample
@@ -21,7 +21,12 @@ class ContinuousSampler(Protocol):
     """Draws the vectors of a continuous modality from the state at its begin token."""
 
     def __call__(
-        self, model: MultimodalModel, cache: Cache, modality: str, count: int, seeds: Sequence[int]
+        self,
+        model: MultimodalModel,
+        state: ModelState,
+        modality: str,
+        count: int,
+        seeds: Sequence[int],
     ) -> Tensor:
         """(b, count, dim) float32; sequence i is decided by its state and `seeds[i]` alone."""
 

@@ -20,7 +20,7 @@ from ..layers.norm import RMSNorm
 from ..layers.plain import as_built
 from ..models import Cache, MultimodalModel
 from ..models.backbone import Backbone
-from ..models.heads import DiscreteHead
+from ..models.vocabulary import DiscreteHead
 from .decoders import CachedDecoder
 from .ownership import continues
 

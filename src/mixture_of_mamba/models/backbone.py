@@ -15,8 +15,6 @@ from .config import ModelConfig
 
 __all__ = ["Backbone", "make_block"]
 
-ModelState = tuple[MambaState, ...]
-
 
 def make_block(config: ModelConfig, index: int) -> nn.Module:
     """The block at this depth."""
@@ -54,7 +52,7 @@ class Backbone(nn.Module):
 
     def forward(
         self, x: Tensor, routing: Routing, state: Sequence[MambaState] | None = None
-    ) -> tuple[Tensor, ModelState]:
+    ) -> tuple[Tensor, tuple[MambaState, ...]]:
         """(r, d_model) rows -> normed rows, and the state of every block after them."""
         after = []
         for i, block in enumerate(self.blocks):

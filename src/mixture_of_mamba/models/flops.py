@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from ..ops.causal_conv1d import conv_flops
 from ..ops.selective_scan import scan_flops
 from .config import ModelConfig
-from .diffusion import FREQUENCIES
+from .continuous import FREQUENCIES
 
 __all__ = ["flops_breakdown", "flops_per_token"]
 

@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import register_dataclass
 
 from ..batch import Batch
 from ..layers import MambaState
 from ..ops import Routing
+from ..ops.routing import document_starts
 from .backbone import Backbone
-from .cache import Cache
 from .config import ModelConfig
-from .diffusion import Diffusion, Noised
-from .embedding import TokenEmbedding
-from .heads import IGNORED, DiscreteHead
-from .inference import advance, checked_here, run_blocks
-from .saving import load_model, save_model
-from .targets import next_tokens
+from .diffusion import ContinuousInputs, Diffusion
+from .loss import ModelOutput, count_targets, next_tokens, total_loss
+from .saving import check_shapes, read_model, save_model, shapes_of
+from .state import ModelState, check_state
+from .vocabulary import IGNORED, DiscreteHead, TokenEmbedding
 
-__all__ = ["ModelOutput", "MultimodalModel"]
-
-
-@dataclass
-class ModelOutput:
-    """What one forward pass gives.
-
-    Attributes:
-        loss: scalar; see MultimodalModel.forward.
-        losses: mean loss by modality of the target (nats per token; mean squared error for
-            continuous ones); NaN where the batch has no target of it.
-        counts: number of targets by modality.
-        totals: sum of the losses by modality, with gradients: whoever divides a batch into parts
-            needs sums, because parts have different numbers of targets.
-        logits: (b, t, joint vocabulary) where asked for.
-        state: of every block after the batch, where asked for.
-        extra: "noise_levels": by name of a continuous modality, (10, 2) sum of its squared errors
-            and number of positions by noise level, from clean to noise.
-    """
-
-    loss: Tensor
-    losses: dict[str, Tensor]
-    counts: dict[str, Tensor]
-    totals: dict[str, Tensor] = field(default_factory=dict)
-    logits: Tensor | None = None
-    state: Cache | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-# A tree of tensors for wrappers: DDP with a static graph averages what it finds here.
-register_dataclass(ModelOutput, serialized_type_name="mixture_of_mamba.ModelOutput")
+__all__ = ["MultimodalModel"]
 
 
 class MultimodalModel(nn.Module):
@@ -66,8 +33,8 @@ class MultimodalModel(nn.Module):
     """
 
     _ranges: Tensor
-    _low: Tensor
-    _weights: Tensor
+    _vocab_offsets: Tensor
+    _loss_weights: Tensor
     _discrete: Tensor
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
@@ -76,8 +43,7 @@ class MultimodalModel(nn.Module):
         self.embedding = TokenEmbedding(config)
         self.backbone = Backbone(config)
         self.head = DiscreteHead(config)
-        continuous = any(not m.discrete for m in config.modalities)
-        self.diffusion = Diffusion(config) if continuous else None
+        self.diffusion = Diffusion(config)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.reset_buffers()
@@ -89,20 +55,31 @@ class MultimodalModel(nn.Module):
         nothing to it."""
         modalities = self.config.modalities
         ranges = torch.tensor(self.config.vocabulary_ranges, device=device)
-        weights = torch.tensor(
-            [m.loss_weight for m in modalities], device=device, dtype=torch.float32
-        )
-        discrete = torch.tensor([m.discrete for m in modalities], device=device)
-        self.register_buffer("_ranges", ranges, persistent=False)
-        self.register_buffer("_low", ranges[:, 0].contiguous(), persistent=False)
-        self.register_buffer("_weights", weights, persistent=False)
-        self.register_buffer("_discrete", discrete, persistent=False)
+        weights = [m.loss_weight for m in modalities]
+        tables = {
+            "_ranges": ranges,
+            "_vocab_offsets": ranges[:, 0].contiguous(),
+            "_loss_weights": torch.tensor(weights, device=device, dtype=torch.float32),
+            "_discrete": torch.tensor([m.discrete for m in modalities], device=device),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     @property
     def device(self) -> torch.device:
         """Where batches belong: the device of the model's buffers, which stay there where its
         weights are kept elsewhere between calls (offloading)."""
-        return self._low.device
+        return self._vocab_offsets.device
+
+    @property
+    def activation_dtype(self) -> torch.dtype | None:
+        """What convolution states are stored in: the weights' dtype, or autocast's.
+
+        None if autocast leaves more than one dtype around.
+        """
+        kind = self.device.type
+        autocast = kind != "meta" and torch.is_autocast_enabled(kind)
+        return None if autocast else self.embedding.weight.dtype
 
     def init_weights(self, seed: int | None) -> None:
         """Draw all initial values from (seed, name)."""
@@ -110,23 +87,18 @@ class MultimodalModel(nn.Module):
         self.backbone.init_weights(seed)
         if not self.config.tie_embeddings:
             self.head.init_weights(seed)
-        if self.diffusion is not None:
-            self.diffusion.init_weights(seed)
+        self.diffusion.init_weights(seed)
 
     def forward(
         self,
         batch: Batch,
         *,
-        state: Cache | Sequence[MambaState] | None = None,
+        state: ModelState | Sequence[MambaState] | None = None,
         return_state: bool = False,
         return_logits: bool = False,
         clean: bool = False,
     ) -> ModelOutput:
-        """Losses of a batch.
-
-        The total is the mean cross entropy over all discrete targets, each weighted by its
-        modality's loss_weight (with weights of one it is the mean over tokens), and for each
-        continuous modality its loss_weight times the mean squared error over its positions.
+        """Losses of a batch; `loss.total_loss` says how they become one.
 
         Args:
             batch: windows of interleaved tokens.
@@ -136,96 +108,104 @@ class MultimodalModel(nn.Module):
                 they are noised, and captions dropped in training, from `batch.seed`.
 
         Raises:
-            ValueError: a modality or token id that this model does not have.
+            ValueError: a modality or token id that this model does not have, or a state of another
+                model or batch.
+            TypeError: a state of another dtype.
         """
-        if checked_here(batch):
-            self.config.check(batch)
-        noised: dict[str, Noised] = {}
-        fresh = None
-        if self.diffusion is not None and self.training and not clean:
-            fresh = self.diffusion.drop_captions(batch, self._discrete)
-
-        def embed(batch: Batch, routing: Routing) -> Tensor:
-            if self.diffusion is not None and not clean:
-                noised.update(self.diffusion.noise(batch, routing, self._discrete))
-            return self.embed(batch, routing, noised)
-
-        hidden, routing, after = run_blocks(
-            self, batch, state, fresh=fresh, keep=return_state, embed=embed
-        )
-        output = self.losses(hidden, batch, routing, noised, fresh)
+        routing = self.prepare(batch, state)
+        context = routing
+        if self.training and not clean:
+            starts = self.diffusion.drop_context(batch, routing.resets, self._discrete)
+            context = replace(routing, resets=starts)
+        inputs = self.diffusion.add_noise(batch, routing, self._discrete, clean=clean)
+        rows = self.embed(batch, routing, inputs)
+        hidden, blocks = self.backbone(rows, context, state)
+        output = self.losses(hidden, batch, context, {} if clean else inputs)
         if return_logits:
             output.logits = routing.to_time(self.head(hidden))
         if return_state:
-            output.state = after
+            output.state = self.state_after(state, blocks, batch)
         return output
 
+    def prepare(
+        self, batch: Batch, state: ModelState | Sequence[MambaState] | None = None
+    ) -> Routing:
+        """Check what the model is given, and sort the batch by modality.
+
+        Elsewhere than on the CPU the ids are not read: that would make the host wait for the
+        device. Nor are they in a graph, where the range of the modality ids is an assertion.
+        """
+        compiling = torch.compiler.is_compiling()
+        if batch.modality_ids.device.type == "cpu" and not compiling:
+            self.config.check(batch)
+        if state is not None:
+            check_state(state, self.config, batch.shape[0], self.activation_dtype)
+        return Routing.build(
+            batch.modality_ids,
+            len(self.config.modalities),
+            batch.document_ids,
+            previous_document=state.document if isinstance(state, ModelState) else None,
+            host_offsets=batch.row_ends,
+            check=None if compiling else False,
+        )
+
     def embed(
-        self, batch: Batch, routing: Routing, noised: Mapping[str, Noised] | None = None
+        self, batch: Batch, routing: Routing, inputs: Mapping[str, ContinuousInputs]
     ) -> Tensor:
-        """(r, d_model) rows of a batch in the routing's order; continuous values are taken from
-        `noised`, or clean where there is none."""
-        joint = batch.tokens + self._low[batch.modality_ids]
-        rows = self.embedding(routing.to_rows(joint))
-        if self.diffusion is None:
-            return rows
-        if not noised:
-            noised = self.diffusion.noise(batch, routing, self._discrete, clean=True)
-        return self.diffusion.embed(rows, noised)
+        """(r, d_model) rows of a batch in the routing's order."""
+        joint_ids = batch.tokens + self._vocab_offsets[batch.modality_ids]
+        return self.diffusion.embed(self.embedding(routing.to_rows(joint_ids)), inputs)
 
     def losses(
         self,
         hidden: Tensor,
         batch: Batch,
         routing: Routing,
-        noised: Mapping[str, Noised] | None = None,
-        fresh: Tensor | None = None,
+        inputs: Mapping[str, ContinuousInputs],
     ) -> ModelOutput:
-        """Losses of the rows' predictions, by modality of the target; `fresh` as in next_tokens."""
-        targets = next_tokens(batch, self._low, self._discrete, fresh)
-        ids, modality, counts = (routing.to_rows(x) for x in targets)
+        """Losses of the rows' predictions, by modality of the target; continuous ones only of what
+        is among `inputs`."""
+        targets = next_tokens(batch, routing.resets, self._vocab_offsets, self._discrete)
+        counts = count_targets(batch, targets, self._discrete)
+        ids, modality, mask = (routing.to_rows(x) for x in targets)
         # A row that does not count may have no vocabulary of its own: what follows is continuous.
-        ids = ids.masked_fill(~counts, IGNORED)
+        ids = ids.masked_fill(~mask, IGNORED)
         each = self.head(hidden, ids, modality, self._ranges)
-        each = torch.where(counts, each, 0.0)
-        n = len(self.config.modalities)
-        totals = each.new_zeros(n).index_add(0, modality, each)
-        numbers = each.new_zeros(n).index_add(0, modality, counts.to(each.dtype))
-        loss = (totals * self._weights).sum() / numbers.sum().clamp(min=1.0)
-        means = totals / numbers
-        names = self.config.names
-        output = ModelOutput(
-            loss=loss,
-            losses={name: means[i].detach() for i, name in enumerate(names)},
-            counts={name: numbers[i].detach() for i, name in enumerate(names)},
-            totals={name: totals[i] for i, name in enumerate(names)},
-        )
-        if self.diffusion is not None and noised:
-            self.diffusion.add_losses(output, hidden, noised)
-        return output
+        each = torch.where(mask, each, 0.0)
+        totals = each.new_zeros(len(self._discrete)).index_add(0, modality, each)
+        noise_levels = {}
+        for name, x in inputs.items():
+            error, noise_levels[name] = self.diffusion.errors(hidden, name, x)
+            total = error.sum().to(totals.dtype)
+            totals = totals.select_scatter(total, 0, self.diffusion.modalities[name])
+        if not inputs:
+            counts = torch.where(self._discrete, counts, 0.0)
+        loss = self.total_loss(totals, counts)
+        return ModelOutput(self.config.names, loss, totals, counts, noise_levels=noise_levels)
+
+    def total_loss(self, totals: Tensor, counts: Tensor) -> Tensor:
+        """The loss of (m,) sums and numbers of targets; see `loss.total_loss`."""
+        return total_loss(totals, counts, self._loss_weights, self._discrete)
 
     def target_counts(self, batch: Batch) -> Tensor:
         """(m,) float32 numbers of targets by modality, as `forward` would count them; cheap."""
-        fresh = None
-        if self.diffusion is not None and self.training:
-            fresh = self.diffusion.drop_captions(batch, self._discrete)
-        targets = next_tokens(batch, self._low, self._discrete, fresh)
-        mask = batch.loss_mask if batch.loss_mask is not None else batch.modality_ids >= 0
-        numbers = torch.zeros(len(self._discrete), device=batch.tokens.device, dtype=torch.float32)
-        numbers.index_add_(0, targets.modality.flatten(), targets.counts.flatten().float())
-        continuous = mask & ~self._discrete[batch.modality_ids]
-        return numbers.index_add_(0, batch.modality_ids.flatten(), continuous.flatten().float())
+        starts = document_starts(batch.document_ids, batch.modality_ids.shape)
+        if self.training:
+            starts = self.diffusion.drop_context(batch, starts, self._discrete)
+        targets = next_tokens(batch, starts, self._vocab_offsets, self._discrete)
+        return count_targets(batch, targets, self._discrete)
 
+    @torch.no_grad()
     def advance(
         self,
         tokens: Tensor,
         modality_ids: Tensor,
-        state: Cache | Sequence[MambaState] | None = None,
+        state: ModelState | Sequence[MambaState] | None = None,
         *,
         document_ids: Tensor | None = None,
         values: Mapping[str, Tensor] | None = None,
         all_positions: bool = False,
-    ) -> tuple[Tensor, Cache]:
+    ) -> tuple[Tensor, ModelState]:
         """Continue from a state: prefill, a chunk, or one token; without gradients and losses.
 
         Args:
@@ -250,9 +230,40 @@ class MultimodalModel(nn.Module):
             document_ids=document_ids,
             values=values or {},
         )
+        if self.config.mixer != "mamba":
+            raise ValueError(
+                "the transformer baselines carry no state to continue from; "
+                "run them on whole sequences with model(batch, return_logits=True)"
+            )
+        if not batch.shape[1] and not all_positions:
+            raise ValueError("there are no tokens to advance by; give at least one per sequence")
         if tokens.device != self.device:
             batch = batch.to(self.device)
-        return advance(self, batch, state, all_positions=all_positions)
+        routing = self.prepare(batch, state)
+        inputs = self.diffusion.add_noise(batch, routing, self._discrete, clean=True)
+        rows = self.embed(batch, routing, inputs)
+        hidden, blocks = self.backbone(rows, routing, state)
+        after = self.state_after(state, blocks, batch)
+        assert after is not None
+        if all_positions:
+            return self.head(routing.to_time(hidden)), after
+        if routing.rows is None:
+            return self.head(hidden.view(*batch.shape, -1)[:, -1]), after
+        return self.head(hidden[routing.rows[:, -1].long()]), after
+
+    def state_after(
+        self,
+        before: ModelState | Sequence[MambaState] | None,
+        blocks: Sequence[MambaState],
+        batch: Batch,
+    ) -> ModelState | None:
+        """What follows a state once a batch left `blocks`; None for the transformer baselines."""
+        if self.config.mixer != "mamba":
+            return None
+        if not isinstance(before, ModelState):
+            zero = torch.zeros(batch.shape[0], dtype=torch.int64, device=batch.tokens.device)
+            before = ModelState(self.config, tuple(before or blocks), zero)
+        return before.after(blocks, batch.document_ids, batch.shape[1])
 
     def parameter_count(self, *, active: bool = False) -> int:
         """Number of parameters; with `active`, those that one token meets."""
@@ -273,7 +284,7 @@ class MultimodalModel(nn.Module):
         Raises:
             WriteError: the folder could not be written.
         """
-        save_model(self, Path(folder))
+        save_model(self.config, self.state_dict(), Path(folder))
 
     @classmethod
     def from_pretrained(
@@ -285,4 +296,12 @@ class MultimodalModel(nn.Module):
             FileNotFoundError: no model in the folder.
             ValueError: a damaged file, or tensors that do not fit the config (all named).
         """
-        return load_model(cls, Path(folder), device)
+        config, weights = read_model(Path(folder), device)
+        with torch.device("meta"):
+            model = cls(config)
+        check_shapes(shapes_of(model.state_dict()), weights, str(folder))
+        model.load_state_dict(weights, assign=True)
+        if config.tie_embeddings:
+            model.head.weight = model.embedding.weight
+        model.reset_buffers(device)
+        return model

@@ -5,60 +5,57 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..files import filling, read_json, verify, write_json
 from .config import ModelConfig
 
-if TYPE_CHECKING:
-    from .model import MultimodalModel
-
-    M = TypeVar("M", bound=MultimodalModel)
-
 __all__ = [
     "check_shapes",
-    "check_tensors",
-    "load_model",
+    "read_model",
     "read_tensors",
     "save_model",
+    "shapes_of",
     "write_model",
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def save_model(model: MultimodalModel, folder: Path) -> None:
+def save_model(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Write both files and their digests; complete, or the folder stays as it was.
+
+    Args:
+        config, weights: of the model; the weights are its state dict.
+        folder: that is made, or replaced.
 
     Raises:
         WriteError: the folder could not be written.
     """
     with filling(folder) as part:
-        write_model(model, part)
+        write_model(config, weights, part)
 
 
-def write_model(
-    model: MultimodalModel, folder: Path, state: Mapping[str, Tensor] | None = None
-) -> None:
-    """Write both files into a folder that is being filled.
+def write_model(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write both files into a folder that is being filled."""
+    kept = {k: v.detach().contiguous() for k, v in weights.items()}
+    if config.tie_embeddings:
+        del kept["head.weight"]
+    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / CONFIG, config.to_dict(), indent=2)
 
-    Args:
-        state: the tensors where they are not the model's own (gathered from many devices).
+
+def read_model(folder: Path, device: torch.device | str) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The config and the state dict of a saved model.
+
+    Raises:
+        FileNotFoundError: no model in the folder.
+        ValueError: a damaged file, or one that differs from the folder's digests.
     """
-    state = {k: v.detach().contiguous() for k, v in (state or model.state_dict()).items()}
-    if model.config.tie_embeddings:
-        del state["head.weight"]
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    write_json(folder / CONFIG, model.config.to_dict(), indent=2)
-
-
-def load_model(cls: type[M], folder: Path, device: torch.device | str) -> M:
-    """The model of a folder; weights are held against the folder's digests, where it has some."""
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
             f"{folder} holds no model: config.json is missing; give a folder that "
@@ -66,17 +63,10 @@ def load_model(cls: type[M], folder: Path, device: torch.device | str) -> M:
         )
     config = ModelConfig.from_dict(read_json(folder / CONFIG))
     verify(folder, [WEIGHTS])
-    with torch.device("meta"):
-        model = cls(config)
-    state = read_tensors(folder / WEIGHTS, device)
-    if config.tie_embeddings and "embedding.weight" in state:
-        state["head.weight"] = state["embedding.weight"]
-    check_tensors(model, state, str(folder))
-    model.load_state_dict(state, assign=True)
-    if config.tie_embeddings:
-        model.head.weight = model.embedding.weight
-    model.reset_buffers(device)
-    return model
+    weights = read_tensors(folder / WEIGHTS, device)
+    if config.tie_embeddings and "embedding.weight" in weights:
+        weights["head.weight"] = weights["embedding.weight"]
+    return config, weights
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -95,32 +85,28 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Te
         ) from error
 
 
-def check_tensors(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Hold a state dict against a model.
-
-    Raises:
-        ValueError: names every missing, extra and misshapen tensor, with the nearest name.
-    """
-    check_shapes({k: tuple(v.shape) for k, v in model.state_dict().items()}, state, source)
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of a state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def check_shapes(
-    wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], source: str
+    needed: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], source: str
 ) -> None:
-    """The same against names and shapes.
+    """Compare a state dict to the names and shapes that a model needs.
 
     Raises:
         ValueError: names every missing, extra and misshapen tensor, with the nearest name.
     """
     problems = []
-    for name in sorted(wanted.keys() - state.keys()):
-        near = difflib.get_close_matches(name, state.keys() - wanted.keys(), 1)
-        problems.append(f"missing {name} {wanted[name]}" + (f" (is it {near[0]}?)" if near else ""))
-    for name in sorted(state.keys() - wanted.keys()):
-        near = difflib.get_close_matches(name, wanted, 1)
+    for name in sorted(needed.keys() - given.keys()):
+        near = difflib.get_close_matches(name, given.keys() - needed.keys(), 1)
+        problems.append(f"missing {name} {needed[name]}" + (f" (is it {near[0]}?)" if near else ""))
+    for name in sorted(given.keys() - needed.keys()):
+        near = difflib.get_close_matches(name, needed, 1)
         problems.append(f"unexpected {name}" + (f" (nearest: {near[0]})" if near else ""))
-    for name in sorted(wanted.keys() & state.keys()):
-        if tuple(state[name].shape) != wanted[name]:
-            problems.append(f"{name} has shape {tuple(state[name].shape)}, needs {wanted[name]}")
+    for name in sorted(needed.keys() & given.keys()):
+        if tuple(given[name].shape) != needed[name]:
+            problems.append(f"{name} has shape {tuple(given[name].shape)}, needs {needed[name]}")
     if problems:
         raise ValueError(f"{source} does not fit the model: " + "; ".join(problems))

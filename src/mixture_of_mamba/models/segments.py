@@ -1,4 +1,4 @@
-"""Where continuous segments stand: the rows, place and context of every image of a batch.
+"""Segments of continuous modalities: the rows, positions and context of every image of a batch.
 
 An image has one noise level, so a position must know its image: `Batch.segment_ids` says so, or
 each unbroken run of one modality in a document is a segment.
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..ops import Routing
-from ..ops.routing import document_starts
 
 __all__ = ["Segments", "before_captions", "draw_fresh_starts", "find_segments"]
 
@@ -23,67 +22,72 @@ class Segments(NamedTuple):
 
     Attributes:
         rows: (p,) int64, their rows in the routing's order.
-        number: (p,) int64, which segment of this modality (0, 1, …) a position belongs to.
-        place: (p,) int64, index within the segment.
-        leads: (p,) bool, the segment stands before its caption.
-        counts: (p,) bool, the position counts in the loss.
+        segment_index: (p,) int64, which segment of this modality (0, 1, …) a position belongs to.
+        position: (p,) int64, index within the segment.
+        precedes_caption: (p,) bool, the segment stands before its caption.
+        mask: (p,) bool, the position counts in the loss.
     """
 
     rows: Tensor
-    number: Tensor
-    place: Tensor
-    leads: Tensor
-    counts: Tensor
+    segment_index: Tensor
+    position: Tensor
+    precedes_caption: Tensor
+    mask: Tensor
 
 
 def find_segments(
-    batch: Batch, routing: Routing, modality: int, count: int, leads: Tensor
+    batch: Batch, routing: Routing, modality: int, count: int, precedes_caption: Tensor
 ) -> Segments:
     """The segments of one modality; nothing is read back from the device.
 
     Args:
+        routing: of the batch, with its documents.
         count: number of positions `p`, known from the batch's values.
-        leads: (b, t) bool from `before_captions`.
+        precedes_caption: (b, t) bool from `before_captions`.
     """
     device = batch.modality_ids.device
     index = torch.arange(count, device=device)
-    # rows are sorted by modality and stable in (b, t): one slice, in the order of the values
+    # Rows are sorted by modality and stable in (b, t): one slice, in the order of the values.
     rows = index + (routing.offsets[modality - 1] if modality else 0)
 
-    def pick(x: Tensor) -> Tensor:
+    def at_rows(x: Tensor) -> Tensor:
         return routing.to_rows(x)[rows]
 
-    segment = pick(unbroken_runs(batch) if batch.segment_ids is None else batch.segment_ids)
+    given = batch.segment_ids
+    segment = at_rows(unbroken_runs(batch, routing.resets) if given is None else given)
     first = torch.ones_like(segment, dtype=torch.bool)
     first[1:] = segment[1:] != segment[:-1]
     start = torch.where(first, index, 0).cummax(0).values if count else index
-    counts = torch.ones_like(first) if batch.loss_mask is None else pick(batch.loss_mask)
-    return Segments(rows, first.cumsum(0) - 1, index - start, pick(leads), counts)
+    mask = torch.ones_like(first) if batch.loss_mask is None else at_rows(batch.loss_mask)
+    return Segments(rows, first.cumsum(0) - 1, index - start, at_rows(precedes_caption), mask)
 
 
-def unbroken_runs(batch: Batch) -> Tensor:
-    """(b, t) number of the run of one modality, in one document, that a position belongs to."""
+def unbroken_runs(batch: Batch, starts: Tensor | None) -> Tensor:
+    """(b, t) index of the run of one modality, in one document, that a position belongs to.
+
+    Args:
+        starts: (b, t) bool, first tokens of documents; None: one document per window.
+    """
     ids = batch.modality_ids
     new = torch.ones_like(ids, dtype=torch.bool)
     new[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    starts = document_starts(batch.document_ids, ids.shape)
     new = new if starts is None else new | starts
     return new.view(-1).cumsum(0).view(ids.shape)
 
 
-def before_captions(batch: Batch, discrete: Tensor, opening: int) -> Tensor:
+def before_captions(batch: Batch, starts: Tensor | None, discrete: Tensor, opening: int) -> Tensor:
     """(b, t) bool: at most `opening` discrete tokens of the document stand before the position, and
     more than that after it.
 
     Args:
+        starts: (b, t) bool, first tokens of documents; None: one document per window.
         discrete: (m,) bool.
     """
     tokens = discrete[batch.modality_ids].long()
     before = tokens.cumsum(1) - tokens
     after = tokens.sum(1, keepdim=True) - before - tokens
-    starts = document_starts(batch.document_ids, batch.modality_ids.shape)
     if starts is not None:
-        # of the document alone: take off what stood before its start, and after its end
+        # of the document alone: subtract what stands before its start, and after its end
         before = before - torch.where(starts, before, 0).cummax(1).values
         ends = torch.zeros_like(starts)
         ends[:, :-1] = starts[:, 1:]

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..files import WriteError, filling, read_json, verify
-from ..models.saving import WEIGHTS, check_tensors, read_tensors, write_model
+from ..models.saving import WEIGHTS, check_shapes, read_tensors, shapes_of, write_model
 from .distributed import gather, on_rank_zero
 from .objective import Objective
 from .random_state import random_state, set_random_state
@@ -114,7 +114,7 @@ def save_checkpoint(
         try:
             with filling(final, anew=True) as part:
                 tensors = {name.removeprefix("model."): value for name, value in weights.items()}
-                write_model(objective.model, part, tensors)
+                write_model(objective.model.config, tensors, part)
                 save_file(_flatten(moments["state"]), part / "optimizer.safetensors")
                 training = {"position": state.to_dict(), "random": generators}
                 (part / "training.json").write_text(json.dumps(training))
@@ -175,7 +175,7 @@ def _read(path: Path, objective: Objective) -> _Saved:
     if model.config.tie_embeddings:
         weights["head.weight"] = weights["embedding.weight"]
     if not any(hasattr(p, "full_tensor") for p in model.parameters()):
-        check_tensors(model, weights, str(path))
+        check_shapes(shapes_of(model.state_dict()), weights, str(path))
     moments = read_tensors(path / "optimizer.safetensors")
     weights = {f"model.{name}": tensor for name, tensor in weights.items()}
     return _Saved(weights, moments, training["position"], training["random"])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from ..models.diffusion import LEVELS
+from ..models.diffusion import NOISE_BINS
 from .config import TrainConfig
 from .distributed import sum_over_ranks, to_device
 from .metrics import Means
-from .objective import Part
+from .objective import MicroBatch
 from .random_state import isolated_rng
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Windows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Any) -> Batch: ...
+    def batch(self, indices: Any, *, seed: int | None = None) -> Batch: ...
 
 
 @torch.no_grad()
@@ -49,7 +48,7 @@ def validation_losses(
     world, rank = fabric.world_size, fabric.global_rank
     modalities = objective.model.config.modalities
     sums = torch.zeros(2 * len(modalities), dtype=torch.float64)
-    levels = {m.name: torch.zeros(LEVELS, 2) for m in modalities if not m.discrete}
+    levels = {m.name: torch.zeros(NOISE_BINS, 2) for m in modalities if not m.discrete}
     size = config.batch_size // (config.devices * config.gradient_accumulation_steps)
     objective.eval()
     with isolated_rng(_NOISE_SEED + rank):
@@ -57,11 +56,13 @@ def validation_losses(
         # rank that runs out repeats the last window and does not count it.
         for first in range(0, count, size * world):
             own = [i for i in range(first + rank * size, first + (rank + 1) * size) if i < count]
-            batch = replace(windows.batch(own or [count - 1]), seed=_NOISE_SEED + first + rank)
-            _, part = objective(Part(to_device(fabric, batch, objective.model)))
-            sums += part.double().cpu() if own else 0.0
-            for name, level_sums in levels.items() if own else ():
-                level_sums += objective.noise_levels[name].float().cpu()
+            batch = windows.batch(own or [count - 1], seed=_NOISE_SEED + first + rank)
+            output = objective(MicroBatch(to_device(fabric, batch, objective.model)))
+            if not own:
+                continue
+            sums += output.sums.double().cpu()
+            for name, level_sums in levels.items():
+                level_sums += output.noise_levels[name].float().cpu()
     objective.train()
     total = sum_over_ranks(fabric, sums.to(fabric.device)) if world > 1 else sums
     if world > 1:

@@ -26,7 +26,7 @@ from .distributed import any_rank, is_first_process, make_fabric, on_rank_zero, 
 from .evaluation import validation_losses
 from .folder import check_data, cleanup_on_failure, prepare_folder, publish_model, write_config
 from .freeze import freeze_parts
-from .gradients import step_gradients
+from .gradients import accumulate_gradients
 from .interrupt import Interrupt
 from .launch import check_launch
 from .lock import FolderLock
@@ -171,7 +171,7 @@ class Trainer:
         self.sampler = Schedule(len(data.train), c.seed)
         self.sums = StepSums(folder, self.model.config.modalities, self.state.unlogged)
         tokens = c.batch_size * config.data.window
-        counts = data.train.tokens_by_modality() if self.model.diffusion is not None else None
+        counts = data.train.tokens_by_modality() if self.model.diffusion.modalities else None
         flops = flops_per_token(self.model.config, window=config.data.window, counts=counts)
         self.log = RunLog(
             folder, c, self.state, tokens=tokens, flops=tokens * flops, on=fabric.global_rank == 0
@@ -224,7 +224,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, c)
         self.optimizer.zero_grad(set_to_none=True)
-        sums, norm = step_gradients(
+        sums, norm = accumulate_gradients(
             self.fabric, self.module, self.data.train, self.sampler, c, step
         )
         self.optimizer.step()

@@ -13,7 +13,6 @@ import torch
 
 from ..files import replacing, writing
 from ..models import Modality
-from .objective import total_loss
 
 __all__ = ["Means", "MetricsLog", "read_metrics"]
 
@@ -102,4 +101,15 @@ class Means:
             modality.name: float(total / count) if count else None
             for modality, total, count in zip(self.modalities, totals, counts, strict=True)
         }
-        return float(total_loss(self.modalities, totals, counts)), losses
+        return float(_loss(self.modalities, totals, counts)), losses
+
+
+def _loss(
+    modalities: Sequence[Modality], totals: torch.Tensor, counts: torch.Tensor
+) -> torch.Tensor:
+    """`models.loss.total_loss` of many steps; each share is divided before the shares are added,
+    which decides the last digits of the logs."""
+    discrete = torch.tensor([m.discrete for m in modalities])
+    weights = totals.new_tensor([m.loss_weight for m in modalities])
+    targets = torch.where(discrete, torch.where(discrete, counts, 0).sum(), counts)
+    return (weights * totals / targets.clamp(min=1.0)).sum()

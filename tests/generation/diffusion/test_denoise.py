@@ -15,7 +15,7 @@ from mixture_of_mamba.generation.diffusion import (
     denoise,
     empty_context,
 )
-from mixture_of_mamba.models import Cache
+from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.ops import Routing
 from tests.helpers.sequences import BEGIN, CLOSE, DIM, END, OPEN, PATCHES, model_of
 
@@ -25,7 +25,6 @@ SAMPLERS = [("epsilon", "ddim"), ("epsilon", "ddpm"), ("v", "ddim"), ("sample", 
 
 def awake(**diffusion: object) -> MultimodalModel:
     model = model_of(**diffusion)
-    assert model.diffusion is not None
     with torch.no_grad():
         model.diffusion["image"].outward.weight.normal_(0, 0.3)
     return model.eval()
@@ -36,7 +35,7 @@ def prompts(lengths: list[int]) -> list[Tensor]:
     return [torch.tensor([OPEN, *torch.randint(16, (n,)).tolist(), BEGIN]) for n in lengths]
 
 
-def read(model: MultimodalModel, tokens: Tensor) -> Cache:
+def read(model: MultimodalModel, tokens: Tensor) -> ModelState:
     tokens = tokens.view(-1, tokens.shape[-1])
     return model.advance(tokens, torch.zeros_like(tokens))[1]
 
@@ -45,7 +44,6 @@ def recomputed(
     model: MultimodalModel, prompt: Tensor, options: DiffusionOptions, seed: int
 ) -> Tensor:
     """The whole sequence at every denoising step, with the schedulers called directly."""
-    assert model.diffusion is not None
     maps, flow = model.diffusion["image"], model.diffusion.config.prediction == "flow"
     scheduler = options.scheduler(model.diffusion.config)
     generator = torch.Generator().manual_seed(seed)
@@ -56,7 +54,7 @@ def recomputed(
         ids = torch.tensor([[0] * len(tokens) + [1] * PATCHES])
         routing = Routing.build(ids, 2)
         level = torch.full((PATCHES,), float(t) - flow)
-        rows = torch.cat([model.embedding(tokens), maps.rows(sample[0].double(), level, place)])
+        rows = torch.cat([model.embedding(tokens), maps.embed(sample[0].double(), level, place)])
         hidden, _ = model.backbone(rows, routing)
         return maps.predict(hidden[len(tokens) :])[None].float()
 
@@ -117,8 +115,8 @@ def test_a_seed_decides_an_image_whatever_is_beside_it(prediction: str, sampler:
     texts = prompts([3, 9, 6])
     states = [read(model, p) for p in texts]
     draw = DiffusionSampler({"image": BEGIN}, DiffusionOptions(sampler=sampler, steps=5))
-    together = draw(model, Cache.concatenate(states), "image", PATCHES, [1, 2, 3])
-    again = draw(model, Cache.concatenate(states), "image", PATCHES, [1, 2, 3])
+    together = draw(model, ModelState.concatenate(states), "image", PATCHES, [1, 2, 3])
+    again = draw(model, ModelState.concatenate(states), "image", PATCHES, [1, 2, 3])
     assert torch.equal(together, again)
     for i, state in enumerate(states):
         alone = draw(model, state, "image", PATCHES, [i + 1])

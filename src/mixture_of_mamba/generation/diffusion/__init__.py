@@ -1,4 +1,4 @@
-"""Sampling of continuous modalities: denoising from a snapshot of the state."""
+"""Sampling of continuous modalities: denoising from the state before a segment."""
 
 from .denoise import Denoised, denoise, empty_context
 from .options import DiffusionOptions

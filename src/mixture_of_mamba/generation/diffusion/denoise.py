@@ -1,8 +1,8 @@
-"""Denoising from a snapshot: the context is read once, each step runs only the segment's own rows.
+"""Denoising from a state: the context is read once, each step runs only the segment's own rows.
 
 A state-space model's past is its state. The state at the begin token is kept, every denoising step
-starts from it, and the clean vectors advance it: the cost of an image does not depend on how much
-text stands before it.
+starts from it, and the clean vectors advance it: the cost of an image does not depend on the length
+of the text before it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch import Batch
 from ...models import MultimodalModel
-from ...models.cache import Cache
-from ...models.inference import run_blocks
+from ...models.state import ModelState, check_state
 from ...ops import Routing
 from ...seeding import torch_seed
 from .options import DiffusionOptions
@@ -33,11 +31,12 @@ class Denoised(NamedTuple):
     """
 
     values: Tensor
-    state: Cache
+    state: ModelState
 
 
-def empty_context(model: MultimodalModel, begin: int, *, modality: str = "text") -> Cache:
-    """The state after a begin token that nothing precedes: what guidance leans away from.
+def empty_context(model: MultimodalModel, begin: int, *, modality: str = "text") -> ModelState:
+    """The state after a begin token that nothing precedes: the unconditional state of
+    classifier-free guidance.
 
     Args:
         begin: id of the begin token in the vocabulary of `modality`.
@@ -50,12 +49,12 @@ def empty_context(model: MultimodalModel, begin: int, *, modality: str = "text")
 def denoise(
     model: MultimodalModel,
     name: str,
-    state: Cache,
+    state: ModelState,
     length: int,
     options: DiffusionOptions,
     seeds: Sequence[int],
     *,
-    unconditional: Cache | None = None,
+    unconditional: ModelState | None = None,
     on_step: Callable[[], None] | None = None,
     go_on: bool = True,
 ) -> Denoised:
@@ -78,7 +77,7 @@ def denoise(
             unconditional state, or an options field that the model cannot serve.
     """
     diffusion = model.diffusion
-    if diffusion is None or name not in diffusion.modalities:
+    if name not in diffusion.modalities:
         raise ValueError(
             f"this model has no continuous modality {name!r} to denoise; it has "
             + ", ".join(f"{m.name} ({m.kind})" for m in model.config.modalities)
@@ -87,92 +86,79 @@ def denoise(
         raise ValueError(f"{len(seeds)} seeds for {state.batch} sequences; give one for each")
     if length < 1:
         raise ValueError(f"length is {length}; a segment needs at least 1 vector")
-    rows = _Rows(model, name, state, length, options.guidance, unconditional)
+    segments = _Segments(model, name, state, length, options.guidance, unconditional)
     scheduler = options.scheduler(diffusion.config)
     # diffusers counts the levels of flow matching from 1, where sigma is 1 / T
     lowest = 1 if diffusion.config.prediction == "flow" else 0
     generators = [torch.Generator().manual_seed(torch_seed(seed)) for seed in seeds]
     device = model.device
-    shape = (length, model.config.modalities[rows.modality].size)
+    shape = (length, model.config.modalities[segments.modality].size)
     noise = torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in generators])
     sample = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps:
-        prediction = rows.predict(sample, float(t) - lowest)
+        prediction = segments.predict(sample, float(t) - lowest)
         sample = scheduler.step(prediction, t, sample, generator=generators).prev_sample
         if on_step is not None:
             on_step()
-    return Denoised(sample, rows.advance(sample) if go_on else state)
+    return Denoised(sample, segments.advance(sample) if go_on else state)
 
 
-class _Rows:
-    """The rows of `b` segments, run from the snapshot as often as there are steps."""
+class _Segments:
+    """The rows of `b` segments, run from the state before them as often as there are steps."""
 
     def __init__(
         self,
         model: MultimodalModel,
         name: str,
-        state: Cache,
+        state: ModelState,
         length: int,
         guidance: float,
-        unconditional: Cache | None,
+        unconditional: ModelState | None,
     ) -> None:
-        assert model.diffusion is not None
-        self.model, self.state, self.guidance = model, state, guidance
+        check_state(state, model.config, state.batch, model.activation_dtype)
+        self.model, self.state, self.length, self.guidance = model, state, length, guidance
         self.modality = model.config.index(name)
-        self.maps = model.diffusion[name]
-        self.batch, self.length = state.batch, length
-        self.snapshot = state
+        self.projections = model.diffusion[name]
+        self.start = state
         if guidance != 1:
             if unconditional is None:
                 raise ValueError(
                     f"guidance {guidance:g} needs the state of an empty context; "
                     "give unconditional=empty_context(model, begin_token), or guidance 1"
                 )
-            forgotten = unconditional.select([0] * state.batch)
-            plain = [c.blocks for c in (state, forgotten)]
-            blocks = tuple(
-                type(a)(*(torch.cat(pair) for pair in zip(a, b, strict=True)))
-                for a, b in zip(*plain, strict=True)
-            )
-            self.snapshot = Cache(
-                model.config, blocks, torch.cat([state.position, forgotten.position])
-            )
-        rows = self._tokens(self.snapshot.batch)
-        self.routing = Routing.build(
-            rows.modality_ids,
-            len(model.config.modalities),
-            host_offsets=rows.row_ends,
-            check=False,
-        )
+            empty = unconditional.select([0] * state.batch)
+            self.start = ModelState.concatenate([state, empty])
+        self.routing = self._routing(self.start.batch)
 
     def predict(self, sample: Tensor, t: float) -> Tensor:
-        """(b, length, d) noisy vectors, one level for all -> the guided prediction."""
+        """(b, length, d) noisy vectors, one timestep for all -> the guided prediction."""
         if self.guidance == 1:
             return self._run(sample, t)
         with_context, without = self._run(torch.cat([sample, sample]), t).chunk(2)
         return without + self.guidance * (with_context - without)
 
     def _run(self, sample: Tensor, t: float) -> Tensor:
-        rows = self._embed(sample, t)
-        hidden, _ = self.model.backbone(rows, self.routing, self.snapshot)
-        return self.maps.predict(hidden).float().view(sample.shape)
+        hidden, _ = self.model.backbone(self._embed(sample, t), self.routing, self.start)
+        return self.projections.predict(hidden).float().view(sample.shape)
 
-    def advance(self, clean: Tensor) -> Cache:
+    def advance(self, clean: Tensor) -> ModelState:
         """The state after the clean vectors."""
-        batch = self._tokens(self.batch)
-        embed = lambda batch, routing: self._embed(clean, 0.0)  # noqa: E731
-        after = run_blocks(self.model, batch, self.state, embed=embed)[2]
-        assert after is not None
-        return after
+        routing = self._routing(self.state.batch)
+        _, blocks = self.model.backbone(self._embed(clean, 0.0), routing, self.state)
+        return self.state.after(blocks, None, self.length)
 
-    def _tokens(self, batch: int) -> Batch:
-        """The segments' positions, made on the host, which so knows the numbers of rows."""
-        ids = torch.full((batch, self.length), self.modality)
-        return Batch(modality_ids=ids, tokens=torch.zeros_like(ids)).to(self.model.device)
+    def _routing(self, batch: int) -> Routing:
+        """All positions are of one modality, so the host knows the numbers of rows."""
+        ids = torch.full((batch, self.length), self.modality, device=self.model.device)
+        ends = torch.tensor([0] * self.modality + [ids.numel()], dtype=torch.int32)
+        n = len(self.model.config.modalities)
+        return Routing.build(ids, n, host_offsets=ends, check=False)
 
     def _embed(self, values: Tensor, t: float) -> Tensor:
         count = values.shape[0] * self.length
-        place = torch.arange(self.length, device=values.device).repeat(values.shape[0])
-        level = torch.full((count,), t, device=values.device, dtype=torch.float32)
-        weight = self.maps.inward.weight
-        return self.maps.rows(values.reshape(count, -1).to(weight.dtype), level, place)
+        position = torch.arange(self.length, device=values.device).repeat(values.shape[0])
+        timestep = torch.full((count,), t, device=values.device, dtype=torch.float32)
+        weight = self.projections.inward.weight
+        return self.projections.embed(
+            values.reshape(count, -1).to(weight.dtype), timestep, position
+        )

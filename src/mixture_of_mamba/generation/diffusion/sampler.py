@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...models import Cache, MultimodalModel
+from ...models import ModelState, MultimodalModel
 from .denoise import denoise, empty_context
 from .options import DiffusionOptions
 
@@ -39,7 +39,12 @@ class DiffusionSampler:
         self.progress = progress
 
     def __call__(
-        self, model: MultimodalModel, cache: Cache, modality: str, count: int, seeds: Sequence[int]
+        self,
+        model: MultimodalModel,
+        state: ModelState,
+        modality: str,
+        count: int,
+        seeds: Sequence[int],
     ) -> Tensor:
         """(b, count, dim) float32 clean vectors; sequence i is decided by its state and seed alone.
 
@@ -56,12 +61,12 @@ class DiffusionSampler:
             empty = empty_context(model, self.begin[modality])
         at_once = max(1, ROWS_AT_ONCE // (count * (1 if empty is None else 2)))
         parts = []
-        for start in range(0, cache.batch, at_once):
-            here = list(range(start, min(start + at_once, cache.batch)))
+        for start in range(0, state.batch, at_once):
+            here = list(range(start, min(start + at_once, state.batch)))
             part = denoise(
                 model,
                 modality,
-                cache.select(here),
+                state.select(here),
                 count,
                 self.options,
                 [seeds[i] for i in here],

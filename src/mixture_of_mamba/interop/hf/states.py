@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers.cache_utils import LinearAttentionLayer
 
 from ...layers import MambaState
-from ...models import Cache, ModelConfig
-from ...models.cache import check_state
+from ...models import ModelConfig, ModelState
+from ...models.state import check_state
 
 __all__ = ["StateLayer", "kept_by", "read_states", "write_states"]
 
@@ -71,7 +71,7 @@ def read_states(cache: Any, config: ModelConfig, batch: int) -> list[MambaState]
         if not isinstance(first, StateLayer):
             raise ValueError("the state is of another model; prefill the prompt with this model")
         nowhere = states[0].conv.new_zeros(0)
-        check_state(Cache(first.config, tuple(states), nowhere), config, batch, None)
+        check_state(ModelState(first.config, tuple(states), nowhere), config, batch, None)
     return states
 
 

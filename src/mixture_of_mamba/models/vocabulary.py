@@ -1,4 +1,8 @@
-"""Rows -> losses of the discrete modalities: cross entropy over the joint or the own vocabulary."""
+"""The joint vocabulary: tokens -> rows, and rows -> logits or cross entropy.
+
+The ids of all discrete modalities follow each other in one table; `ModelConfig.vocabulary_ranges`
+says where each modality's own begin and end.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.init import parameter_generator
 from ..ops.cross_entropy import linear_cross_entropy
 from .config import ModelConfig
-from .embedding import init_vocabulary
 
-__all__ = ["IGNORED", "DiscreteHead"]
+__all__ = ["IGNORED", "DiscreteHead", "TokenEmbedding"]
 
+#: Target of a row without one: its loss is 0.
 IGNORED = -100
-"""Target of a row without one: its loss is 0."""
 
 #: Up to so many logits (64 MiB) they are kept for the backward, which saves a matrix product.
 KEEP_LOGITS = 1 << 24
+
+
+@torch.no_grad()
+def init_vocabulary(weight: Tensor, config: ModelConfig, seed: int | None, name: str) -> None:
+    """N(0, 0.02) per modality, each from its own generator, so that a further modality does not
+    change the values of the others."""
+    for modality, (low, high) in zip(config.modalities, config.vocabulary_ranges, strict=True):
+        if modality.discrete:
+            generator = parameter_generator(seed, f"{name}.{modality.name}", 0, weight)
+            weight[low:high].normal_(0.0, 0.02, generator=generator)
+
+
+class TokenEmbedding(nn.Module):
+    """Rows of the joint table."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.d_model))
+
+    def init_weights(self, seed: int | None) -> None:
+        """Draw the initial values."""
+        init_vocabulary(self.weight, self.config, seed, "embedding")
+
+    def forward(self, joint_ids: Tensor) -> Tensor:
+        """(r,) ids in the joint vocabulary -> (r, d_model)."""
+        return F.embedding(joint_ids, self.weight)
 
 
 class DiscreteHead(nn.Module):
@@ -31,6 +62,7 @@ class DiscreteHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocabulary_size, config.d_model))
 
     def init_weights(self, seed: int | None) -> None:
+        """Draw the initial values."""
         init_vocabulary(self.weight, self.config, seed, "head")
 
     def forward(
