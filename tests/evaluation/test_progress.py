@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mixture_of_mamba.evaluation.progress import ComparisonProgress, clock, progress_line
+from mixture_of_mamba.evaluation.progress import ComparisonProgress, progress_line
+from mixture_of_mamba.training.progress_bar import clock
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from .compare import add_study_options, typed_command
+from .compare import add_study_options, command_line
 from .options import add_run_options, run_config
 
 __all__ = ["HELP", "configure", "run"]
@@ -35,7 +35,7 @@ def run(args: Any) -> int:
         variants=tuple(all_splits()),
         baseline="dense",
         seeds=tuple(args.seeds),
-        command=typed_command(),
+        command=command_line(),
         smoothing=args.smoothing,
     )
     out = Path(args.out)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..data.digits.proportions import Proportion
     from ..evaluation.figures import Figures
 
-__all__ = ["HELP", "add_study_options", "configure", "print_figures", "run", "typed_command"]
+__all__ = ["HELP", "add_study_options", "command_line", "configure", "print_figures", "run"]
 
 HELP = (
     "Train variants on the same batches and report, per modality, the FLOPs that each needs to "
@@ -79,7 +79,7 @@ def run(args: Any) -> int:
         variants=tuple(args.variants),
         baseline=args.baseline or args.variants[0],
         seeds=tuple(args.seeds),
-        command=typed_command(),
+        command=command_line(),
         smoothing=args.smoothing,
     )
     _, figures, page = run_study(
@@ -89,8 +89,8 @@ def run(args: Any) -> int:
     return 0
 
 
-def typed_command() -> str:
-    """What the user typed."""
+def command_line() -> str:
+    """The command as the user typed it, for the report."""
     return shlex.join(["mom", *sys.argv[1:]])
 
 

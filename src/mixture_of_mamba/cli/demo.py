@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..training.config import RunConfig
 from ..training.runs import read_yaml
-from .compare import print_figures, typed_command
+from .compare import command_line, print_figures
 from .options import preset_path
 
 __all__ = ["HELP", "configure", "demo_config", "run"]
@@ -21,8 +21,9 @@ HELP = (
     "two cores. The same command again goes on where it was stopped."
 )
 VARIANTS = ("dense", "mom")
-#: Share of the schedule where the kernels are not compiled and a step takes several times longer.
-SHORTER = 0.25
+#: Share of the preset's steps where there are no compiled kernels: a step takes several times as
+#: long.
+SHARE_WITHOUT_KERNELS = 0.25
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def run(args: Namespace) -> int:
         variants=VARIANTS,
         baseline=VARIANTS[0],
         seeds=tuple(args.seeds),
-        command=typed_command(),
+        command=command_line(),
     )
     _, figures, page = run_study(plan, Path(args.out), jobs=args.jobs)
     print_figures(figures, page)
@@ -70,7 +71,7 @@ def demo_config(steps: int | None, slow: str | None) -> tuple[RunConfig, str]:
     config = RunConfig.from_dict(read_yaml(path), str(path))
     full = config.train.steps
     if steps is None and slow is not None:
-        steps = round(full * SHORTER)
+        steps = round(full * SHARE_WITHOUT_KERNELS)
     if steps is None or steps == full:
         return config, ""
     warmup = min(config.train.warmup, max(1, steps // 10))

@@ -1,4 +1,4 @@
-"""What a user sees when a command fails: one line on standard error, and a code."""
+"""How a failed command ends: one line on standard error, and an exit code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from ..files import WriteError, why_not_written
 
 __all__ = ["one_line", "report"]
 
-#: What only a write meets, whatever wrote: a WriteError says more, where a file's name is known.
-_FULL = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
-_MENDABLE = (ValueError, TypeError, OSError, ImportError, RuntimeError, argparse.ArgumentError)
+#: Reasons that only a write can fail for. A WriteError says more, where a file's name is known.
+_WRITE_REASONS = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)]
+#: Errors that a user can do something about; others are reported as unexpected.
+EXPECTED_ERRORS = (
+    ValueError,
+    TypeError,
+    OSError,
+    ImportError,
+    RuntimeError,
+    argparse.ArgumentError,
+)
 
 
 def one_line(error: BaseException) -> str:
@@ -42,11 +50,15 @@ def report(error: BaseException, command: str) -> int:
             f"this needs the package {missing!r}, which is not installed; "
             "install it with: pip install 'mixture-of-mamba[train]'"
         )
-    if not isinstance(error, WriteError) and (why := why_not_written(error)) and why[0] in _FULL:
+    if (
+        not isinstance(error, WriteError)
+        and (why := why_not_written(error))
+        and why[0] in _WRITE_REASONS
+    ):
         named = getattr(error, "filename", None)
         message = f"{named or message}: {'; '.join(why)}".format(elsewhere="choose another place")
         error = WriteError(message)
-    if not isinstance(error, _MENDABLE):
+    if not isinstance(error, EXPECTED_ERRORS):
         message = f"unexpected {type(error).__name__}: {message}; MOM_TRACEBACK=1 shows where"
     print(f"{command}: {message}", file=sys.stderr)
     return 1

@@ -10,17 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["ComparisonProgress", "clock", "progress_line"]
+from ..training.progress_bar import clock
+
+__all__ = ["ComparisonProgress", "progress_line"]
 
 TAIL_BYTES = 1 << 15
 """Read from the end of metrics.jsonl; a line has some hundred."""
-
-
-def clock(seconds: float) -> str:
-    """83 -> "1:23", 3723 -> "1:02:03"."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def progress_line(folder: Path, steps: int) -> str:

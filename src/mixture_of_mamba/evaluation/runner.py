@@ -18,8 +18,9 @@ from ..processes import adopting, unwinding
 from ..startup import usable_cores
 from ..training.config import RunConfig
 from ..training.lock import writer_of
+from ..training.progress_bar import clock
 from .plan import Job
-from .progress import ComparisonProgress, clock, progress_line
+from .progress import ComparisonProgress, progress_line
 
 __all__ = ["RunFailed", "default_jobs", "run_jobs"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .config import TrainConfig
 
-__all__ = ["TrainProgressBar"]
+__all__ = ["TrainProgressBar", "clock"]
 
 
 class TrainProgressBar:
@@ -50,7 +50,7 @@ class TrainProgressBar:
             self.bar.write(text, file=sys.stderr)
             return
         left = (time.perf_counter() - self.began) / max(1, step - self.start) * (self.steps - step)
-        print(f"{text}  {_rate(rate)}  {_clock(left)} left", file=sys.stderr, flush=True)
+        print(f"{text}  {_rate(rate)}  {clock(left)} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
@@ -67,10 +67,8 @@ def _rate(tokens_per_second: float) -> str:
     return f"{tokens_per_second:.0f} tokens/s"
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-        if minutes >= 60
-        else f"{minutes}:{rest:02d}"
-    )
+def clock(seconds: float) -> str:
+    """83 -> "1:23", 3723 -> "1:02:03"."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

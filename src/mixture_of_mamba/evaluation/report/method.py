@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ...training.progress_bar import clock
 from ..figures import Figures
-from ..progress import clock
 from .charts import flops_unit
 from .html import escape, section, table
 
