@@ -113,7 +113,7 @@ def test_demo_compares_both_variants_alike_and_names_the_report(
         plans.append((plan, out, options))
         return None, {}, out / "report.html"
 
-    monkeypatch.setattr("mixture_of_mamba.evaluation.study.run_study", study)
+    monkeypatch.setattr("mixture_of_mamba.evaluation.experiment.run_experiment", study)
     monkeypatch.setattr(demo, "print_figures", lambda figures, page: print(f"report: {page}"))
     assert main(["demo", "--out", str(tmp_path), "--steps", "40"]) == 0
     ((plan, out, options),) = plans

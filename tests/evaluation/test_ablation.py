@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.evaluation.ablation import ablation, ablation_rows, synergy, synergy_rows
+from mixture_of_mamba.evaluation.ablation import (
+    ablation,
+    ablation_rows,
+    gains_of,
+    synergy,
+    synergy_rows,
+)
 from mixture_of_mamba.evaluation.comparison import load_comparison
 from mixture_of_mamba.evaluation.plan import Job
 from mixture_of_mamba.evaluation.report import write_report
@@ -42,7 +48,7 @@ def test_synergy_of_known_gains(tmp_path: Path) -> None:
     write_runs(tmp_path, make_plan(all_splits(), [0]), loss)
     comparison = load_comparison(tmp_path)
     figures = write_comparison(comparison)
-    text, image = (synergy(figures, name) for name in ("text", "image"))
+    text, image = (synergy(gains_of(figures, name)) for name in ("text", "image"))
     singles = {name: gain.mean for name, gain in text.singles.items()}
     assert singles == pytest.approx({name: 100 * w for name, w in WORTH.items()})
     assert (text.sum_of_singles.mean, text.joint.mean) == (pytest.approx(8.0), pytest.approx(10.0))
@@ -87,6 +93,6 @@ def test_without_a_loss_there_is_no_gain_to_add_up(tmp_path: Path) -> None:
     comparison = load_comparison(tmp_path)
     figures = write_comparison(comparison)
     assert figures.variants["mom"].gain("text").mean is None
-    assert synergy(figures, "text").excess.mean is None
+    assert synergy(gains_of(figures, "text")).excess.mean is None
     assert synergy_rows(figures)[1] == ("text", *["—"] * 7)
     write_report(comparison, figures)

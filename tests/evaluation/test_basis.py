@@ -16,10 +16,11 @@ from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.evaluation.artefacts import checkpoint_of, read_made
 from mixture_of_mamba.evaluation.basis import basis_of
-from mixture_of_mamba.evaluation.comparison import load_comparison, write_comparison
+from mixture_of_mamba.evaluation.comparison import load_comparison
 from mixture_of_mamba.evaluation.plan import Job, Plan, read_plan, write_plan
 from mixture_of_mamba.evaluation.report import write_gallery, write_report
 from mixture_of_mamba.evaluation.samples import save_examples
+from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.files import write_json
 
 from .runs import make_plan, write_model, write_run, write_runs
@@ -38,7 +39,7 @@ def with_fields(plan: Plan, **train: Any) -> Plan:
 
 @pytest.fixture
 def plan() -> Plan:
-    return replace(make_plan().settled(), basis=basis_of(DIGESTS, "cpu"))
+    return replace(make_plan().resolved(), basis=basis_of(DIGESTS, "cpu"))
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_figures_name_the_machines_and_versions_of_the_training(folder: Path, pl
     abacus = {**plan.basis["machine"], "processor": "abacus"}
     write_plan(changed(plan, machine=abacus), folder)
     write_plan(changed(plan, machine=abacus), folder)
-    figures = write_comparison(load_comparison(folder))
+    figures = write_comparison(load_comparison(folder)).to_json()
     here = plan.basis["machine"]["processor"]
     assert figures["machine"]["processor"] == f"{here} and abacus"
     assert figures["versions"] == plan.basis["versions"]
@@ -121,7 +122,7 @@ def test_a_folder_of_an_earlier_version_is_reported_but_not_gone_on_with(
     plain = json.loads((tmp_path / "plan.json").read_text())
     del plain["basis"]
     (tmp_path / "plan.json").write_text(json.dumps(plain))
-    assert write_comparison(load_comparison(tmp_path))["data"] == {}
+    assert write_comparison(load_comparison(tmp_path)).data == {}
     with pytest.raises(ValueError, match="not recorded by the version that began it"):
         write_plan(replace(make_plan(), basis=plan.basis), tmp_path)
 
@@ -165,7 +166,7 @@ def test_samples_and_facts_of_an_older_model_are_left_out_and_named(
         write_facts(folder / run, answers(4))
     comparison = load_comparison(folder)
     figures = write_comparison(comparison)
-    assert list(figures["facts"]["runs"]) == ["dense", "mom"]
+    assert list(figures.scores.runs) == ["dense", "mom"]
     assert write_gallery(comparison) == folder / "gallery.png"
     assert "Left out" not in write_report(comparison, figures).read_text()
     old = checkpoint_of(folder / "mom-seed0")
@@ -202,7 +203,7 @@ def test_a_gallery_of_samples_that_are_gone_goes_too(folder: Path) -> None:
 def test_facts_of_fewer_captions_are_not_beside_those_of_more(folder: Path) -> None:
     for i, job in enumerate(read_plan(folder).jobs(folder)):
         write_facts(job.folder, answers(4) | {"examples": 5 if i == 3 else 3})
-    facts = write_comparison(load_comparison(folder))["facts"]
+    facts = write_comparison(load_comparison(folder)).to_json()["facts"]
     assert facts["examples"] == 5 and list(facts["runs"]) == ["mom"]
     assert list(facts["runs"]["mom"]) == ["1"]
     assert "facts.json is of 3 captions, others are of 5" in facts["not_judged"]["dense"]
@@ -216,6 +217,6 @@ def test_an_unfinished_comparison_says_so(tmp_path: Path, plan: Plan) -> None:
             write_run(job, loss)
     comparison = load_comparison(tmp_path)
     figures = write_comparison(comparison)
-    assert (figures["seeds"], figures["planned_seeds"]) == ([0, 1], [0, 1, 2])
+    assert (figures.seeds, figures.planned_seeds) == ((0, 1), (0, 1, 2))
     page = write_report(comparison, figures).read_text()
     assert "2 seeds of 3, the others are not finished" in page

@@ -18,10 +18,10 @@ from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.evaluation.artefacts import checkpoint_of
 from mixture_of_mamba.evaluation.comparison import load_comparison
 from mixture_of_mamba.evaluation.plan import Job, Plan, read_plan, write_plan
+from mixture_of_mamba.evaluation.rebuild import report_comparison
 from mixture_of_mamba.evaluation.report import write_report
 from mixture_of_mamba.evaluation.samples import save_examples
 from mixture_of_mamba.evaluation.scores import why_not_sampled
-from mixture_of_mamba.evaluation.study import report_study
 from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.evaluation.tables import headline_rows, markdown_table, text_table
 from mixture_of_mamba.evaluation.variants import variant_config
@@ -233,8 +233,8 @@ def test_plans_that_cannot_be_run_are_refused(changes: dict[str, object], messag
 def test_curves_get_enough_points() -> None:
     plan: Plan = make_plan(steps=1500)
     often = replace(plan.config, train=replace(plan.config.train, evaluate_every=250))
-    assert replace(plan, config=often).settled().config.train.evaluate_every == 50
-    assert plan.settled().config.train.evaluate_every == 2
+    assert replace(plan, config=often).resolved().config.train.evaluate_every == 50
+    assert plan.resolved().config.train.evaluate_every == 2
 
 
 def level_lines(out: Path, plan: Plan) -> None:
@@ -385,7 +385,7 @@ def test_damaged_artefacts_are_named_and_in_nobodys_way(
     whole = (tmp_path / "examples" / "examples.json").read_bytes()
     for place in places:
         place.write_bytes(damage)
-    _, figures, page = report_study(tmp_path)
+    _, figures, page = report_comparison(tmp_path)
     assert "Loss over training FLOPs" in page.read_text() and figures.seeds == (0, 1)
     said = capsys.readouterr().err
     read = [p for p in places if "seed1/samples" not in str(p)]  # the report shows the first seed's
@@ -393,8 +393,8 @@ def test_damaged_artefacts_are_named_and_in_nobodys_way(
     assert json.loads((tmp_path / "comparison.json").read_text())["seeds"] == [0, 1]
     assert set(figures.scores.not_scored) == {"dense", "mom"}
     (tmp_path / "examples" / "examples.json").write_bytes(whole)
-    report_study(tmp_path)
+    report_comparison(tmp_path)
     assert str(tmp_path / "examples") not in capsys.readouterr().err
     (tmp_path / "examples" / "01.png").write_bytes(b"cut")
-    report_study(tmp_path)
+    report_comparison(tmp_path)
     assert f"{tmp_path / 'examples' / '01.png'} is damaged" in capsys.readouterr().err

@@ -47,12 +47,7 @@ def test_excess_of_nothing_is_not_told_from_zero(seeds: int) -> None:
         names = ["dense", *PROJECTION_ORDER, "mom"]
         final = dict(zip(names, rng.normal(1.0, 0.003, (6, seeds)), strict=True))
         gains = {name: list(100 * (1 - loss / final["dense"])) for name, loss in final.items()}
-        figures = {
-            "variants": {
-                name: {"by_seed": {"gain_percent": {"text": gain}}} for name, gain in gains.items()
-            }
-        }
-        found = synergy(figures, "text").excess
+        found = synergy(gains).excess
         low, high = found.interval or (np.nan, np.nan)
         excess += found.values
         held.append(low <= 0 <= high)

@@ -10,7 +10,7 @@ import pytest
 
 from mixture_of_mamba.evaluation import timing
 from mixture_of_mamba.evaluation.plan import Job
-from mixture_of_mamba.evaluation.timing import measured_alone, noting_company
+from mixture_of_mamba.evaluation.timing import measured_alone, recording_isolation
 
 from .runs import make_plan, write_run
 
@@ -35,7 +35,7 @@ def train(
     seconds, clock = iter([7.0, 7.0 + foreign]), iter([50.0, 150.0])
     monkeypatch.setattr(timing, "_foreign_seconds", lambda: next(seconds))
     monkeypatch.setattr(CLOCK, lambda: next(clock))
-    with noting_company(jobs, jobs[0].folder.parent, at_a_time=at_a_time):
+    with recording_isolation(jobs, jobs[0].folder.parent, at_a_time=at_a_time):
         for job in jobs:
             if job.name in names:
                 write_run(job, lambda job, name, steps: 1.0 / steps)
@@ -71,7 +71,8 @@ def test_a_run_stays_accompanied_and_a_finished_one_keeps_its_note(
 def test_who_was_killed_while_nobody_watched_is_not_alone(
     jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, killed = jobs[0].folder.parent, noting_company(jobs, jobs[0].folder.parent, at_a_time=1)
+    out = jobs[0].folder.parent
+    killed = recording_isolation(jobs, out, at_a_time=1)
     killed.__enter__()
     assert notes(jobs) == {"dense-seed0": None, "mom-seed0": None}
     assert not measured_alone(out, ["dense-seed0"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from .compare import add_study_options, command_line
+from .compare import add_comparison_options, command_line
 from .options import add_run_options, run_config
 
 __all__ = ["HELP", "configure", "run"]
@@ -19,14 +19,14 @@ HELP = (
 
 
 def configure(parser: ArgumentParser) -> None:
-    add_study_options(parser, seeds=[0], samples=0)
+    add_comparison_options(parser, seeds=[0], samples=0)
     add_run_options(parser)
 
 
 def run(args: Any) -> int:
     from ..evaluation.ablation import ablation_rows, seeds_statement, synergy_rows
+    from ..evaluation.experiment import run_experiment
     from ..evaluation.plan import Plan
-    from ..evaluation.study import run_study
     from ..evaluation.tables import text_table
     from ..evaluation.variants import all_splits
 
@@ -39,7 +39,7 @@ def run(args: Any) -> int:
         smoothing=args.smoothing,
     )
     out = Path(args.out)
-    _, figures, page = run_study(
+    _, figures, page = run_experiment(
         plan, out, jobs=args.jobs, samples=args.samples, judged=args.judged
     )
     print(f"\n{text_table(synergy_rows(figures))}\n\n{seeds_statement(figures)}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..data.digits.proportions import Proportion
     from ..evaluation.figures import Figures
 
-__all__ = ["HELP", "add_study_options", "command_line", "configure", "print_figures", "run"]
+__all__ = ["HELP", "add_comparison_options", "command_line", "configure", "print_figures", "run"]
 
 HELP = (
     "Train variants on the same batches and report, per modality, the FLOPs that each needs to "
@@ -37,11 +37,11 @@ def configure(parser: ArgumentParser) -> None:
         default=None,
         help="the variant that the others are held against; by default the first",
     )
-    add_study_options(parser, seeds=[0, 1, 2], samples=6)
+    add_comparison_options(parser, seeds=[0, 1, 2], samples=6)
     add_run_options(parser)
 
 
-def add_study_options(parser: ArgumentParser, *, seeds: list[int], samples: int) -> None:
+def add_comparison_options(parser: ArgumentParser, *, seeds: list[int], samples: int) -> None:
     """What comparisons and ablations have in common."""
     parser.add_argument("--out", type=str, required=True, help="folder of the comparison")
     parser.add_argument(
@@ -71,8 +71,8 @@ def add_study_options(parser: ArgumentParser, *, seeds: list[int], samples: int)
 
 
 def run(args: Any) -> int:
+    from ..evaluation.experiment import run_experiment
     from ..evaluation.plan import Plan
-    from ..evaluation.study import run_study
 
     plan = Plan(
         config=run_config(args),
@@ -82,7 +82,7 @@ def run(args: Any) -> int:
         command=command_line(),
         smoothing=args.smoothing,
     )
-    _, figures, page = run_study(
+    _, figures, page = run_experiment(
         plan, Path(args.out), jobs=args.jobs, samples=args.samples, judged=args.judged
     )
     print_figures(figures, page)

@@ -39,8 +39,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Compare, print the table, and name the report."""
+    from ..evaluation.experiment import run_experiment
     from ..evaluation.plan import Plan
-    from ..evaluation.study import run_study
     from ..ops import native
 
     config, remark = demo_config(args.steps, native.why_not())
@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
         seeds=tuple(args.seeds),
         command=command_line(),
     )
-    _, figures, page = run_study(plan, Path(args.out), jobs=args.jobs)
+    _, figures, page = run_experiment(plan, Path(args.out), jobs=args.jobs)
     print_figures(figures, page)
     if remark:
         print(remark)

@@ -1,4 +1,4 @@
-"""`mom report`: comparison.json and report.html anew, from the logs of a comparison."""
+"""`mom report`: rebuild comparison.json and report.html from the logs of a comparison."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Any) -> int:
-    from ..evaluation.study import report_study
+    from ..evaluation.rebuild import report_comparison
 
-    _, figures, page = report_study(Path(args.folder))
+    _, figures, page = report_comparison(Path(args.folder))
     print_figures(figures, page)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ __all__ = [
     "Synergy",
     "ablation",
     "ablation_rows",
+    "gains_of",
     "is_ablation",
     "seeds_statement",
     "synergy",
@@ -48,26 +49,34 @@ def is_ablation(figures: Figures) -> bool:
     return set(all_splits()) <= set(figures.variants)
 
 
-def synergy(figures: Figures, modality: str) -> Synergy:
-    """Single gains and the joint gain of one modality."""
+def synergy(gains: Mapping[str, Sequence[float | None]]) -> Synergy:
+    """Single gains and the joint gain of one modality.
 
-    def gains(variant: str) -> list[float]:
-        """By seed; without a gain (the dense loss is 0), nothing can be added up."""
-        gains = figures.variants[variant].gain(modality).values
-        return [math.nan if gain is None else gain for gain in gains]
+    Args:
+        gains: by variant, of each seed; None where there is none (the dense loss is 0).
+    """
+    numbers = {
+        name: [math.nan if gain is None else gain for gain in gains[name]]
+        for name in (*PROJECTION_ORDER, "mom")
+    }
 
     def over_seeds(values: list[float]) -> Estimate:
         return estimate([None if math.isnan(value) else value for value in values])
 
-    single = {name: gains(name) for name in PROJECTION_ORDER}
-    sums = [sum(of_seed) for of_seed in zip(*single.values(), strict=True)]
-    joint = gains("mom")
+    singles = {name: numbers[name] for name in PROJECTION_ORDER}
+    sums = [sum(of_seed) for of_seed in zip(*singles.values(), strict=True)]
+    joint = numbers["mom"]
     return Synergy(
-        {name: over_seeds(values) for name, values in single.items()},
+        {name: over_seeds(values) for name, values in singles.items()},
         over_seeds(sums),
         over_seeds(joint),
         over_seeds([whole - parts for whole, parts in zip(joint, sums, strict=True)]),
     )
+
+
+def gains_of(figures: Figures, modality: str) -> dict[str, Sequence[float | None]]:
+    """Gains of one modality by variant, of each seed."""
+    return {name: variant.gain(modality).values for name, variant in figures.variants.items()}
 
 
 def ablation(figures: Figures) -> dict[str, Any]:
@@ -82,7 +91,7 @@ def ablation(figures: Figures) -> dict[str, Any]:
             "gain_interval": plain["intervals"]["gain_percent"],
             "relative_flops_to_match": plain["relative_flops_to_match"],
         }
-    found = {modality: synergy(figures, modality) for modality in figures.modalities}
+    found = {modality: synergy(gains_of(figures, modality)) for modality in figures.modalities}
     return {
         "setting": figures.setting,
         "seeds": list(figures.seeds),
@@ -125,7 +134,7 @@ def synergy_rows(figures: Figures) -> list[tuple[str, ...]]:
     its interval."""
     rows: list[tuple[str, ...]] = [("", *PROJECTION_ORDER, "sum of singles", "all four", "excess")]
     for modality in figures.modalities:
-        s = synergy(figures, modality)
+        s = synergy(gains_of(figures, modality))
         gains = (*s.singles.values(), s.sum_of_singles, s.joint)
         excess = gain_text(s.excess, 2)
         rows.append((modality, *(percent_text(gain.mean, 2) for gain in gains), excess))

@@ -8,23 +8,28 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 from .._version import __version__
 
-__all__ = ["machine", "versions"]
+__all__ = ["cuda_available", "machine", "versions"]
 
 
 def machine() -> dict[str, str]:
-    """Operating system, processor and number of cores; the GPU where there is one."""
+    """Operating system, processor and number of cores; the GPU where torch is loaded."""
     facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": str(os.cpu_count() or 1),
     }
-    if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name(0)
+    if "torch" in sys.modules and cuda_available():  # a report is made without
+        facts["gpu"] = sys.modules["torch"].cuda.get_device_name(0)
     return facts
+
+
+def cuda_available() -> bool:
+    """Whether there is a GPU that torch can use."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def versions() -> dict[str, str]:

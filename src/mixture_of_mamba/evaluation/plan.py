@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from ..files import read_json, write_json, write_text
@@ -15,6 +14,7 @@ from ..training.config import RunConfig
 from ..training.metrics import read_metrics
 from ..training.runs import read_config
 from .basis import basis_differences, joined
+from .machine import cuda_available
 from .variants import variant_config, variant_fields
 
 __all__ = ["Job", "Plan", "check_plan", "check_runs", "read_plan", "write_plan"]
@@ -109,7 +109,7 @@ class Plan:
                 config = variant_config(self.config, variant, seed)
                 yield Job(variant, seed, out / f"{variant}-seed{seed}", config)
 
-    def settled(self) -> Plan:
+    def resolved(self) -> Plan:
         """The same with validation at least LEAST_EVALUATIONS times in a run, without samples on
         the way (they come at the end, and would take longer than so many evaluations), and on the
         device that "auto" is here."""
@@ -117,7 +117,7 @@ class Plan:
         every = max(1, min(train.evaluate_every, train.steps // LEAST_EVALUATIONS))
         device = train.device
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = "cuda" if cuda_available() else "cpu"
         train = replace(train, evaluate_every=every, samples=0, device=device)
         return replace(self, config=replace(self.config, train=train))
 

@@ -18,14 +18,14 @@ from .artefacts import read_artefact
 from .machine import machine
 from .plan import Job
 
-__all__ = ["measured_alone", "noting_company"]
+__all__ = ["measured_alone", "recording_isolation"]
 
 FOREIGN_CORES = 0.1
 """Cores that other processes may use on average beside a run that counts as alone."""
 
 
 @contextmanager
-def noting_company(jobs: Iterable[Job], out: Path, *, at_a_time: int) -> Iterator[None]:
+def recording_isolation(jobs: Iterable[Job], out: Path, *, at_a_time: int) -> Iterator[None]:
     """Inside, what is left of `jobs` is trained, `at_a_time` runs at a time. OUT/timing.json gets
     for each run the machine on which it was alone from its first step to its last, else null."""
     here = ", ".join(machine().values())

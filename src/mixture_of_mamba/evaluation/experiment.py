@@ -1,4 +1,4 @@
-"""A whole comparison: data once, all runs, samples, figures, report."""
+"""A whole comparison: data once, all runs, samples, scores, figures, report."""
 
 from __future__ import annotations
 
@@ -17,25 +17,23 @@ from ..processes import unwinding
 from ..training.lock import FolderLock
 from ..training.precision import resolve_precision
 from ..training.runs import load_run
-from .ablation import is_ablation, write_ablation
 from .artefacts import checkpoint_of, read_made
 from .basis import basis_of
-from .comparison import Comparison, load_comparison
+from .comparison import Comparison
 from .figures import Figures
 from .plan import Job, Plan, check_plan, read_plan, write_plan
 from .progress import ComparisonProgress
-from .report import write_gallery, write_report
+from .rebuild import report_comparison
 from .runner import default_jobs, run_jobs
 from .samples import save_examples, save_samples
 from .scores import why_not_sampled
-from .summary import write_comparison
-from .timing import noting_company
+from .timing import recording_isolation
 from .variants import variant_config
 
-__all__ = ["report_study", "run_study"]
+__all__ = ["run_experiment"]
 
 
-def run_study(
+def run_experiment(
     plan: Plan,
     out: Path,
     *,
@@ -65,10 +63,10 @@ def run_study(
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}; at least one run at a time is needed")
     progress = progress or ComparisonProgress()
-    plan = plan.settled()
+    plan = plan.resolved()
     if plan.config.train.precision == "auto":
-        held = read_plan(out).config if (out / "plan.json").is_file() else None
-        plan = replace(plan, config=resolve_precision(plan.config, held, threads=1))
+        before = read_plan(out).config if (out / "plan.json").is_file() else None
+        plan = replace(plan, config=resolve_precision(plan.config, before, threads=1))
     with unwinding(), FolderLock(out):
         return _run(plan, out, jobs, samples, judged, progress)
 
@@ -85,22 +83,12 @@ def _run(
     save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")
     native.why_not()  # compiles the kernels where needed, once for all runs
     at_a_time = jobs or default_jobs(plan.config)
-    with noting_company(plan.jobs(out), out, at_a_time=at_a_time):
+    with recording_isolation(plan.jobs(out), out, at_a_time=at_a_time):
         run_jobs(plan.jobs(out), out, at_a_time=at_a_time, progress=progress)
     if samples or judged:
-        report_study(out)  # the figures are there, whatever happens to the samples
+        report_comparison(out)  # the figures are there, whatever happens to the samples
         _after_training(plan, out, bundle, samples, judged, progress)
-    return report_study(out)
-
-
-def report_study(out: Path) -> tuple[Comparison, Figures, Path]:
-    """Read the logs of a comparison anew; write comparison.json, report.html and the pictures."""
-    comparison = load_comparison(out)
-    write_gallery(comparison)
-    figures = write_comparison(comparison)
-    if is_ablation(figures):
-        write_ablation(out, figures)
-    return comparison, figures, write_report(comparison, figures)
+    return report_comparison(out)
 
 
 def _after_training(
@@ -147,7 +135,7 @@ def _captioned(bundle: DataBundle) -> list[Example]:
 
 def _done(job: Job, name: str) -> int:
     """Examples that a samples.json or facts.json is about; 0 where there is none, a damaged one, or
-    one of another checkpoint: it is made anew."""
+    one of another checkpoint: it is made again."""
     found, _ = read_made(job.folder / name, job.folder)
     if found is None:
         return 0
