@@ -10,9 +10,9 @@ from PIL import Image
 
 from mixture_of_mamba.cli.generate import without_effect
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.generation.grammar import Layout
 from mixture_of_mamba.modalities.speech.files import write_sound
 from tests.helpers.tiny_data import tiny_config
+from tests.helpers.toy_codecs import ToyCodec, toy_tokenizers
 
 SIDE = 32
 
@@ -137,16 +137,8 @@ def test_options_without_effect_are_named_in_one_line(
     ],
 )
 def test_what_has_an_effect(kind: str, to: str | None, given: list[str], named: str) -> None:
-    layout = Layout(
-        names=("text", "image"),
-        kinds=("discrete", kind),
-        sizes=(20, 8),
-        begin={"image": 19},
-        end={"image": 7},
-        fixed_length={"image": 9},
-        document=(17, 18),
-    )
-    said = without_effect(layout, to, given, greedy="greedy" in given)
+    tokenizers = toy_tokenizers(17, image=ToyCodec(kind, 8, 9))
+    said = without_effect(tokenizers, to, given, greedy="greedy" in given)
     assert said.startswith(named)
     assert bool(said) == bool(named)
     assert ("--seed" in said) == ("seed" in given and "greedy" in given and kind == "discrete")

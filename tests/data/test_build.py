@@ -39,7 +39,7 @@ def test_half_of_the_tokens_are_real_text_and_none_is_padding(bundle: DataBundle
     assert list(counts) == [name for name, _, _ in bundle.tokenizers.modalities]
     assert sum(counts.values()) == bundle.train.tokens.size
     real = 0
-    starts = bundle.tokenizers.begin("image")
+    starts = bundle.tokenizers.begin["image"]
     for w in range(len(bundle.train)):
         for d in np.unique(bundle.train.document_ids[w]):
             here = bundle.train.document_ids[w] == d
@@ -56,8 +56,8 @@ def test_every_scene_is_there_whole(spoken: DataBundle) -> None:
     text = windows.modality_ids == 0
     for name, m in (("image", 1), ("speech", 2)):
         of_it = windows.modality_ids == m
-        assert ((windows.tokens == tokenizers.begin(name)) & text).sum() == 48
-        assert ((windows.tokens == tokenizers.end(name)) & of_it).sum() == 48
+        assert ((windows.tokens == tokenizers.begin[name]) & text).sum() == 48
+        assert ((windows.tokens == tokenizers.end[name]) & of_it).sum() == 48
     assert (windows.modality_ids == 1).sum() == 48 * 65
 
 

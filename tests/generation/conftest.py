@@ -1,4 +1,4 @@
-"""The tiny model and layout that these tests share."""
+"""The tiny model and tokenizers that these tests share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 from mixture_of_mamba import MultimodalModel
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.generation import Generator
-from mixture_of_mamba.generation.grammar import Layout
+from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 
+from ..helpers.toy_codecs import ToyCodec, toy_tokenizers
 from .memory import learn
 from .tiny import make_model
 
@@ -19,17 +20,10 @@ def model() -> MultimodalModel:
 
 
 @pytest.fixture(scope="session")
-def layout() -> Layout:
+def tokenizers() -> TokenizerSet:
     """Text 0..33 words; images of 4 tokens, codes 0..15; speech units 0..10."""
-    return Layout(
-        names=("text", "image", "speech"),
-        kinds=("discrete",) * 3,
-        sizes=(40, 17, 12),
-        begin={"image": 36, "speech": 37},
-        end={"image": 16, "speech": 11},
-        fixed_length={"image": 4},
-        document=(34, 35),
-    )
+    image, speech = ToyCodec("discrete", 17, 4), ToyCodec("discrete", 12)
+    return toy_tokenizers(34, image=image, speech=speech)
 
 
 @pytest.fixture(scope="session")

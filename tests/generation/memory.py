@@ -36,7 +36,13 @@ def documents(tokenizers: TokenizerSet, examples: Sequence[Example]) -> list[Tok
         text, image = ("text", e.caption), ("image", e.items["image"])
         speech = ("speech", e.items["speech"])
         for order in ((text, image, speech), (text, speech), (image, text), (speech, text)):
-            made.append(TokenSequence.of(tokenizers.encode_document(order)))
+            made.append(
+                TokenSequence.of(
+                    tokenizers.assemble(
+                        [(name, tokenizers.encode(name, item)) for name, item in order]
+                    )
+                )
+            )
     return made
 
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from mixture_of_mamba import Modality, MultimodalModel
 from mixture_of_mamba.generation import decoders
 from mixture_of_mamba.generation.decoders import CachedDecoder, RecomputingDecoder, decoder_maker
-from mixture_of_mamba.generation.grammar import Cursor, Grammar, Layout
+from mixture_of_mamba.generation.grammar import Cursor, Grammar
 from mixture_of_mamba.generation.guidance import GuidedDecoder
 from mixture_of_mamba.generation.loop import Decoding, Event
 from mixture_of_mamba.generation.sampling import Sampling
 from mixture_of_mamba.generation.sequence import TokenSequence
+from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 from mixture_of_mamba.models import Cache
 
+from ..helpers.toy_codecs import ToyCodec, toy_tokenizers
 from .tiny import IMAGE, SPEECH, TEXT, make_model, random_sequence
 
 DOCUMENT_END, OPEN_IMAGE, OPEN_SPEECH = 35, 36, 37
 IMAGE_END, SPEECH_END = 16, 11
 
 
-def run(model: MultimodalModel, layout: Layout, prompts, place=TEXT, **kwargs):  # type: ignore[no-untyped-def]
+def run(model: MultimodalModel, tokenizers: TokenizerSet, prompts, place=TEXT, **kwargs):  # type: ignore[no-untyped-def]
     """Events of each prompt."""
     grammar = kwargs.pop("grammar", None) or Grammar(
-        layout, model.config.vocabulary_ranges, may_open=layout.begin
+        tokenizers, model.config.vocabulary_ranges, may_open=tokenizers.begin
     )
     options = kwargs.pop("options", Sampling())
     seeds = kwargs.pop("seeds", range(len(prompts)))
@@ -49,9 +49,11 @@ def pairs(events: list[Event]) -> list[tuple[str, int]]:
     return [(e.modality, e.token) for e in events]
 
 
-def test_free_generation_obeys_the_grammar(model: MultimodalModel, layout: Layout) -> None:
+def test_free_generation_obeys_the_grammar(
+    model: MultimodalModel, tokenizers: TokenizerSet
+) -> None:
     prompts = [random_sequence(n, seed=n) for n in (3, 8, 5, 1, 2, 9)]
-    rows = run(model, layout, prompts, options=Sampling(temperature=1.5), max_tokens=120)
+    rows = run(model, tokenizers, prompts, options=Sampling(temperature=1.5), max_tokens=120)
     opened = set()
     for events in rows:
         where, held = "text", 0
@@ -63,7 +65,7 @@ def test_free_generation_obeys_the_grammar(model: MultimodalModel, layout: Layou
                     where, held = ("image", "speech")[event.token - OPEN_IMAGE], 0
                     opened.add(where)
                 assert (event.token == DOCUMENT_END) <= event.last
-            elif event.token == layout.end[where]:
+            elif event.token == tokenizers.end[where]:
                 assert held == 4 if where == "image" else held > 0
                 where = "text"
             else:
@@ -74,51 +76,57 @@ def test_free_generation_obeys_the_grammar(model: MultimodalModel, layout: Layou
     assert opened == {"image", "speech"}
 
 
-def test_a_sample_does_not_depend_on_its_batch(model: MultimodalModel, layout: Layout) -> None:
+def test_a_sample_does_not_depend_on_its_batch(
+    model: MultimodalModel, tokenizers: TokenizerSet
+) -> None:
     prompts = [random_sequence(n, seed=n) for n in (3, 11, 6, 1)]
-    together = run(model, layout, prompts, seeds=[5, 6, 7, 8])
+    together = run(model, tokenizers, prompts, seeds=[5, 6, 7, 8])
     for i, prompt in enumerate(prompts):
-        (alone,) = run(model, layout, [prompt], seeds=[5 + i])
+        (alone,) = run(model, tokenizers, [prompt], seeds=[5 + i])
         assert pairs(alone) == pairs(together[i])
     assert len({tuple(pairs(e)) for e in together}) == 4
-    other = run(model, layout, prompts[:1], seeds=[99])
+    other = run(model, tokenizers, prompts[:1], seeds=[99])
     assert pairs(other[0]) != pairs(together[0])
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_cached_decoding_equals_recomputing(
-    model: MultimodalModel, layout: Layout, penalty: float
+    model: MultimodalModel, tokenizers: TokenizerSet, penalty: float
 ) -> None:
     prompts = [random_sequence(n, seed=n) for n in (3, 11, 6)]
     options = Sampling(temperature=0.8, repetition_penalty=penalty, top_p=0.95)
-    cached = run(model, layout, prompts, options=options, decoder=CachedDecoder(model))
-    again = run(model, layout, prompts, options=options, decoder=RecomputingDecoder(model))
+    cached = run(model, tokenizers, prompts, options=options, decoder=CachedDecoder(model))
+    again = run(model, tokenizers, prompts, options=options, decoder=RecomputingDecoder(model))
     assert [pairs(e) for e in cached] == [pairs(e) for e in again]
     assert len(prompts[0]) == 3  # the caller's prompts stay as they were
 
 
-def test_attention_models_generate_by_recomputing(layout: Layout) -> None:
+def test_attention_models_generate_by_recomputing(tokenizers: TokenizerSet) -> None:
     model = make_model(mixer="attention", head_dim=16)
     prompts = [random_sequence(n, seed=n) for n in (3, 7)]
-    together = run(model, layout, prompts, max_tokens=20)
-    (alone,) = run(model, layout, prompts[1:], seeds=[1], max_tokens=20)
+    together = run(model, tokenizers, prompts, max_tokens=20)
+    (alone,) = run(model, tokenizers, prompts[1:], seeds=[1], max_tokens=20)
     assert pairs(alone) == pairs(together[1])
 
 
-def test_one_image_is_exactly_its_fixed_length(model: MultimodalModel, layout: Layout) -> None:
-    grammar = Grammar(layout, model.config.vocabulary_ranges, only=True)
+def test_one_image_is_exactly_its_fixed_length(
+    model: MultimodalModel, tokenizers: TokenizerSet
+) -> None:
+    grammar = Grammar(tokenizers, model.config.vocabulary_ranges, only=True)
     prompts = [TokenSequence([TEXT] * 3, [34, 5, OPEN_IMAGE]), random_sequence(4, 0)]
     prompts[1].append(TEXT, OPEN_IMAGE)
-    for events in run(model, layout, prompts, IMAGE, grammar=grammar):
+    for events in run(model, tokenizers, prompts, IMAGE, grammar=grammar):
         assert [e.modality for e in events] == ["image"] * 4
         assert all(e.token < IMAGE_END for e in events)
         assert events[-1].last
 
 
-def test_one_utterance_ends_with_its_end_token(model: MultimodalModel, layout: Layout) -> None:
-    grammar = Grammar(layout, model.config.vocabulary_ranges, only=True)
+def test_one_utterance_ends_with_its_end_token(
+    model: MultimodalModel, tokenizers: TokenizerSet
+) -> None:
+    grammar = Grammar(tokenizers, model.config.vocabulary_ranges, only=True)
     prompt, ended = TokenSequence([TEXT] * 2, [34, OPEN_SPEECH]), 0
-    for events in run(model, layout, [prompt] * 20, SPEECH, grammar=grammar, max_tokens=200):
+    for events in run(model, tokenizers, [prompt] * 20, SPEECH, grammar=grammar, max_tokens=200):
         assert {e.modality for e in events} == {"speech"}
         assert events[0].token != SPEECH_END
         assert [e.token == SPEECH_END for e in events[:-1]] == [False] * (len(events) - 1)
@@ -128,38 +136,40 @@ def test_one_utterance_ends_with_its_end_token(model: MultimodalModel, layout: L
 
 
 def test_text_alone_has_a_word_and_ends_where_something_else_begins(
-    model: MultimodalModel, layout: Layout
+    model: MultimodalModel, tokenizers: TokenizerSet
 ) -> None:
-    grammar = Grammar(layout, model.config.vocabulary_ranges, stop=layout.begin.values(), only=True)
+    grammar = Grammar(
+        tokenizers, model.config.vocabulary_ranges, stop=tokenizers.begin.values(), only=True
+    )
     prompts = [TokenSequence([TEXT], [34])] * 30
     endings = set()
-    for events in run(model, layout, prompts, grammar=grammar, max_tokens=300):
+    for events in run(model, tokenizers, prompts, grammar=grammar, max_tokens=300):
         *words, last = (e.token for e in events)
         assert words
-        assert not set(words) & layout.special
+        assert not set(words) & tokenizers.special
         endings.add(last)
     assert endings == {DOCUMENT_END, OPEN_IMAGE, OPEN_SPEECH}
 
 
-def test_stop_tokens_end_a_sequence(model: MultimodalModel, layout: Layout) -> None:
+def test_stop_tokens_end_a_sequence(model: MultimodalModel, tokenizers: TokenizerSet) -> None:
     greedy = Sampling(temperature=0)
     prompt = random_sequence(6, seed=1)
-    grammar = Grammar(layout, model.config.vocabulary_ranges)
-    (events,) = run(model, layout, [prompt], options=greedy, grammar=grammar)
+    grammar = Grammar(tokenizers, model.config.vocabulary_ranges)
+    (events,) = run(model, tokenizers, [prompt], options=greedy, grammar=grammar)
     word = events[2].token
     first = [e.token for e in events].index(word)
-    stopping = Grammar(layout, model.config.vocabulary_ranges, stop={word})
-    (cut,) = run(model, layout, [prompt], options=greedy, grammar=stopping)
+    stopping = Grammar(tokenizers, model.config.vocabulary_ranges, stop={word})
+    (cut,) = run(model, tokenizers, [prompt], options=greedy, grammar=stopping)
     assert pairs(cut) == pairs(events[: first + 1])
 
 
 def test_greedy_decoding_takes_the_most_likely_allowed_token(
-    model: MultimodalModel, layout: Layout
+    model: MultimodalModel, tokenizers: TokenizerSet
 ) -> None:
     prompt = random_sequence(6, seed=1)
-    grammar = Grammar(layout, model.config.vocabulary_ranges)
+    grammar = Grammar(tokenizers, model.config.vocabulary_ranges)
     (events,) = run(
-        model, layout, [prompt], options=Sampling(temperature=0), grammar=grammar, max_tokens=12
+        model, tokenizers, [prompt], options=Sampling(temperature=0), grammar=grammar, max_tokens=12
     )
     tokens, modalities = list(prompt.tokens), list(prompt.modalities)
     for event in events:
@@ -170,8 +180,8 @@ def test_greedy_decoding_takes_the_most_likely_allowed_token(
         modalities.append(TEXT)
 
 
-def test_guidance_one_and_zero_and_more(model: MultimodalModel, layout: Layout) -> None:
-    grammar = Grammar(layout, model.config.vocabulary_ranges, only=True)
+def test_guidance_one_and_zero_and_more(model: MultimodalModel, tokenizers: TokenizerSet) -> None:
+    grammar = Grammar(tokenizers, model.config.vocabulary_ranges, only=True)
     bare = TokenSequence([TEXT] * 2, [34, OPEN_IMAGE])
     prompts = [random_sequence(n, seed=n) for n in (5, 9)]
     for prompt in prompts:
@@ -180,11 +190,11 @@ def test_guidance_one_and_zero_and_more(model: MultimodalModel, layout: Layout) 
     def guided(scale: float, given: list[TokenSequence]) -> list[list[tuple[str, int]]]:
         decoder = GuidedDecoder(CachedDecoder(model), CachedDecoder(model), bare, scale)
         return [
-            pairs(e) for e in run(model, layout, given, IMAGE, grammar=grammar, decoder=decoder)
+            pairs(e) for e in run(model, tokenizers, given, IMAGE, grammar=grammar, decoder=decoder)
         ]
 
-    plain = [pairs(e) for e in run(model, layout, prompts, IMAGE, grammar=grammar)]
-    without = [pairs(e) for e in run(model, layout, [bare] * 2, IMAGE, grammar=grammar)]
+    plain = [pairs(e) for e in run(model, tokenizers, prompts, IMAGE, grammar=grammar)]
+    without = [pairs(e) for e in run(model, tokenizers, [bare] * 2, IMAGE, grammar=grammar)]
     assert guided(1.0, prompts) == plain
     assert guided(0.0, prompts) == without
     assert guided(9.0, prompts) not in (plain, without)
@@ -192,18 +202,10 @@ def test_guidance_one_and_zero_and_more(model: MultimodalModel, layout: Layout) 
         guided(-1.0, prompts)
 
 
-def continuous(layout: Layout) -> tuple[MultimodalModel, Layout]:
+def continuous() -> tuple[MultimodalModel, TokenizerSet]:
     """Text and images of 4 vectors of width 3."""
     model = make_model(Modality("text", "discrete", 40), Modality("image", "continuous", 3))
-    layout = replace(
-        layout,
-        names=("text", "image"),
-        kinds=("discrete", "continuous"),
-        sizes=(40, 3),
-        begin={"image": OPEN_IMAGE},
-        end={"image": OPEN_IMAGE + 1},
-    )
-    return model, layout
+    return model, toy_tokenizers(34, image=ToyCodec("continuous", 3, 4))
 
 
 def vectors(model: MultimodalModel, cache: Cache, name: str, count: int, seeds) -> torch.Tensor:  # type: ignore[no-untyped-def]
@@ -212,13 +214,13 @@ def vectors(model: MultimodalModel, cache: Cache, name: str, count: int, seeds) 
     return mark.T[:, None].expand(-1, count, -1)
 
 
-def test_continuous_segments_come_from_the_state_at_their_begin_token(layout: Layout) -> None:
-    model, layout = continuous(layout)
-    grammar = Grammar(layout, model.config.vocabulary_ranges, only=True)
+def test_continuous_segments_come_from_the_state_at_their_begin_token() -> None:
+    model, tokenizers = continuous()
+    grammar = Grammar(tokenizers, model.config.vocabulary_ranges, only=True)
     prompts = [random_sequence(n, seed=n, sizes=(34,)) for n in (3, 8)]
     for prompt in prompts:
         prompt.append(TEXT, OPEN_IMAGE)
-    rows = run(model, layout, prompts, IMAGE, grammar=grammar, sampler=vectors)
+    rows = run(model, tokenizers, prompts, IMAGE, grammar=grammar, sampler=vectors)
     for prompt, (event,) in zip(prompts, rows, strict=True):
         _, cache = model.advance(torch.tensor([prompt.tokens]), torch.tensor([prompt.modalities]))
         assert event.last
@@ -227,54 +229,52 @@ def test_continuous_segments_come_from_the_state_at_their_begin_token(layout: La
         torch.testing.assert_close(event.values[0, 2], cache[0].ssm[0, 0, 0])
 
 
-def test_text_goes_on_behind_a_continuous_segment(layout: Layout) -> None:
-    model, layout = continuous(layout)
+def test_text_goes_on_behind_a_continuous_segment() -> None:
+    model, tokenizers = continuous()
     prompts = [random_sequence(n, seed=n, sizes=(34,)) for n in (3, 8, 5)]
     for prompt in prompts:
         prompt.append(TEXT, OPEN_IMAGE)
-    grammar = Grammar(layout, model.config.vocabulary_ranges)
+    grammar = Grammar(tokenizers, model.config.vocabulary_ranges)
     greedy = {"grammar": grammar, "options": Sampling(temperature=0)}
-    rows = run(model, layout, prompts, IMAGE, sampler=vectors, max_tokens=12, **greedy)
+    rows = run(model, tokenizers, prompts, IMAGE, sampler=vectors, max_tokens=12, **greedy)
     for prompt, (image, *words) in zip(prompts, rows, strict=True):
         prompt.append_values(IMAGE, "image", image.values)
-        prompt.append(TEXT, layout.end["image"])
+        prompt.append(TEXT, tokenizers.end["image"])
         decoder = RecomputingDecoder(model)
-        (wanted,) = run(model, layout, [prompt], max_tokens=8, decoder=decoder, **greedy)
+        (wanted,) = run(model, tokenizers, [prompt], max_tokens=8, decoder=decoder, **greedy)
         assert pairs(words) == pairs(wanted)
     assert len({tuple(pairs(events)) for events in rows}) > 1
 
 
-def test_sequences_that_open_continuous_segments_by_themselves(layout: Layout) -> None:
-    model, layout = continuous(layout)
+def test_sequences_that_open_continuous_segments_by_themselves() -> None:
+    model, tokenizers = continuous()
     with torch.no_grad():  # make images likely
         model.head.weight[OPEN_IMAGE] *= 2
     prompts = [random_sequence(n, seed=n, sizes=(34,)) for n in (3, 8, 5, 2)]
-    together = run(model, layout, prompts, sampler=vectors, max_tokens=40)
+    together = run(model, tokenizers, prompts, sampler=vectors, max_tokens=40)
     assert any(e.values is not None for events in together for e in events)
     for i, (prompt, events) in enumerate(zip(prompts, together, strict=True)):
-        (alone,) = run(model, layout, [prompt], sampler=vectors, seeds=[i], max_tokens=40)
+        (alone,) = run(model, tokenizers, [prompt], sampler=vectors, seeds=[i], max_tokens=40)
         assert pairs(alone) == pairs(events)
     with pytest.raises(ValueError, match="transformer baselines have none"):
-        run(model, layout, prompts, sampler=vectors, decoder=RecomputingDecoder(model))
+        run(model, tokenizers, prompts, sampler=vectors, decoder=RecomputingDecoder(model))
 
 
-def test_a_continuous_segment_without_a_sampler_is_an_error(layout: Layout) -> None:
-    model, layout = continuous(layout)
+def test_a_continuous_segment_without_a_sampler_is_an_error() -> None:
+    model, tokenizers = continuous()
     prompt = TokenSequence([TEXT] * 2, [34, OPEN_IMAGE])
     with pytest.raises(ValueError, match="needs a sampler"):
-        run(model, layout, [prompt], IMAGE)
+        run(model, tokenizers, [prompt], IMAGE)
 
 
-def test_wrong_requests_are_refused(model: MultimodalModel, layout: Layout) -> None:
+def test_wrong_requests_are_refused(model: MultimodalModel, tokenizers: TokenizerSet) -> None:
     prompt = random_sequence(3, seed=0)
     with pytest.raises(ValueError, match="max_tokens is 0"):
-        run(model, layout, [prompt], max_tokens=0)
+        run(model, tokenizers, [prompt], max_tokens=0)
     with pytest.raises(ValueError, match="1 prompts, 1 cursors and 2 seeds"):
-        run(model, layout, [prompt], seeds=[1, 2])
+        run(model, tokenizers, [prompt], seeds=[1, 2])
     with pytest.raises(ValueError, match="no modality 'smell'; it has text, image, speech"):
-        layout.index("smell")
-    with pytest.raises(ValueError, match="have no 'text'"):
-        replace(layout, names=("a", "b", "c"))
+        tokenizers.index("smell")
     with pytest.raises(RuntimeError, match="call start first"):
         CachedDecoder(model).cache([0])
     decoder = CachedDecoder(model)

@@ -143,8 +143,11 @@ def test_prompts_are_ordinary_documents(learnt: tuple[Generator, list[Example]])
 
     generator, (example, _) = learnt
     tokenizers = generator.tokenizers
-    whole = tokenizers.encode_document(
-        [("text", example.caption), ("image", example.items["image"])]
+    whole = tokenizers.assemble(
+        [
+            ("text", tokenizers.encode("text", example.caption)),
+            ("image", tokenizers.encode("image", example.items["image"])),
+        ]
     )
     (prompt,) = encode_prompts(tokenizers, [[("text", example.caption)]], to="image")
     assert prompt.tokens == whole.tokens[: len(prompt)].tolist()

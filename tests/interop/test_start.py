@@ -99,7 +99,7 @@ def test_a_run_begins_with_the_weights_and_the_tokenizer(
     ids = torch.tensor(run.tokenizers.encode("text", WORDS))[None]
     assert run.tokenizers.decode("text", ids[0].numpy()) == WORDS
     size = dense.config.modalities[0].size
-    assert run.tokenizers.document_start == size
+    assert run.tokenizers.document[0] == size
     torch.testing.assert_close(logits(run.model, ids, size), logits(dense, ids, size))
     again = start_from(tmp_path / "run", run.model.config)  # a run is a start as well
     torch.testing.assert_close(logits(again, ids, size), logits(dense, ids, size))

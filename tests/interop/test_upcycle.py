@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.interop import Upcycled, load_dense, merge, save_transformers, upcycle
-from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
+from mixture_of_mamba.modalities.tokenizer_set import special_tokens
+
+from ..helpers.toy_codecs import ToyCodec, toy_tokenizers
 
 TEXT = 41
 
@@ -111,14 +112,14 @@ def test_markers_of_continuous_modalities_open_and_close_them() -> None:
 
 def test_markers_are_those_of_the_data() -> None:
     """So that a run goes on with its tokenizers and one more."""
-    image = SimpleNamespace(kind="discrete", size=19)
-    speech = SimpleNamespace(kind="continuous", size=6)
-    bpe = SimpleNamespace(bpe=TEXT - 3)
-    two = TokenizerSet(bpe, {"image": image})  # type: ignore[arg-type,dict-item]
-    three = TokenizerSet(bpe, {"image": image, "speech": speech})  # type: ignore[arg-type,dict-item]
+    image, speech = ToyCodec("discrete", 19), ToyCodec("continuous", 6)
+    two = toy_tokenizers(TEXT - 3, image=image)
+    three = toy_tokenizers(TEXT - 3, image=image, speech=speech)
     run = dense(modalities=[Modality(*m) for m in two.modalities], split="all")
     grown = upcycle(run, ["text", "image", "speech:continuous:6"])
-    assert {name: three.specials[name] for name in grown.markers} == grown.markers
+    kinds = zip(three.names[1:], three.kinds[1:], strict=True)
+    ids = dict(zip(special_tokens(kinds), sorted(three.special), strict=True))
+    assert {name: ids[name] for name in grown.markers} == grown.markers
     assert [(m.name, m.kind, m.size) for m in grown.model.config.modalities] == three.modalities
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.data.bundle import DataBundle
-from mixture_of_mamba.modalities.documents import Segment
 from mixture_of_mamba.modalities.image.patches import PatchCodec
 from mixture_of_mamba.modalities.options import PatchOptions
 from mixture_of_mamba.modalities.text import TextTokenizer
@@ -29,12 +28,12 @@ def test_modalities_are_in_order_with_the_sizes_that_a_model_needs(spoken: DataB
 def test_any_text_comes_back(spoken: DataBundle, text: str) -> None:
     ids = spoken.tokenizers.encode("text", text)
     assert spoken.tokenizers.decode("text", ids) == text
-    assert not set(ids.tolist()) & set(spoken.tokenizers.specials.values())
+    assert not set(ids.tolist()) & spoken.tokenizers.special
 
 
 def test_specials_are_left_out_of_decoded_text(spoken: DataBundle) -> None:
     tokenizers = spoken.tokenizers
-    ids = [tokenizers.document_start, *tokenizers.encode("text", "hi"), tokenizers.begin("image")]
+    ids = [tokenizers.document[0], *tokenizers.encode("text", "hi"), tokenizers.begin["image"]]
     assert tokenizers.decode("text", ids) == "hi"
 
 
@@ -42,32 +41,31 @@ def test_discrete_end_tokens_are_the_last_id_of_their_own_modality(spoken: DataB
     tokenizers = spoken.tokenizers
     text_size = tokenizers.modalities[0][2]
     for m, (name, _, size) in enumerate(tokenizers.modalities[1:], start=1):
-        assert tokenizers.end(name) == size - 1
+        assert tokenizers.end[name] == size - 1
         assert tokenizers.end_modality(name) == m
-        assert tokenizers.text.size <= tokenizers.begin(name) < text_size
+        assert tokenizers.text.size <= tokenizers.begin[name] < text_size
 
 
 def test_a_continuous_modality_ends_with_a_text_token(bundle: DataBundle) -> None:
     tokenizers = bundle.tokenizers
     if tokenizers.modalities[1][1] == "continuous":
-        assert tokenizers.end("image") == tokenizers.specials["</image>"]
+        assert tokenizers.end["image"] == tokenizers.begin["image"] + 1
         assert tokenizers.end_modality("image") == 0
-    assert len(set(tokenizers.specials.values())) == len(tokenizers.specials)
-    assert max(tokenizers.specials.values()) == tokenizers.modalities[0][2] - 1
+    assert tokenizers.special == set(range(tokenizers.text.size, tokenizers.sizes[0]))
 
 
 def test_a_document_is_laid_out_as_the_contract_says(bundle: DataBundle) -> None:
     tokenizers = bundle.tokenizers
     image = bundle.validation_examples[0].items["image"]
     text = tokenizers.encode("text", "a red three")
-    encoded = tokenizers.encode_document([Segment("text", "a red three"), Segment("image", image)])
+    encoded = tokenizers.assemble([("text", text), ("image", tokenizers.encode("image", image))])
     n, k = len(text), 64
     assert len(encoded) == 1 + n + 1 + k + 1 + 1
-    assert encoded.tokens[0] == tokenizers.document_start
+    assert encoded.tokens[0] == tokenizers.document[0]
     np.testing.assert_array_equal(encoded.tokens[1 : 1 + n], text)
-    assert encoded.tokens[1 + n] == tokenizers.begin("image")
-    assert encoded.tokens[2 + n + k] == tokenizers.end("image")
-    assert encoded.tokens[-1] == tokenizers.document_end
+    assert encoded.tokens[1 + n] == tokenizers.begin["image"]
+    assert encoded.tokens[2 + n + k] == tokenizers.end["image"]
+    assert encoded.tokens[-1] == tokenizers.document[1]
     ending = tokenizers.end_modality("image")
     np.testing.assert_array_equal(encoded.modality_ids, [0] * (n + 2) + [1] * k + [ending] + [0])
     np.testing.assert_array_equal(encoded.segment_ids, [0] + [1] * n + [2] * (k + 2) + [3])
@@ -85,8 +83,8 @@ def test_a_document_is_laid_out_as_the_contract_says(bundle: DataBundle) -> None
 
 
 def test_a_prompt_stays_open(spoken: DataBundle) -> None:
-    whole = spoken.tokenizers.encode_document([("text", "hello")])
-    prompt = spoken.tokenizers.encode_document([("text", "hello")], close=False)
+    items = [("text", spoken.tokenizers.encode("text", "hello"))]
+    whole, prompt = (spoken.tokenizers.assemble(items, close=close) for close in (True, False))
     np.testing.assert_array_equal(whole.tokens[:-1], prompt.tokens)
 
 
@@ -94,7 +92,7 @@ def test_saved_tokenizers_are_the_same(bundle: DataBundle, tmp_path: Path) -> No
     bundle.tokenizers.save(tmp_path / "t")
     loaded = TokenizerSet.load(tmp_path / "t")
     assert loaded.modalities == bundle.tokenizers.modalities
-    assert loaded.specials == bundle.tokenizers.specials
+    assert loaded.special == bundle.tokenizers.special
     example = bundle.validation_examples[1]
     for name, content in (("text", example.caption), ("image", example.items["image"])):
         assert content is not None
@@ -114,7 +112,7 @@ def test_image_codes_decode_to_pictures(spoken: DataBundle) -> None:
     tokenizers = spoken.tokenizers
     example = spoken.validation_examples[0]
     ids = tokenizers.encode("image", example.items["image"])
-    assert ids.shape == (tokenizers.fixed_length("image"),) == (64,)
+    assert ids.shape == (tokenizers.fixed_length["image"],) == (64,)
     picture = tokenizers.decode("image", ids)
     assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8
 
@@ -124,7 +122,7 @@ def test_bad_image_codes_are_refused(spoken: DataBundle) -> None:
     with pytest.raises(ValueError, match="64 codes"):
         tokenizers.decode("image", np.zeros(63, np.int64))
     with pytest.raises(ValueError, match="the end token is no code"):
-        tokenizers.decode("image", np.full(64, tokenizers.end("image")))
+        tokenizers.decode("image", np.full(64, tokenizers.end["image"]))
 
 
 def test_pictures_of_another_size_are_refused(spoken: DataBundle) -> None:
@@ -141,12 +139,13 @@ def test_sounds_that_are_none_are_refused(spoken: DataBundle, wave: np.ndarray) 
 
 
 def test_unknown_modalities_are_refused(spoken: DataBundle) -> None:
-    with pytest.raises(ValueError, match="there is no modality 'video'"):
+    for ask in (spoken.tokenizers.index, spoken.tokenizers.kind, spoken.tokenizers.codec):
+        with pytest.raises(ValueError, match="no modality 'video'; it has text, image, speech"):
+            ask("video")
+    with pytest.raises(ValueError, match="no modality 'video'"):
         spoken.tokenizers.encode("video", np.zeros(3))
-    with pytest.raises(ValueError, match="no modality beside text"):
-        spoken.tokenizers.begin("text")
-    with pytest.raises(ValueError, match="there is no modality 'video'"):
-        spoken.tokenizers.modality_id("video")
+    with pytest.raises(ValueError, match="'text' is the first modality already"):
+        TokenizerSet(spoken.tokenizers.text, {"text": spoken.tokenizers.text})
 
 
 @pytest.mark.parametrize("patch", [2, 4, 8])

@@ -12,7 +12,7 @@ from ..ops.decode_step import FORMATS
 
 if TYPE_CHECKING:
     from ..generation import Event, Generator
-    from ..generation.grammar import Layout
+    from ..modalities.tokenizer_set import TokenizerSet
 
 __all__ = ["HELP", "configure", "run", "without_effect"]
 
@@ -109,12 +109,12 @@ def run(args: Any) -> int:
 
     generator = Generator.from_run(args.run, weights=args.weights)
     if args.to is not None:
-        generator.layout.index(args.to)
-    options = _options(args, generator.layout)
+        generator.tokenizers.index(args.to)
+    options = _options(args, generator.tokenizers)
     given = [name for name in (*OPTIONS, "seed") if getattr(args, name) is not None]
     given += ["count"] if args.count > 1 else []
     greedy = options.get("temperature") == 0
-    if line := without_effect(generator.layout, args.to, given, greedy=greedy):
+    if line := without_effect(generator.tokenizers, args.to, given, greedy=greedy):
         print(f"mom generate: without effect: {line}", file=sys.stderr)
     if args.stream:
         return _stream(generator, prompt, args, options)
@@ -142,7 +142,7 @@ def _prompt(args: Any) -> list[tuple[str, Any]]:
 
 
 def without_effect(
-    layout: Layout, to: str | None, given: Sequence[str], *, greedy: bool = False
+    tokenizers: TokenizerSet, to: str | None, given: Sequence[str], *, greedy: bool = False
 ) -> str:
     """Which of the given options change nothing, and why; "" where all of them do something.
 
@@ -150,7 +150,7 @@ def without_effect(
         to: the modality that is generated; None: any.
         greedy: whether tokens are chosen at temperature 0.
     """
-    kinds = set(layout.kinds) if to is None else {layout.kind(to)}
+    kinds = set(tokenizers.kinds) if to is None else {tokenizers.kind(to)}
     reasons = []
 
     def useless(names: Sequence[str], why: str) -> None:
@@ -169,16 +169,16 @@ def without_effect(
         useless(_FILTERS, f"{what}; give --temperature 1")
         if "continuous" not in kinds:
             useless(["count", "seed"], f"{what}, the same in every sample; give --temperature 1")
-    if to is not None and (length := layout.fixed_length.get(to)) is not None:
+    if to is not None and (length := tokenizers.fixed_length.get(to)) is not None:
         useless(["max_tokens"], f"every {to} has {length} tokens")
     return "; ".join(reasons)
 
 
-def _options(args: Any, layout: Layout) -> dict[str, Any]:
+def _options(args: Any, tokenizers: TokenizerSet) -> dict[str, Any]:
     options = {n: getattr(args, n) for n in OPTIONS if getattr(args, n) is not None}
     if args.max_tokens is not None and args.max_tokens < 1:
         raise ValueError(f"--max_tokens is {args.max_tokens}; give at least 1")
-    if args.to in layout.fixed_length:
+    if args.to in tokenizers.fixed_length:
         options.pop("max_tokens", None)
     if args.to == "text" and args.count == 1:  # of several, each should be another
         options.setdefault("temperature", 0.0)
@@ -188,7 +188,7 @@ def _options(args: Any, layout: Layout) -> dict[str, Any]:
 def _stream(generator: Generator, prompt: Any, args: Any, options: dict[str, Any]) -> int:
     if args.to != "text" or args.count != 1 or args.out:
         raise ValueError("--stream prints one sample of --to text; leave out --count and --out")
-    special, ids, shown = generator.layout.special, [], 0
+    special, ids, shown = generator.tokenizers.special, [], 0
     for _, token in generator.stream(prompt, to="text", seed=args.seed or 0, **options):
         ids += [] if token in special else [token]
         text = generator.tokenizers.decode("text", ids)
@@ -240,7 +240,7 @@ def _continue_documents(
     documents = generator.decode_segments(events)
     _write_documents(documents, out)
     for i, (document, made) in enumerate(zip(documents, events, strict=True)):
-        if broken := truncated(generator.layout, made):
+        if broken := truncated(generator.tokenizers, made):
             name, length, needed = broken
             parts = f"{length} of its {needed} tokens" if needed else "nothing yet"
             print(

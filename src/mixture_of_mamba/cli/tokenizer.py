@@ -87,7 +87,7 @@ def inspect(folder: Path) -> int:
         folder = folder / "tokenizers"
     tokenizers = TokenizerSet.load(folder)
     for name, kind, size in tokenizers.modalities:
-        length = tokenizers.fixed_length(name)
+        length = tokenizers.fixed_length.get(name)
         what = f"vocabulary {size:,}" if kind == "discrete" else f"vectors of {size}"
         codec = tokenizers.codec(name).codec
         print(f"{name}: {kind}, {what}" + (f", {length} an item" if length else "") + f", {codec}")

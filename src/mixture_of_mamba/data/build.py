@@ -173,7 +173,7 @@ def _notes(config: DataConfig, facts: dict[str, Any]) -> list[str]:
 def _pack(
     config: DataConfig, corpus: EncodedCorpus, source: Source, tokenizers: TokenizerSet
 ) -> PackedWindows:
-    names = [name for name, _, _ in tokenizers.modalities]
+    names = tokenizers.names
     return pack(
         corpus.mixed,
         corpus.text,
@@ -181,7 +181,7 @@ def _pack(
         window=config.window,
         seed=config.seed,
         text_fraction=source.text_fraction,
-        whole=[name for name in names if tokenizers.fixed_length(name) is not None],
+        whole=list(tokenizers.fixed_length),
         # one scene in 1,300 is too long; it is cut as it was for all figures that were published
         together=config.source != "digits",
     )

@@ -53,7 +53,7 @@ def save_samples(
         the files generated from it ("image", "audio"), and the captions generated from its real
         picture and voice ("from_image", "from_audio").
     """
-    names = generator.layout.names
+    names = generator.tokenizers.names
     captions = [example.caption for example in examples]
     entries: list[dict[str, Any]] = [{"caption": caption} for caption in captions]
     files: dict[str, bytes] = {}

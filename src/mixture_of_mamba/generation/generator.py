@@ -13,7 +13,7 @@ from ..models import MultimodalModel
 from ..seeding import whole_number
 from .decoders import Decoder, decoder_maker
 from .diffusion import DiffusionOptions, DiffusionSampler, SegmentProgress
-from .grammar import Cursor, Grammar, Layout
+from .grammar import Cursor, Grammar
 from .guidance import GuidedDecoder
 from .loop import Decoding, Event
 from .prompts import Prompt, encode_prompts
@@ -68,7 +68,6 @@ class Generator:
     ) -> None:
         self.model, self.tokenizers = model, tokenizers
         self.batch_size, self.weights = batch_size, weights
-        self.layout = Layout.of(tokenizers)
         ours = [(m.name, m.kind, m.size) for m in model.config.modalities]
         if ours != tokenizers.modalities:
             raise ValueError(
@@ -174,8 +173,8 @@ class Generator:
 
     def decode_segments(self, events: Sequence[Sequence[Event]]) -> list[list[Segment]]:
         """The new segments of each document from its events; see `complete`."""
-        pieces = [split_segments(self.layout, of_document) for of_document in events]
-        return decode_segments(self.tokenizers, self.layout, pieces)
+        pieces = [split_segments(self.tokenizers, of_document) for of_document in events]
+        return decode_segments(self.tokenizers, pieces)
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[tuple[str, Any]]:
         """(modality, token) of one document as they are sampled; a continuous token is the
@@ -194,20 +193,20 @@ class Generator:
     ) -> Iterator[Event]:
         """The tokens of `complete` as they are sampled."""
         if to is not None:
-            self.layout.index(to)
+            self.tokenizers.index(to)
         sequences = encode_prompts(self.tokenizers, prompts, to=to)
         if isinstance(seed, Sequence):
             seeds = [whole_number(s) for s in seed]
         else:
             seeds = [whole_number(seed) + i for i in range(len(prompts))]
         sampling, diffusion, guidance = split_options(options)
-        cursor = Cursor(self.layout.text if to is None else self.layout.index(to))
+        cursor = Cursor(self.tokenizers.text_id if to is None else self.tokenizers.index(to))
         grammar = self._grammar(to)
         if max_tokens is None:
             max_tokens = self._most_tokens(to)
         make = decoder_maker(self.model, self.weights)
         with SegmentProgress(None if to is None else len(sequences)) as bar:
-            sampler = DiffusionSampler(self.layout.begin, diffusion, progress=bar.advance)
+            sampler = DiffusionSampler(self.tokenizers.begin, diffusion, progress=bar.advance)
             for start in range(0, len(sequences), self.batch_size):
                 here = slice(start, start + self.batch_size)
                 part = sequences[here]
@@ -228,29 +227,29 @@ class Generator:
         self, prompts: Sequence[Prompt], to: str, seed: int, max_tokens: int | None, options: Any
     ) -> list[Any]:
         """The content of one new segment per prompt."""
-        length = self.layout.fixed_length.get(to, max_tokens)
+        length = self.tokenizers.fixed_length.get(to, max_tokens)
         generated = self.complete(prompts, to=to, seed=seed, max_tokens=length, **options)
         return [segments[0].content for segments in generated]
 
     def _most_tokens(self, to: str | None) -> int:
         if to is None:
             return MOST_TOKENS
-        return self.layout.fixed_length.get(to) or MOST_TOKENS_TO.get(to, MOST_TOKENS)
+        return self.tokenizers.fixed_length.get(to) or MOST_TOKENS_TO.get(to, MOST_TOKENS)
 
     def _grammar(self, to: str | None) -> Grammar:
         ranges = self.model.config.vocabulary_ranges
         if to is None:
-            return Grammar(self.layout, ranges, may_open=self.layout.begin)
+            return Grammar(self.tokenizers, ranges, may_open=self.tokenizers.begin)
         # a text ends where the document does or another modality begins
-        return Grammar(self.layout, ranges, stop=self.layout.begin.values(), only=True)
+        return Grammar(self.tokenizers, ranges, stop=self.tokenizers.begin.values(), only=True)
 
     def _decoder(self, make: Callable[[], Decoder], to: str | None, guidance: float) -> Decoder:
         decoder = make()
-        if guidance == 1 or to is None or self.layout.kind(to) == "continuous":
+        if guidance == 1 or to is None or self.tokenizers.kind(to) == "continuous":
             return decoder
         bare = TokenSequence.of(self.tokenizers.assemble([], close=False))
         if to != "text":
-            bare.append(self.layout.text, self.layout.begin[to])
+            bare.append(self.tokenizers.text_id, self.tokenizers.begin[to])
         return GuidedDecoder(decoder, make(), bare, guidance)
 
 

@@ -110,9 +110,9 @@ class Decoding:
         self._compact()
 
     def _segment(self, modality: int, rows: list[int]) -> Iterator[Event]:
-        layout = self.grammar.layout
-        name = layout.names[modality]
-        count = layout.fixed_length.get(name)
+        tokenizers = self.grammar.tokenizers
+        name = tokenizers.names[modality]
+        count = tokenizers.fixed_length.get(name)
         if self.sampler is None or count is None:
             raise ValueError(
                 f"modality {name!r} is continuous; sampling it needs a sampler and a fixed length"
@@ -126,12 +126,12 @@ class Decoding:
         parts = []
         for row, vectors in zip(sequences, values, strict=True):
             self.generated[row] += count
-            self.cursors[row] = Cursor(layout.text)
+            self.cursors[row] = Cursor(tokenizers.text_id)
             self.done[row] = self.grammar.only or self.generated[row] >= self.max_tokens
             yield Event(row, name, -1, vectors, self.done[row])
             part = TokenSequence()
             part.append_values(modality, name, vectors)
-            part.append(layout.text, layout.end[name])
+            part.append(tokenizers.text_id, tokenizers.end[name])
             parts.append(part)
         if not all(self.done[row] for row in sequences):
             self.logits = self.logits.clone()
@@ -157,7 +157,7 @@ class Decoding:
             self.cursors[row], last = grammar.advance(self.cursors[row], token)
             self.generated[row] += 1
             self.done[row] = last or self.generated[row] >= self.max_tokens
-            yield Event(row, grammar.layout.names[m], token, None, self.done[row])
+            yield Event(row, grammar.tokenizers.names[m], token, None, self.done[row])
         rows = self._compact()
         if rows:
             self.logits = self.decoder.step(tokens[rows], modality[rows]).cpu()

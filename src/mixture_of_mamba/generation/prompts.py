@@ -10,13 +10,13 @@ import numpy as np
 from .sequence import TokenSequence
 
 if TYPE_CHECKING:
-    from ..modalities.documents import Content
+    from ..modalities.documents import Item
     from ..modalities.tokenizer_set import TokenizerSet
 
 __all__ = ["Prompt", "encode_prompts"]
 
-Prompt = Sequence[tuple[str, "Content"]]
-"""Segments of a document: (modality, str | (h, w, 3) uint8 picture | (waveform, rate))."""
+Prompt = Sequence[tuple[str, "Item"]]
+"""Segments of a document: (modality, item as its medium reads it)."""
 
 
 def encode_prompts(
@@ -33,14 +33,13 @@ def encode_prompts(
         ValueError: a modality that the tokenizers lack, an empty text, or a picture or sound of a
             wrong shape; names the prompt.
     """
-    names = [name for name, *_ in tokenizers.modalities]
     groups: dict[str, list[tuple[int, int, Any]]] = {}
     for i, prompt in enumerate(prompts):
         for j, (name, content) in enumerate(prompt):
-            if name not in names:
+            if name not in tokenizers.names:
                 raise ValueError(
                     f"prompt {i} has a segment of modality {name!r}, which this model lacks; "
-                    f"it has {', '.join(names)}"
+                    f"it has {', '.join(tokenizers.names)}"
                 )
             codec = tokenizers.codec(name)
             item = codec.media.check(content, f"the {name} of prompt {i}")
@@ -55,6 +54,6 @@ def encode_prompts(
         document = tokenizers.assemble([items[i, j] for j in range(len(prompt))], close=False)
         sequence = TokenSequence.of(document)
         if to not in (None, "text"):
-            sequence.append(names.index("text"), tokenizers.begin(str(to)))
+            sequence.append(tokenizers.text_id, tokenizers.begin[str(to)])
         sequences.append(sequence)
     return sequences

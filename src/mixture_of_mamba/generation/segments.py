@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .grammar import Layout
 from .loop import Event
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ __all__ = ["decode_segments", "split_segments", "truncated"]
 Piece = tuple[str, np.ndarray]
 
 
-def split_segments(layout: Layout, events: Sequence[Event]) -> list[Piece]:
+def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Piece]:
     """Runs of one modality: (name, ids without begin and end, or values).
 
     Segments of a fixed length that are incomplete are left out.
@@ -34,7 +33,9 @@ def split_segments(layout: Layout, events: Sequence[Event]) -> list[Piece]:
             open_ids, before = None, ""
             continue
         special = (
-            event.token in layout.special if name == "text" else (event.token == layout.end[name])
+            event.token in tokenizers.special
+            if name == "text"
+            else (event.token == tokenizers.end[name])
         )
         if special:
             open_ids, before = None, ""
@@ -45,22 +46,24 @@ def split_segments(layout: Layout, events: Sequence[Event]) -> list[Piece]:
         open_ids.append(event.token)
     whole = []
     for name, ids in pieces:
-        if len(ids) == layout.fixed_length.get(name, len(ids)):
+        if len(ids) == tokenizers.fixed_length.get(name, len(ids)):
             whole.append((name, np.asarray(ids)))
     return whole
 
 
-def truncated(layout: Layout, events: Sequence[Event]) -> tuple[str, int, int | None] | None:
+def truncated(
+    tokenizers: TokenizerSet, events: Sequence[Event]
+) -> tuple[str, int, int | None] | None:
     """The segment that a document broke off in and that is left out: (name, tokens it has, tokens
     it needs, where those are fixed); None where it did not."""
     if not events:
         return None
     last = events[-1]
-    opened = {token: name for name, token in layout.begin.items()}
+    opened = {token: name for name, token in tokenizers.begin.items()}
     if last.modality == "text" and last.token in opened:
         name = opened[last.token]
-        return name, 0, layout.fixed_length.get(name)
-    needed = layout.fixed_length.get(last.modality, 0)
+        return name, 0, tokenizers.fixed_length.get(name)
+    needed = tokenizers.fixed_length.get(last.modality, 0)
     if last.values is not None:  # vectors come all at once
         return None
     length = 0
@@ -70,13 +73,13 @@ def truncated(layout: Layout, events: Sequence[Event]) -> tuple[str, int, int | 
 
 
 def decode_segments(
-    tokenizers: TokenizerSet, layout: Layout, documents: Sequence[Sequence[Piece]]
+    tokenizers: TokenizerSet, documents: Sequence[Sequence[Piece]]
 ) -> list[list[Segment]]:
     """Segments of many documents as content; each modality is decoded in one call."""
     from ..modalities.documents import Segment
 
     content: dict[tuple[int, int], Any] = {}
-    for name in layout.names:
+    for name in tokenizers.names:
         places = [(i, j) for i, d in enumerate(documents) for j, p in enumerate(d) if p[0] == name]
         items = [documents[i][j][1] for i, j in places]
         items_of = tokenizers.codec(name).decode(items) if items else []

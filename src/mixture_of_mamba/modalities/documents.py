@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..batch import Batch
 
-__all__ = ["Content", "EncodedDocument", "Segment"]
+__all__ = ["EncodedDocument", "Item", "Segment"]
 
-Content = str | np.ndarray | tuple[np.ndarray, int]
-"""Text: str. Image: (h, w, 3) uint8. Speech: (waveform (samples,), samples a second)."""
+#: What a medium reads from a file, such as str, (h, w, 3) uint8 or (waveform, samples a second).
+Item = Any
 
 
 class Segment(NamedTuple):
-    """One stretch of one modality: a name of the setting's modalities and its content."""
+    """One stretch of one modality: the modality's name and an item of it."""
 
     modality: str
-    content: Content
+    content: Item
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""All tokenizers of a setting: documents to tokens and back.
+"""The codecs of all modalities together: documents to tokens and back.
 
 Ids count inside their own modality. The text vocabulary is the BPE tokens, then `<document>`,
 `</document>`, then for every other modality its begin token, followed by its end token where the
 modality is continuous. A discrete modality other than text has its end token as its own last id.
-A document is `<document>`, segments, `</document>`; text stands bare, everything else stands
-between its begin and its end.
+A document is `<document>`, segments, `</document>`; text has no begin and end tokens, everything
+else has both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..files import filling, read_json, verify
 from .codec import Codec
-from .documents import Content, EncodedDocument, Segment
+from .documents import EncodedDocument, Item
 from .options import LEAST_VOCABULARY, CodecOptions
 from .registry import codec_class, name_of
 from .text import TextTokenizer
@@ -44,91 +44,99 @@ def special_tokens(non_text: Iterable[tuple[str, str]]) -> list[str]:
 
 
 class TokenizerSet:
-    """Tokenizers in the order of the modality ids; text is modality 0."""
+    """The codecs of all modalities, in the order of the modality ids; text is modality 0.
+
+    Attributes:
+        text: the codec of text.
+        non_text: the codecs of the other modalities by name.
+        names, kinds, sizes: of each modality its name, "discrete" or "continuous", and its
+            vocabulary, end and special tokens among it, or the width of its vectors.
+        begin: text id of the token that opens an item, by name of a modality other than text.
+        end: id of the token that closes an item, inside the vocabulary of `end_modality(name)`.
+        fixed_length: tokens of every item without begin and end, by name; absent where they vary.
+        document: text ids of the tokens that begin and end a document.
+        special: text ids that are no words.
+    """
+
+    #: Modality id of text.
+    text_id = 0
 
     def __init__(self, text: TextTokenizer, non_text: Mapping[str, Codec]) -> None:
+        if TEXT in non_text:
+            raise ValueError(f"{TEXT!r} is the first modality already; give another name")
         self.text = text
         self.non_text = dict(non_text)
         names = special_tokens((name, codec.kind) for name, codec in non_text.items())
-        self.specials = {name: text.size + i for i, name in enumerate(names)}
-        self._ids = {name: i for i, name in enumerate([TEXT, *self.non_text])}
+        ids = {name: text.size + i for i, name in enumerate(names)}
+        self.special = frozenset(ids.values())
+        self.document = (ids["<document>"], ids["</document>"])
+        self.names = (TEXT, *non_text)
+        self.kinds = ("discrete", *(codec.kind for codec in non_text.values()))
+        self.sizes = (text.size + len(ids), *(codec.size for codec in non_text.values()))
+        self.begin = {name: ids[f"<{name}>"] for name in non_text}
+        self.end = {
+            name: ids[f"</{name}>"] if codec.kind == "continuous" else codec.size - 1
+            for name, codec in non_text.items()
+        }
+        lengths = {name: codec.fixed_length for name, codec in non_text.items()}
+        self.fixed_length = {name: n for name, n in lengths.items() if n is not None}
 
     @property
     def modalities(self) -> list[tuple[str, str, int]]:
-        """(name, kind, size) in the order of their ids; size as the model needs it."""
-        text = (TEXT, "discrete", self.text.size + len(self.specials))
-        return [text, *((n, t.kind, t.size) for n, t in self.non_text.items())]
+        """(name, kind, size) in the order of their ids."""
+        return list(zip(self.names, self.kinds, self.sizes, strict=True))
 
     @property
     def options(self) -> dict[str, CodecOptions]:
         """What each codec is, by name; the vocabulary of text counts its special tokens too."""
-        vocabulary = max(LEAST_VOCABULARY, self.text.size + len(self.specials))
-        text = replace(self.text.options, vocabulary=vocabulary)
+        text = replace(self.text.options, vocabulary=max(LEAST_VOCABULARY, self.sizes[0]))
         return {TEXT: text, **{name: codec.options for name, codec in self.non_text.items()}}
 
-    @property
-    def document_start(self) -> int:
-        """Text id of `<document>`."""
-        return self.specials["<document>"]
+    def index(self, name: str) -> int:
+        """Modality id.
 
-    @property
-    def document_end(self) -> int:
-        """Text id of `</document>`."""
-        return self.specials["</document>"]
+        Raises:
+            ValueError: there is no such modality.
+        """
+        if name not in self.names:
+            raise ValueError(f"this model has no modality {name!r}; it has {', '.join(self.names)}")
+        return self.names.index(name)
 
-    def modality_id(self, name: str) -> int:
-        """The index of a modality."""
-        if name not in self._ids:
-            raise ValueError(f"there is no modality {name!r}; this data has {', '.join(self._ids)}")
-        return self._ids[name]
+    def kind(self, name: str) -> str:
+        """ "discrete" or "continuous"."""
+        return self.kinds[self.index(name)]
 
-    def begin(self, name: str) -> int:
-        """Text id of the token that opens an item of a modality other than text."""
-        self._other(name)
-        return self.specials[f"<{name}>"]
+    def codec(self, name: str) -> Codec:
+        """The codec of a modality.
 
-    def end(self, name: str) -> int:
-        """Id of the token that closes an item, inside the vocabulary of `end_modality(name)`."""
-        tokenizer = self._other(name)
-        return self.specials.get(f"</{name}>", tokenizer.size - 1)
+        Raises:
+            ValueError: there is no such modality.
+        """
+        return self.non_text[name] if self.index(name) else self.text
 
     def end_modality(self, name: str) -> int:
         """Modality id of the end token: its own (discrete) or text's (continuous)."""
-        return self._ids[name] if self._other(name).kind == "discrete" else self._ids[TEXT]
+        return self.index(name) if self.kind(name) == "discrete" else self.text_id
 
-    def fixed_length(self, name: str) -> int | None:
-        """Tokens of every item of a modality, without begin and end; None where they vary."""
-        return None if name == TEXT else self._other(name).fixed_length
-
-    def encode(self, name: str, content: Content) -> np.ndarray:
+    def encode(self, name: str, item: Item) -> np.ndarray:
         """One item, as its medium reads it, without begin and end: int64 ids, or (tokens, dim)
-        float32 values.
+        float32 vectors.
 
         Raises:
             ValueError: an item of a wrong type or shape.
         """
         codec = self.codec(name)
-        item = codec.media.check(content, f"this {name}") if name != TEXT else content
+        if name != TEXT:  # of text any string will do, the empty one too
+            item = codec.media.check(item, f"this {name}")
         return codec.encode([codec.prepare(item, codec.options)])[0]
 
-    def decode(self, name: str, ids_or_values: np.ndarray | Sequence[int]) -> Any:
-        """One item back: str, an (s, s, 3) uint8 picture, or (waveform float32, samples a second).
+    def decode(self, name: str, tokens: np.ndarray | Sequence[int]) -> Any:
+        """One item of ids or vectors, as its medium writes it.
 
         Raises:
             ValueError: a wrong number of ids, or ids outside the codebook (the end token is none).
         """
-        return self.codec(name).decode([np.asarray(ids_or_values)])[0]
-
-    def encode_document(
-        self, document: Sequence[Segment | tuple[str, Content]], *, close: bool = True
-    ) -> EncodedDocument:
-        """A document of raw segments as tokens.
-
-        Args:
-            close: whether `</document>` follows; a prompt leaves it out.
-        """
-        items = [(name, self.encode(name, content)) for name, content in document]
-        return self.assemble(items, close=close)
+        return self.codec(name).decode([np.asarray(tokens)])[0]
 
     def assemble(
         self, items: Sequence[tuple[str, np.ndarray]], *, close: bool = True
@@ -136,29 +144,30 @@ class TokenizerSet:
         """A document of encoded items: adds begin, end and document tokens.
 
         Args:
-            items: (modality, ids or values) as `encode` gives them.
-            close: whether `</document>` follows.
+            items: (modality, ids or vectors) as `encode` gives them.
+            close: whether `</document>` follows; a prompt is left open.
         """
-        parts = [_part(0, [self.document_start], 0)]
-        values: dict[str, list[np.ndarray]] = {}
-        for number, (name, item) in enumerate(items, start=1):
-            m = self.modality_id(name)
+        text, (start, end) = self.text_id, self.document
+        runs = [_run(text, [start], 0)]
+        vectors: dict[str, list[np.ndarray]] = {}
+        for segment, (name, tokens) in enumerate(items, start=1):
+            modality = self.index(name)
             if name == TEXT:
-                parts.append(_part(m, item, number))
+                runs.append(_run(modality, tokens, segment))
                 continue
-            parts.append(_part(0, [self.begin(name)], number))
-            if self.non_text[name].kind == "continuous":
-                values.setdefault(name, []).append(item)
-                item = np.zeros(len(item), np.int64)
-            parts.append(_part(m, item, number))
-            parts.append(_part(self.end_modality(name), [self.end(name)], number))
+            if self.kinds[modality] == "continuous":
+                vectors.setdefault(name, []).append(tokens)
+                tokens = np.zeros(len(tokens), np.int64)
+            runs.append(_run(text, [self.begin[name]], segment))
+            runs.append(_run(modality, tokens, segment))
+            runs.append(_run(self.end_modality(name), [self.end[name]], segment))
         if close:
-            parts.append(_part(0, [self.document_end], len(items) + 1))
+            runs.append(_run(text, [end], len(items) + 1))
         modality_ids, tokens, segment_ids = (
-            np.concatenate(column) for column in zip(*parts, strict=True)
+            np.concatenate(column) for column in zip(*runs, strict=True)
         )
-        joined = {name: np.concatenate(v) for name, v in values.items()}
-        return EncodedDocument(modality_ids, tokens, segment_ids, joined)
+        values = {name: np.concatenate(parts) for name, parts in vectors.items()}
+        return EncodedDocument(modality_ids, tokens, segment_ids, values)
 
     def save(self, folder: str | Path) -> None:
         """Writes the set into a folder: JSON and safetensors, with their digests.
@@ -196,22 +205,6 @@ class TokenizerSet:
             {name: codec_class(codec).load(folder / name) for name, codec in codecs.items()},
         )
 
-    def codec(self, name: str) -> Codec:
-        """The codec of a modality.
-
-        Raises:
-            ValueError: there is no such modality.
-        """
-        if name not in self._ids:
-            raise ValueError(f"there is no modality {name!r}; this data has {', '.join(self._ids)}")
-        return self.text if name == TEXT else self.non_text[name]
-
-    def _other(self, name: str) -> Codec:
-        if name not in self.non_text:
-            choice = ", ".join(self.non_text) or "none"
-            raise ValueError(f"{name!r} is no modality beside text; this data has {choice}")
-        return self.non_text[name]
-
 
 def _codecs(folder: Path) -> dict[str, str]:
     """Name -> codec of saved tokenizers."""
@@ -227,10 +220,11 @@ def _codecs(folder: Path) -> dict[str, str]:
     return codecs
 
 
-def _part(modality: int, ids: Any, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _run(modality: int, ids: Any, segment: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Modality ids, tokens and segment ids of one run of tokens."""
     tokens = np.asarray(ids, np.int32)
     return (
         np.full(len(tokens), modality, np.uint8),
         tokens,
-        np.full(len(tokens), number, np.int32),
+        np.full(len(tokens), segment, np.int32),
     )

@@ -90,7 +90,7 @@ def test_units_keep_more_of_the_sound_than_its_average(spoken: DataBundle) -> No
 
 
 def test_units_outside_the_codebook_are_refused(spoken: DataBundle) -> None:
-    end = spoken.tokenizers.end("speech")
+    end = spoken.tokenizers.end["speech"]
     with pytest.raises(ValueError, match="speech units lie in"):
         spoken.tokenizers.decode("speech", np.array([0, end]))
 
