@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.training.metrics import Means
+from mixture_of_mamba.training.means import Means
 from mixture_of_mamba.training.objective import MicroBatch, Objective
 
 MODALITIES = [

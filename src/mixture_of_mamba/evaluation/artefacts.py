@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..files import DamagedFile, digest, read_json, read_sums, verify
-from ..models.saving import WEIGHTS
 from ..training.metrics import read_metrics
 
 __all__ = ["checkpoint_of", "read_artefact", "read_made"]
@@ -16,8 +15,8 @@ __all__ = ["checkpoint_of", "read_artefact", "read_made"]
 def checkpoint_of(run: Path) -> dict[str, Any]:
     """Which model a finished run holds: {"step", "sha256" of its weights}. What is made from a run
     carries it."""
-    weights = run / "model" / WEIGHTS
-    known = read_sums(weights.parent).get(WEIGHTS)
+    weights = run / "model" / "model.safetensors"
+    known = read_sums(weights.parent).get(weights.name)
     step = read_metrics(run / "metrics.jsonl")[-1]["step"]
     return {"step": step, "sha256": known or digest(weights)}
 

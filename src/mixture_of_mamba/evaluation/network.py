@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from ..files import DamagedFile, read_json
 from ..models.config import ModelConfig
-from ..models.flops import flops_breakdown
+from ..models.flops import flops_breakdown, parameter_counts
 
 __all__ = ["ModelSize", "model_size"]
 
@@ -43,18 +42,12 @@ def model_size(folder: Path, *, window: int, flops_per_token: float) -> ModelSiz
     """
     config = ModelConfig.from_dict(read_json(folder / "config.json"))
     shapes = _shapes(folder / "model.safetensors")
-    idle = 0
-    n = len(config.modalities)
-    for name, shape in shapes.items():
-        split = name.startswith("backbone.") and "proj" in name
-        if split and len(shape) >= 2 and shape[0] == n > 1:
-            idle += prod(shape) * (n - 1) // n
-    total = sum(map(prod, shapes.values()))
+    total, active = parameter_counts(shapes, config)
     parts = flops_breakdown(config, window=window)
     if "continuous maps" in parts:
         del parts["continuous maps"]
         parts["continuous maps"] = flops_per_token - sum(parts.values())
-    return ModelSize(total, total - idle, parts)
+    return ModelSize(total, active, parts)
 
 
 def _shapes(path: Path) -> dict[str, Sequence[int]]:

@@ -15,7 +15,10 @@ from .reserved_names import is_reserved
 if TYPE_CHECKING:
     from ..batch import Batch
 
-__all__ = ["Modality", "ModelConfig"]
+__all__ = ["FREQUENCIES", "Modality", "ModelConfig"]
+
+#: Sines and cosines of a timestep, and of a position in a segment (models/continuous.py).
+FREQUENCIES = 64
 
 
 @dataclass(frozen=True)

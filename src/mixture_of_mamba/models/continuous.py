@@ -9,11 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.init import parameter_generator
+from .config import FREQUENCIES
 
-__all__ = ["FREQUENCIES", "ContinuousProjections"]
-
-#: Sines and cosines of a timestep, and of a position in a segment.
-FREQUENCIES = 64
+__all__ = ["ContinuousProjections"]
 
 
 class ContinuousProjections(nn.Module):

@@ -1,4 +1,4 @@
-"""Floating-point operations per token, from the config alone.
+"""What a model costs: floating-point operations per token, and its parameters.
 
 A multiply-add is two operations. Counted: every projection, the convolution, the scan, attention
 and the heads. Not counted: look-ups, norms, residual additions, activations of the transformer
@@ -10,14 +10,13 @@ The convention is that of `torch.utils.flop_counter`, which the tests hold these
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 
-from ..ops.causal_conv1d import conv_flops
-from ..ops.selective_scan import scan_flops
-from .config import ModelConfig
-from .continuous import FREQUENCIES
+from ..flop_formulas import conv_flops, scan_flops
+from .config import FREQUENCIES, ModelConfig
 
-__all__ = ["flops_breakdown", "flops_per_token"]
+__all__ = ["flops_breakdown", "flops_per_token", "parameter_counts"]
 
 
 def flops_per_token(
@@ -103,3 +102,19 @@ def _transformer(config: ModelConfig, window: int) -> dict[str, int]:
         + mlps * 2 * _matrix(d, 4 * d),
         "attention": attentions * 2 * _matrix(d, window),  # queries x keys, weights x values
     }
+
+
+def parameter_counts(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> tuple[int, int]:
+    """All parameters, and those that one token meets: one expert of each split projection.
+
+    Args:
+        shapes: of the parameters, by name.
+    """
+    total, idle, n = 0, 0, len(config.modalities)
+    for name, shape in shapes.items():
+        count = prod(shape)
+        total += count
+        split = name.startswith("backbone.") and "proj" in name and len(shape) >= 2
+        if split and shape[0] == n > 1:
+            idle += count * (n - 1) // n
+    return total, total - idle

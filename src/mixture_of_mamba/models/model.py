@@ -16,6 +16,7 @@ from ..ops.routing import document_starts
 from .backbone import Backbone
 from .config import ModelConfig
 from .diffusion import ContinuousInputs, Diffusion
+from .flops import parameter_counts
 from .loss import ModelOutput, count_targets, next_tokens, total_loss
 from .saving import check_shapes, read_model, save_model, shapes_of
 from .state import ModelState, check_state
@@ -267,15 +268,8 @@ class MultimodalModel(nn.Module):
 
     def parameter_count(self, *, active: bool = False) -> int:
         """Number of parameters; with `active`, those that one token meets."""
-        total = sum(p.numel() for p in self.parameters())
-        if not active:
-            return total
-        idle = 0
-        n = len(self.config.modalities)
-        for name, p in self.backbone.named_parameters():
-            if p.ndim >= 2 and p.shape[0] == n > 1 and "proj" in name:
-                idle += p.numel() * (n - 1) // n
-        return total - idle
+        shapes = {name: p.shape for name, p in self.named_parameters()}
+        return parameter_counts(shapes, self.config)[active]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, with their digests in SHA256SUMS; complete, or

@@ -9,7 +9,7 @@ import torch
 from ..models.diffusion import NOISE_BINS
 from .config import TrainConfig
 from .distributed import sum_over_ranks, to_device
-from .metrics import Means
+from .means import Means
 from .objective import MicroBatch
 from .random_state import isolated_rng
 

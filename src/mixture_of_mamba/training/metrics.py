@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..files import replacing, writing
-from ..models import Modality
 
-__all__ = ["Means", "MetricsLog", "read_metrics"]
+__all__ = ["MetricsLog", "read_metrics"]
 
 
 class MetricsLog:
@@ -22,7 +18,7 @@ class MetricsLog:
 
     Args:
         path: the file.
-        up_to: lines of later steps are removed first (a resumed run writes them anew), and so is a
+        up_to: lines of later steps are removed first (a resumed run writes them again), and so is a
             line that a kill left unfinished.
     """
 
@@ -73,43 +69,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 break
             raise ValueError(f"{path}, line {number} is no JSON object: {error}") from error
     return read
-
-
-class Means:
-    """Means over the targets of many steps, from an objective's (2m,) sums.
-
-    Args:
-        modalities: of the model.
-        rows: sums of steps that an interrupted run had not written yet.
-    """
-
-    def __init__(
-        self, modalities: Sequence[Modality], rows: Iterable[Sequence[float]] = ()
-    ) -> None:
-        self.modalities = list(modalities)
-        self.rows = [list(row) for row in rows]
-
-    def add(self, sums: Sequence[float]) -> None:
-        self.rows.append(list(sums))
-
-    def compute_and_reset(self) -> tuple[float, dict[str, float | None]]:
-        """-> the loss of all targets together, and by modality (None: no targets); starts anew."""
-        summed = torch.tensor(self.rows, dtype=torch.float64).sum(0)
-        totals, counts = summed.chunk(2)
-        self.rows = []
-        losses = {
-            modality.name: float(total / count) if count else None
-            for modality, total, count in zip(self.modalities, totals, counts, strict=True)
-        }
-        return float(_loss(self.modalities, totals, counts)), losses
-
-
-def _loss(
-    modalities: Sequence[Modality], totals: torch.Tensor, counts: torch.Tensor
-) -> torch.Tensor:
-    """`models.loss.total_loss` of many steps; each share is divided before the shares are added,
-    which decides the last digits of the logs."""
-    discrete = torch.tensor([m.discrete for m in modalities])
-    weights = totals.new_tensor([m.loss_weight for m in modalities])
-    targets = torch.where(discrete, torch.where(discrete, counts, 0).sum(), counts)
-    return (weights * totals / targets.clamp(min=1.0)).sum()

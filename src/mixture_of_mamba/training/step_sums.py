@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models import Modality
 from .checkpoint import checkpoints
-from .metrics import Means
+from .means import Means
 
 __all__ = ["NonFiniteLoss", "StepSums", "check_finite"]
 

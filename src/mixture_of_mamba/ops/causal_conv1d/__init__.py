@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ...flop_formulas import conv_flops
 from ..derivatives import with_derivatives
 from ..dispatch import choose, preferred
 from ..routing import Routing, document_starts
@@ -13,7 +14,7 @@ from .inputs import ConvGrads, ConvInputs
 from .op import conv
 from .reference import causal_conv1d_reference
 
-__all__ = ["ConvGrads", "ConvInputs", "causal_conv1d", "causal_conv1d_reference", "conv_flops"]
+__all__ = ["ConvGrads", "ConvInputs", "causal_conv1d", "causal_conv1d_reference"]
 
 
 def causal_conv1d(
@@ -108,12 +109,6 @@ def _inputs(
     resets = document_starts(document_ids, torch.Size((b, t)))
     flat = x.reshape(b * t, d)
     return ConvInputs(flat, weight, bias, None, resets, state, b, t, activation == "silu")
-
-
-def conv_flops(rows: int, d: int, k: int, *, silu: bool = True) -> int:
-    """Floating-point operations of one forward convolution: a multiply-add per tap (the bias rides
-    on the first), and 2 for SiLU."""
-    return rows * d * (2 * k + 2 * silu)
 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.causal_conv1d)

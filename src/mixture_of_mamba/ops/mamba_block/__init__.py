@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ...flop_formulas import conv_flops, scan_flops
 from .. import dispatch, native
-from ..causal_conv1d import conv_flops
 from ..causal_conv1d.cpu import MOST_TAPS
 from ..routing import Routing
-from ..selective_scan import scan_flops
 from ..selective_scan.cpu import DTYPES, MOST_STATES
 from .cpu import Saved, Weights
 from .op import block

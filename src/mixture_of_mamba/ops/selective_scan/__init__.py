@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ...flop_formulas import scan_flops
 from ..derivatives import with_derivatives
 from ..dispatch import choose, preferred
 from ..routing import Routing, document_starts
@@ -13,7 +14,7 @@ from .inputs import ScanGrads, ScanInputs
 from .op import scan
 from .reference import selective_scan_reference
 
-__all__ = ["ScanGrads", "ScanInputs", "scan_flops", "selective_scan", "selective_scan_reference"]
+__all__ = ["ScanGrads", "ScanInputs", "selective_scan", "selective_scan_reference"]
 
 
 def selective_scan(
@@ -171,15 +172,6 @@ def _check_dtypes(u: Tensor, A: Tensor, others: dict[str, Tensor | None]) -> Non
     for name, x in others.items():
         if x is not None and x.dtype != u.dtype:
             raise TypeError(f"{name} is {x.dtype}, but u is {u.dtype}; use one dtype for both")
-
-
-def scan_flops(rows: int, d: int, n: int, *, skip: bool = True, gate: bool = True) -> int:
-    """Floating-point operations of one forward scan.
-
-    Per row, channel and state: delta*A, exp, decay*h, (delta*u)*B, +, *C, + (7); per row and
-    channel: delta*u, and 2 each for the skip and the gate where present.
-    """
-    return rows * d * (7 * n + 1 + 2 * skip + 2 * gate)
 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.selective_scan)
