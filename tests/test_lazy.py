@@ -23,10 +23,10 @@ LAZY = sorted(
 #: What a user starts from, and the names of the contracts.
 NAMES = {
     *("MambaBlock", "MambaConfig", "MambaState", "MambaMixer", "ModalityLinear", "PROJECTIONS"),
-    *("MultimodalModel", "ModelConfig", "Modality", "ModelOutput", "Batch", "preset", "freeze"),
-    *("RunConfig", "train", "load_run", "Generator", "upcycle", "__version__"),
+    *("MultimodalModel", "ModelConfig", "Modality", "ModelOutput", "ModelState", "Batch"),
+    *("preset", "freeze", "RunConfig", "train", "load_run", "Generator", "upcycle"),
     *("selective_scan", "causal_conv1d", "modality_linear", "Routing", "use_backend"),
-    "BackendError",
+    *("BackendError", "__version__"),
 }
 
 

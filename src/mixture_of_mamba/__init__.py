@@ -3,6 +3,7 @@
 Names are imported when they are first used (lazy.py), so that importing this package takes no time.
 """
 
+import sys
 from typing import TYPE_CHECKING
 
 from . import startup as startup  # before torch: OpenMP reads its settings when it is loaded
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from .ops import modality_linear as modality_linear
     from .ops import selective_scan as selective_scan
     from .ops import use_backend as use_backend
+    from .training import load_run as load_run
+    from .training import train as train
     from .training.config import RunConfig as RunConfig
-    from .training.loop import train as train
-    from .training.runs import load_run as load_run
 else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
@@ -56,6 +57,7 @@ else:
                 "ModelConfig",
                 "ModelOutput",
                 "ModelState",
+                "ModelState",
                 "MultimodalModel",
                 "freeze",
                 "preset",
@@ -68,9 +70,8 @@ else:
                 "selective_scan",
                 "use_backend",
             ],
+            "training": ["load_run", "train"],
             "training.config": ["RunConfig"],
-            "training.loop": ["train"],
-            "training.runs": ["load_run"],
         },
         rooms=[
             "data",
@@ -84,3 +85,5 @@ else:
             "training",
         ],
     )
+    if "torch" in sys.modules:  # torch.export.load asks for the operators and classes of a program
+        __getattr__("MultimodalModel")

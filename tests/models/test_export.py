@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +66,17 @@ def batch(b: int, t: int) -> Batch:
 
 def assert_equal(found: Any, wanted: Any) -> None:
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["import torch, mixture_of_mamba", "from mixture_of_mamba import MultimodalModel"],
+)
+def test_another_process_loads_what_was_saved(start: str, tmp_path: Path) -> None:
+    model = make()
+    torch.export.save(torch.export.export(model, (batch(2, 6),)), tmp_path / "model.pt2")
+    code = f"{start}\nimport sys, torch\ntorch.export.load(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pt2")], check=True)
 
 
 @pytest.mark.parametrize(("named", "strict"), [({}, False), ({}, True), (PORTABLE, False)], ids=str)

@@ -4,21 +4,12 @@
 reading a config imports neither Lightning nor the data.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from ..lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .loop import train
-    from .runs import load_run
-
-__all__ = ["load_run", "train"]
-
-_MODULES = {"train": ".loop", "load_run": ".runs"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name], __name__), name)
+    from .loop import train as train
+    from .runs import load_run as load_run
+else:
+    __getattr__, __dir__, __all__ = lazy_names(__name__, {"loop": ["train"], "runs": ["load_run"]})
