@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.layers import MambaBlock, MambaConfig
-from mixture_of_mamba.layers.recompute import checkpoint_contexts
+from mixture_of_mamba.layers.activation_checkpointing import checkpoint_contexts
 from mixture_of_mamba.models import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.ops import Routing
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from mixture_of_mamba import MambaBlock, MambaConfig, use_backend
 from mixture_of_mamba.layers import ModalityLinear
-from mixture_of_mamba.layers.fused import fused_forward
+from mixture_of_mamba.layers.fused import fused_weights
 from mixture_of_mamba.layers.mixer import DepthwiseConv
 from mixture_of_mamba.ops import Routing, native
 
@@ -87,7 +87,7 @@ def one_by_one(block: MambaBlock, routing: Routing, x: Tensor) -> Tensor:
 
 def test_a_plain_block_is_one_op() -> None:
     block, routing, x = problem()
-    assert fused_forward(block, x, routing, None) is not None
+    assert fused_weights(block, x, routing, None) is not None
     with torch.profiler.profile() as profile:
         block(x, routing=routing)
     names = {event.name for event in profile.events()}

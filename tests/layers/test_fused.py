@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mixture_of_mamba import PROJECTIONS, MambaBlock, MambaConfig, MambaState, use_backend
 from mixture_of_mamba.layers import block as block_module
-from mixture_of_mamba.layers.fused import fused_forward
+from mixture_of_mamba.layers.fused import fused_weights
 from mixture_of_mamba.ops import Routing, native
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
@@ -53,7 +53,7 @@ def run(
 
 
 def composed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_module, "fused_forward", lambda *_: None)
+    monkeypatch.setattr(block_module, "fused_weights", lambda *_: None)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -65,7 +65,7 @@ def test_equals_the_composed_block(
     state = None
     if with_state:
         state = MambaState(torch.randn(2, 3, 44), torch.randn(2, 44, block.config.d_state))
-    assert fused_forward(block, x, routing, state) is not None
+    assert fused_weights(block, x, routing, state) is not None
     found = run(block, routing, x, state)
     composed(monkeypatch)
     expected = run(block, routing, x, state)
@@ -109,7 +109,7 @@ def test_modality_without_rows_gets_zero_gradients() -> None:
 )
 def test_steps_aside(reason: str) -> None:
     block, routing, x = make("mixture")
-    assert fused_forward(block, x, routing, None) is not None
+    assert fused_weights(block, x, routing, None) is not None
     if reason == "hook":
         block.mixer.x_proj.register_forward_hook(lambda *_: None)
     elif reason == "replaced":
@@ -120,12 +120,12 @@ def test_steps_aside(reason: str) -> None:
         x = x[:-1]
     if reason == "autocast":
         with torch.autocast("cpu", torch.bfloat16):
-            assert fused_forward(block, x, routing, None) is None
+            assert fused_weights(block, x, routing, None) is None
     elif reason == "named backend":
         with use_backend(selective_scan="torch"):
-            assert fused_forward(block, x, routing, None) is None
+            assert fused_weights(block, x, routing, None) is None
     else:
-        assert fused_forward(block, x, routing, None) is None
+        assert fused_weights(block, x, routing, None) is None
 
 
 def test_compiles_to_one_graph() -> None:

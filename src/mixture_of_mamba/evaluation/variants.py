@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import combinations
 
-from ..layers import PROJECTIONS, parse_split
+from ..layers import PROJECTION_ORDER, parse_split
 from ..training.config import RunConfig
 
 __all__ = ["PROJECTION_ORDER", "VARIANTS", "all_splits", "variant_config", "variant_fields"]
@@ -17,9 +17,6 @@ VARIANTS: dict[str, dict[str, str]] = {
     "transformer": {"split": "none", "mixer": "attention"},
     "mot": {"split": "all", "mixer": "attention"},
 }
-
-PROJECTION_ORDER = ("in_proj", "x_proj", "dt_proj", "out_proj")
-"""The projections in the order of the data's way through a block."""
 
 
 def variant_config(config: RunConfig, variant: str, seed: int) -> RunConfig:
@@ -55,7 +52,6 @@ def variant_fields(variant: str) -> dict[str, str]:
 
 def all_splits() -> list[str]:
     """The 16 sets of split projections as variants: "dense" first, "mom" last."""
-    assert set(PROJECTION_ORDER) == PROJECTIONS
     names = [
         "+".join(split)
         for size in range(1, len(PROJECTION_ORDER))

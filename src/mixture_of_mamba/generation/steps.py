@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..layers import MambaBlock, MambaState
 from ..layers.fused import plain_weights
-from ..layers.norm import RMSNorm
 from ..layers.plain import as_built
 from ..models import Cache, MultimodalModel
 from ..models.backbone import Backbone
@@ -29,7 +28,7 @@ __all__ = ["SteppingDecoder", "why_not_stepping"]
 Groups = Sequence[tuple[int, Tensor | None]]
 """(modality, rows that have it); rows None where all have it."""
 
-_as_built = as_built(Backbone, MambaBlock, RMSNorm, DiscreteHead)
+_as_built = as_built(Backbone, MambaBlock, nn.RMSNorm, DiscreteHead)
 
 
 def why_not_stepping(model: MultimodalModel) -> str | None:

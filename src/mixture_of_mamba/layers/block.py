@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
-
 from torch import Tensor, nn
 
 from ..ops import Routing
 from .config import MambaConfig
-from .fused import fused_forward
+from .fused import fused_forward, fused_weights
 from .mixer import MambaMixer
-from .norm import RMSNorm
 from .state import MambaState
 
 __all__ = ["MambaBlock"]
@@ -27,7 +24,7 @@ class MambaBlock(nn.Module):
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
         self.config = config
-        self.norm = RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.mixer = MambaMixer(config)
 
     def init_weights(
@@ -39,30 +36,6 @@ class MambaBlock(nn.Module):
             seed=seed, name=f"{name}.mixer", residual_branches=residual_branches
         )
 
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        modality_ids: Tensor | None = None,
-        *,
-        routing: Routing | None = None,
-        document_ids: Tensor | None = None,
-        state: MambaState | None = None,
-        return_state: Literal[False] = False,
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        modality_ids: Tensor | None = None,
-        *,
-        routing: Routing | None = None,
-        document_ids: Tensor | None = None,
-        state: MambaState | None = None,
-        return_state: Literal[True],
-    ) -> tuple[Tensor, MambaState]: ...
-
     def forward(
         self,
         x: Tensor,
@@ -72,14 +45,14 @@ class MambaBlock(nn.Module):
         document_ids: Tensor | None = None,
         state: MambaState | None = None,
         return_state: bool = False,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, MambaState]:
         """One block on ordinary (b, t, d_model), or on rows in the order of a routing.
 
         Args:
             x: (b, t, d_model); with `routing`, (r, d_model) in row order, as models call a block.
             modality_ids: (b, t) integers; may be left out where there is one modality.
             routing: of the batch, made once for all blocks; in place of the ids.
-            document_ids: (b, t); convolution and scan start anew where they change along t.
+            document_ids: (b, t); convolution and scan restart where they change along t.
             state: what an earlier call returned for the tokens before these.
             return_state: also return the state after these tokens.
 
@@ -91,23 +64,25 @@ class MambaBlock(nn.Module):
         """
         rows = routing
         if rows is None:
-            rows, x = self._rows(x, modality_ids, document_ids)
+            rows, x = self._to_rows(x, modality_ids, document_ids)
         elif modality_ids is not None or document_ids is not None:
             raise ValueError("give the ids to Routing.build, or to the block, not to both")
-        y, after = self._on_rows(x, rows, state)
+        y, after = self._forward_rows(x, rows, state)
         if routing is None:
             y = rows.to_time(y)
         return (y, after) if return_state else y
 
-    def _on_rows(
+    def _forward_rows(
         self, x: Tensor, routing: Routing, state: MambaState | None
     ) -> tuple[Tensor, MambaState]:
-        if (fused := fused_forward(self, x, routing, state)) is not None:
-            return fused
-        y, after = self.mixer(self.norm(x), routing, state)
-        return x + y, after
+        weights = fused_weights(self, x, routing, state)
+        if weights is None:
+            y, after = self.mixer(self.norm(x), routing, state)
+            return x + y, after
+        assert self.norm.eps is not None
+        return fused_forward(weights, x, routing, state, eps=self.norm.eps)
 
-    def _rows(
+    def _to_rows(
         self, x: Tensor, modality_ids: Tensor | None, document_ids: Tensor | None
     ) -> tuple[Routing, Tensor]:
         """The routing of a batch, and its rows."""

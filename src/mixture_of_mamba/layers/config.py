@@ -1,4 +1,4 @@
-"""The shape of one Mamba block, as a value that cannot be wrong."""
+"""The shape of one Mamba block, validated at construction."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["PROJECTIONS", "MambaConfig", "parse_split"]
+__all__ = ["PROJECTIONS", "PROJECTION_ORDER", "MambaConfig", "parse_split"]
 
-#: The four projections of a Mamba block that can have one weight per modality.
-PROJECTIONS = frozenset({"in_proj", "x_proj", "dt_proj", "out_proj"})
+#: The four projections of a Mamba block that can have one weight per modality, in order of use.
+PROJECTION_ORDER = ("in_proj", "x_proj", "dt_proj", "out_proj")
+
+#: The same as a set, for `split`.
+PROJECTIONS = frozenset(PROJECTION_ORDER)
 
 
 def parse_split(split: Iterable[str] | str) -> frozenset[str]:

@@ -1,40 +1,38 @@
-"""The short way through a block: one op instead of a dozen, where that op serves it."""
+"""The fused forward of a block: one op instead of a dozen, where that op serves it (on CPUs)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..ops import Routing
 from ..ops.derivatives import formula_needed
 from ..ops.mamba_block import Weights, mamba_block, why_not
+from .config import PROJECTION_ORDER
 from .linear import ModalityLinear
 from .mixer import DepthwiseConv, MambaMixer
-from .norm import RMSNorm
 from .plain import as_built, no_global_hooks
 from .state import MambaState
 
-if TYPE_CHECKING:
-    from .block import MambaBlock
+__all__ = ["block_weights", "fused_forward", "fused_weights", "plain_weights"]
 
-__all__ = ["block_weights", "fused_forward", "plain_weights"]
-
-PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
-_KINDS = (RMSNorm, MambaMixer, DepthwiseConv, *[ModalityLinear] * len(PROJECTIONS))
+#: Classes of the parts that `_parts` gives.
+_KINDS = (nn.RMSNorm, MambaMixer, DepthwiseConv, *[ModalityLinear] * len(PROJECTION_ORDER))
 _PLAIN = (nn.Parameter, Tensor, type(None))
 _as_built = as_built(*_KINDS)
 
 
-def fused_forward(
-    block: MambaBlock, x: Tensor, routing: Routing, state: MambaState | None
-) -> tuple[Tensor, MambaState] | None:
-    """Rows and state after a block, or None where its parts must be called one by one: on other
-    devices, in other dtypes, or where something hangs on one of them (see `plain_weights`)."""
+def fused_weights(
+    block: nn.Module, x: Tensor, routing: Routing, state: MambaState | None
+) -> Weights | None:
+    """The parameters of a MambaBlock where `fused_forward` serves this call. None where the parts
+    of the block must be called one by one: on other devices, in other dtypes, or where one of them
+    is not plain (see `plain_weights`)."""
     weights = plain_weights(block) if x.device.type == "cpu" else None
-    if weights is None:
+    if weights is None or why_not(x, weights, routing) is not None:
         return None
-    if why_not(x, weights, routing) is not None or formula_needed(x, *weights, *(state or ())):
+    if formula_needed(x, *weights, *(state or ())):
         return None
     b, d = routing.batch, weights.D.shape[0]
     if state is not None and (
@@ -42,21 +40,28 @@ def fused_forward(
         or state.ssm.shape != (b, *weights.A_log.shape)
     ):
         return None
+    return weights
+
+
+def fused_forward(
+    weights: Weights, x: Tensor, routing: Routing, state: MambaState | None, *, eps: float
+) -> tuple[Tensor, MambaState]:
+    """(r, d_model) rows after a block of these weights, and the state after them."""
     y, conv, ssm = mamba_block(
         x,
         weights,
         routing,
         conv_state=None if state is None else state.conv,
         ssm_state=None if state is None else state.ssm,
-        eps=cast(float, block.norm.eps),
+        eps=eps,
     )
     return y, MambaState(conv, ssm)
 
 
-def plain_weights(block: MambaBlock) -> Weights | None:
-    """The parameters of a block, where calling its parts would run what they were built with: every
-    part of its own class, unhooked, unwrapped, and its parameters plain tensors; else None. Hooks
-    on the block itself run either way.
+def plain_weights(block: nn.Module) -> Weights | None:
+    """The parameters of a MambaBlock all of whose parts are plain: each of its own class, without
+    hooks or wrappers, its parameters plain tensors; else None. Hooks on the block itself run either
+    way.
     """
     if type(block.mixer) is not MambaMixer or not no_global_hooks():
         return None
@@ -64,20 +69,20 @@ def plain_weights(block: MambaBlock) -> Weights | None:
     if tuple(map(type, parts)) != _KINDS or not all(map(_as_built, parts)):
         return None
     weights = _weights(*parts)
-    if block.norm.eps is None or any(type(w) not in _PLAIN for w in weights):
+    if parts[0].eps is None or any(type(w) not in _PLAIN for w in weights):
         return None
     return weights._replace(conv_weight=weights.conv_weight[:, 0])
 
 
-def block_weights(block: MambaBlock) -> Weights:
-    """The parameters of a block by their names in the op."""
+def block_weights(block: nn.Module) -> Weights:
+    """The parameters of a MambaBlock by their names in the op."""
     weights = _weights(*_parts(block))
     return weights._replace(conv_weight=weights.conv_weight[:, 0])
 
 
-def _parts(block: MambaBlock) -> tuple[Any, ...]:
-    mixer = block.mixer
-    return block.norm, mixer, mixer.conv1d, *[getattr(mixer, name) for name in PROJECTIONS]
+def _parts(block: nn.Module) -> tuple[Any, ...]:
+    mixer: Any = block.mixer
+    return block.norm, mixer, mixer.conv1d, *[getattr(mixer, name) for name in PROJECTION_ORDER]
 
 
 def _weights(

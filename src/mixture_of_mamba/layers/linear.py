@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
-
 import torch
 from torch import Tensor, nn
 
@@ -45,16 +43,6 @@ class ModalityLinear(nn.Module):
             expert.uniform_(-bound, bound, generator=generator)
         if self.bias is not None:
             self.bias.zero_()
-
-    @overload
-    def forward(
-        self, x: Tensor, routing: Routing | None = None, *, bias_apart: Literal[False] = False
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self, x: Tensor, routing: Routing | None = None, *, bias_apart: Literal[True]
-    ) -> tuple[Tensor, Tensor | None]: ...
 
     def forward(
         self, x: Tensor, routing: Routing | None = None, *, bias_apart: bool = False

@@ -44,7 +44,12 @@ class DepthwiseConv(nn.Module):
 
 
 class MambaMixer(nn.Module):
-    """in_proj -> conv -> x_proj -> dt_proj -> scan -> gate -> out_proj, on rows in modality order.
+    """The mixer of Mamba-1, on rows in modality order.
+
+        in_proj -+-> x -> conv1d, SiLU -> u -+----------------------------+-> scan -> * -> out_proj
+                 |                           +-> x_proj -+-> B, C --------+           |
+                 |                                       +-> dt, dt_proj -+           |
+                 +-> z -> SiLU -------------------------------------------------------+
 
     Which projections have one weight per modality is `config.split`; with an empty split this is
     the dense mixer of Mamba-1 (arXiv 2312.00752, section 3.4).
@@ -100,14 +105,15 @@ class MambaMixer(nn.Module):
     ) -> tuple[Tensor, MambaState]:
         """(r, d_model) rows in the routing's order -> the same, and the state after them."""
         c = self.config
-        x_in, z = self.in_proj(x, routing).split(c.d_inner, dim=-1)
-        u, conv_state = self.conv1d(x_in, routing, None if state is None else state.conv)
-        low, B, C = self.x_proj(u, routing).split([c.rank, c.d_state, c.d_state], dim=-1)
-        delta, delta_bias = self.dt_proj(low, routing, bias_apart=True)
+        x, z = self.in_proj(x, routing).split(c.d_inner, dim=-1)
+        u, conv_state = self.conv1d(x, routing, None if state is None else state.conv)
+        dt, B, C = self.x_proj(u, routing).split([c.rank, c.d_state, c.d_state], dim=-1)
+        delta, delta_bias = self.dt_proj(dt, routing, bias_apart=True)
+        A_log = self.A_log if self.A_log.dtype == torch.float64 else self.A_log.float()
         y, ssm_state = selective_scan(
             u,
             delta,
-            -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log),
+            -torch.exp(A_log),
             B,
             C,
             self.D,

@@ -1,4 +1,4 @@
-"""Whether calling a module runs what its class defines, and nothing that somebody hung on it."""
+"""Whether a module is plain: calling it runs its class's `forward` and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-__all__ = ["as_built", "no_global_hooks"]
+__all__ = ["as_built", "has_hooks", "no_global_hooks"]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks run when this module is called, or in the backward of that call."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def as_built(*kinds: type[nn.Module]) -> Callable[[nn.Module], bool]:
@@ -25,12 +35,7 @@ def as_built(*kinds: type[nn.Module]) -> Callable[[nn.Module], bool]:
             forwards.get(kind) is kind.forward
             and "forward" not in module.__dict__
             and module._compiled_call_impl is None
-            and not (
-                module._forward_hooks
-                or module._forward_pre_hooks
-                or module._backward_hooks
-                or module._backward_pre_hooks
-            )
+            and not has_hooks(module)
         )
 
     return test

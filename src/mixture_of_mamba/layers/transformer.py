@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..ops import Routing
 from .linear import ModalityLinear
-from .norm import RMSNorm
 
 __all__ = ["MLP", "Attention", "TransformerBlock"]
 
@@ -87,7 +86,7 @@ class TransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         experts = n_modalities if split else 1
-        self.norm = RMSNorm(d_model, eps=eps)
+        self.norm = nn.RMSNorm(d_model, eps=eps)
         self.mixer: Attention | MLP = (
             Attention(d_model, experts, head_dim=head_dim) if attention else MLP(d_model, experts)
         )

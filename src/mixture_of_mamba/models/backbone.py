@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import MambaBlock, MambaState, RMSNorm
-from ..layers.recompute import checkpoint_contexts
+from ..layers import MambaBlock, MambaState
+from ..layers.activation_checkpointing import checkpoint_contexts
 from ..ops import Routing
 from .config import ModelConfig
 
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(make_block(config, i) for i in range(config.n_layers))
-        self.norm = RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.checkpoint_activations = False
 
     def init_weights(self, seed: int | None) -> None:

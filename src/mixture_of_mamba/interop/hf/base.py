@@ -9,7 +9,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ...layers import RMSNorm
 from .configuration import MixtureOfMambaConfig
 
 __all__ = ["MixtureOfMambaPreTrainedModel"]
@@ -50,7 +49,7 @@ class MixtureOfMambaPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
                     p.copy_(kept.get(name, p))
                     setattr(p, _DONE, True)
                 return
-        if isinstance(module, RMSNorm):
+        if isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
 
     def _set_gradient_checkpointing(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ...layers import MambaBlock, MambaState, RMSNorm
+from ...layers import MambaBlock, MambaState
 from ...ops import Routing
 from .base import MixtureOfMambaPreTrainedModel
 from .configuration import MixtureOfMambaConfig
@@ -43,7 +43,7 @@ class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
         self.layers = nn.ModuleList(
             MambaBlock(plain.block) for _ in range(config.num_hidden_layers)
         )
-        self.norm_f = RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.norm_f = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing, self.recompute_every = False, 1
         self.post_init()
 

@@ -1,4 +1,4 @@
-"""Recomputed blocks run each scan once and everything else twice, with the same gradients."""
+"""Checkpointed blocks run each scan once and everything else twice, with the same gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mixture_of_mamba.layers import MambaBlock, MambaConfig
-from mixture_of_mamba.layers.recompute import checkpoint_contexts
+from mixture_of_mamba.layers.activation_checkpointing import checkpoint_contexts
 from mixture_of_mamba.ops import Routing, use_backend
 from mixture_of_mamba.ops.causal_conv1d import taps
 from mixture_of_mamba.ops.modality_linear import loop

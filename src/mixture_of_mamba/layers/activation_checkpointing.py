@@ -1,8 +1,8 @@
-"""What a recomputed block keeps: the scan's outputs and checkpoints, nothing else.
+"""Activation checkpointing of a block: only the outputs and chunk states of its scan are kept.
 
-The scan takes the most time of a block and its results little memory, next to its inputs: y is one
-of about eight (r, d) tensors of a block, the checkpoints a small part of one. So the backward
-recomputes norm, projections, convolution and step sizes, and never a scan.
+The scan takes most of a block's time, and its results little of its memory: y is one of about eight
+(r, d) tensors of a block, the chunk states are a small part of one. So the backward recomputes
+norm, projections, convolution and step sizes, but never a scan.
 """
 
 from __future__ import annotations
