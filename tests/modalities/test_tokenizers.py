@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_saved_tokenizers_are_the_same(bundle: DataBundle, tmp_path: Path) -> No
         after = loaded.decode(name, before)
         np.testing.assert_array_equal(after, bundle.tokenizers.decode(name, before))
     assert not list(tmp_path.rglob("*.pkl")) and not list(tmp_path.rglob("*.pt"))
+
+
+def test_tokenizers_of_version_0_1_load(bundle: DataBundle, tmp_path: Path) -> None:
+    """Its tokenizers.json named kinds, and latents.json said which codec the latents have."""
+    folder = tmp_path / "t"
+    bundle.tokenizers.save(folder)
+    codecs = json.loads((folder / "tokenizers.json").read_text())["codecs"]
+    kinds = {"vq": "pictures", "patches": "latents", "units": "units"}
+    old = {name: kinds[codec] for name, codec in codecs.items() if name != "text"}
+    (folder / "tokenizers.json").write_text(json.dumps({"version": 1, "others": old}))
+    if old["image"] == "latents":
+        (folder / "image" / "latents.json").write_text('{"source": "patches"}')
+    (folder / "SHA256SUMS").unlink()
+    loaded = TokenizerSet.load(folder)
+    assert loaded.modalities == bundle.tokenizers.modalities
+    assert loaded.options == bundle.tokenizers.options
 
 
 def test_a_folder_without_tokenizers_is_refused(tmp_path: Path) -> None:

@@ -13,23 +13,23 @@ import numpy as np
 __all__ = ["HOP", "MELS", "SAMPLE_RATE", "from_log_mel", "log_mel"]
 
 SAMPLE_RATE = 22_050
+#: Samples between frames: 20 ms.
 HOP = 441
-"""Samples between frames: 20 ms."""
+#: Samples under a frame's window: 46 ms.
 FFT = 1024
-"""Samples under a frame's window: 46 ms."""
 MELS = 40
+#: Highest frequency of the mel scale, Hz.
 TOP = 8_000.0
-"""Highest frequency of the mel scale, Hz."""
+#: Magnitude below which everything is silence.
 FLOOR = 1e-4
-"""Magnitude below which everything is silence."""
+#: Root mean square that every utterance is brought to.
 LOUDNESS = 0.1
-"""Root mean square that every utterance is brought to."""
+#: Steps of the synthesis grid in one frame; the hop must be divisible by it.
 FINE = 3
-"""Steps of the synthesis grid in one frame; the hop must be divisible by it."""
+#: Rounds of Griffin-Lim.
 ROUNDS = 40
-"""Rounds of Griffin-Lim."""
+#: Frames computed at once: 82 s, longer than any embedded utterance.
 CHUNK = 4096
-"""Frames computed at once: 82 s, longer than any embedded utterance."""
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:

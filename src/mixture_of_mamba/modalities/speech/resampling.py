@@ -10,10 +10,10 @@ import numpy as np
 
 __all__ = ["resample", "resampled", "resampled_length"]
 
+#: Input samples that are filtered at once, about.
 BLOCK = 1 << 18
-"""Input samples that are filtered at once, about."""
+#: Half the length of the filter, in periods of the lower rate (scipy's default).
 REACH = 10
-"""Half the length of the filter, in periods of the lower rate (scipy's default)."""
 
 
 def resample(waveform: np.ndarray, rate: int, to: int) -> np.ndarray:
