@@ -1,19 +1,16 @@
 """Decoding and prefill beside transformers' Mamba with its cache, on identical weights.
 
-    python benchmarks/decode.py --out decode.json
+    python -m benchmarks decode --out decode.json
 
 Every variant continues the same tokens from the same prompt, in turn, round after round; a figure
 is the median over the rounds with its quartiles. Before anything is timed, the logits of all
-variants are held against transformers'. `--sizes` names width x blocks; 768x24 is the shape of the
+variants are compared with transformers'. `--sizes` names width x blocks; 768x24 is the shape of the
 130M checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,12 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixture_of_mamba import Modality, ModelConfig, MultimodalModel, __version__
+from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.generation.decoders import CachedDecoder, Decoder
 from mixture_of_mamba.generation.native import NativeDecoder, native_step, why_not_native
 from mixture_of_mamba.generation.sequence import TokenSequence
 from mixture_of_mamba.generation.steps import SteppingDecoder
 from mixture_of_mamba.ops.decode_step import FORMATS
+
+from . import records
 
 VOCABULARY = 8192
 PROMPT = 16
@@ -193,8 +192,10 @@ def benchmark_prefill(models: Any, length: int, rounds: int) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks decode", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--sizes", nargs="+", default=["256x12", "768x24"], help="width x blocks")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--prefill", type=int, default=2048, help="tokens of the prompt")
@@ -202,21 +203,14 @@ def main() -> None:
     parser.add_argument("--least", type=float, default=0.15, help="seconds per variant and round")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     import transformers
 
     transformers.logging.set_verbosity_error()
     report: dict[str, Any] = {
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "mixture_of_mamba": __version__,
-        },
+        "machine": records.machine("transformers"),
         "sizes": {},
     }
     for size in args.sizes:
@@ -233,8 +227,7 @@ def main() -> None:
             show(f"prefill, {args.prefill} tokens", table)
         report["sizes"][size] = tables
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        records.write(args.out, report)
 
 
 def show(title: str, table: dict[str, Any]) -> None:
@@ -246,7 +239,3 @@ def show(title: str, table: dict[str, Any]) -> None:
             f"  {name:22}{row['tokens_per_second']:10.1f} tokens/s  x{row['speedup']:5.1f}"
             f"  {1e3 * row['seconds']:9.2f} ms ({low:.2f}..{high:.2f}){error}"
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,1 @@
-"""What the CPU kernels are worth on this machine; `python -m benchmarks.cpu`."""
+"""Benchmarks of the CPU kernels and of a busy machine."""

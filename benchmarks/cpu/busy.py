@@ -1,4 +1,4 @@
-"""Beside a busy neighbour, and alone: `python -m benchmarks.cpu.busy [--against SOURCES]`.
+"""Beside a busy neighbour, and alone: `python -m benchmarks busy [--against SOURCES]`.
 
 Processes with different settings take turns, in rounds, once alone and once beside a process that
 keeps one core busy: one thread; what the library takes by itself; and the settings of torch and
@@ -12,7 +12,6 @@ Wanted: beside a neighbour never more than 1.5 times the time of one thread, and
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .. import records
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
@@ -131,7 +132,7 @@ def missed(found: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu.busy", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks busy", description=__doc__)
     parser.add_argument("--against", type=Path, metavar="SOURCES", help="src of another checkout")
     parser.add_argument("--neighbours", type=int, default=1, help="busy processes")
     parser.add_argument("--spins", nargs="+", default=[], help="other waiting policies to time")
@@ -165,9 +166,5 @@ def main(argv: list[str] | None = None) -> int:
     for line in (problems := missed(found)):
         print(line, file=sys.stderr)
     if arguments.out:
-        arguments.out.write_text(json.dumps(found | {"missed": problems}, indent=1) + "\n")
+        records.write(arguments.out, found | {"machine": records.machine(), "missed": problems})
     return 1 if arguments.check and problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The process that `benchmarks.cpu.busy` times: reads "CASE SECONDS", answers milliseconds."""
+"""The process that the benchmark `busy` times: reads "CASE SECONDS", answers milliseconds."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Build what `run.py` compares with: the CUDA scan of mamba-ssm and causal-conv1d, in minutes.
+"""Builds what the benchmark `gpu` compares with, in minutes: mamba-ssm's CUDA scan, causal-conv1d.
 
     pip download --no-deps --no-binary :all: --no-build-isolation mamba-ssm causal-conv1d
-    python benchmarks/gpu/build_peers.py FOLDER_WITH_SDISTS --out peers
-    PYTHONPATH=peers python benchmarks/gpu/run.py --out bench.json
+    python -m benchmarks build-peers FOLDER_WITH_SDISTS --out peers
+    PYTHONPATH=peers python -m benchmarks gpu --out bench.json
 
 A full build compiles every dtype for nine architectures. Here: the scan in bf16 with real A, for
 this device alone; calls in other dtypes raise. The Python packages are copied as they are, but for
@@ -95,13 +95,15 @@ def build_conv(folder: Path, out: Path, work: Path) -> None:
     shutil.copytree(source / "causal_conv1d", out / "causal_conv1d", dirs_exist_ok=True)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks build-peers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="with the two .tar.gz")
     parser.add_argument("--out", type=Path, default=Path("peers"), help="goes on PYTHONPATH")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     import torch
 
     if not torch.cuda.is_available():
@@ -123,7 +125,3 @@ def main() -> int:
                 traceback.print_exception(error)
             print(f"{name}: {'failed' if error else 'built'}", flush=True)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

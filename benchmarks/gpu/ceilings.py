@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from common import time_calls
-from reporting import Report
+
+from .measuring import time_calls
+from .reporting import Report
 
 __all__ = ["run"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from common import peak_memory, time_calls
-from reporting import Report
 
 from mixture_of_mamba.ops.cross_entropy import linear_cross_entropy, linear_cross_entropy_reference
+
+from .measuring import peak_memory, time_calls
+from .reporting import Report
 
 __all__ = ["run"]
 

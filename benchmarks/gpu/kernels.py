@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-import peers
 import torch
-from common import peak_memory, relative_error, time_calls
-from reporting import Report
 from torch import Tensor
 
 from mixture_of_mamba.ops import Routing
@@ -17,6 +14,10 @@ from mixture_of_mamba.ops.causal_conv1d import ConvInputs, causal_conv1d_referen
 from mixture_of_mamba.ops.causal_conv1d import triton as conv
 from mixture_of_mamba.ops.selective_scan import ScanInputs, selective_scan_reference
 from mixture_of_mamba.ops.selective_scan import triton as scan
+
+from . import peers
+from .measuring import peak_memory, relative_error, time_calls
+from .reporting import Report
 
 __all__ = ["conv_inputs", "run", "scan_inputs"]
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import Timing, relative_error, time_calls
-from reporting import Report
 
 from mixture_of_mamba.ops.modality_linear import LinearInputs, grouped, loop
+
+from .measuring import Timing, relative_error, time_calls
+from .reporting import Report
 
 __all__ = ["run"]
 

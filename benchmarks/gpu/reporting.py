@@ -1,4 +1,4 @@
-"""What was found, in a JSON file that is written before and after every part.
+"""The results in a JSON file that is written before and after every part.
 
 The file outlives the process: where a device error poisons one, or a part hangs, the next process
 opens the file and goes on with what is not in it.
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import json
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # run.py reads the file without torch
-    import torch
+import torch
 
-__all__ = ["BUDGET", "Poisoned", "Report", "read", "write"]
+from .. import records
+
+__all__ = ["BUDGET", "Poisoned", "Report"]
 
 BUDGET = "not measured: budget"
 GRACE = 20.0  # seconds that a part may run on when the budget is spent
@@ -29,23 +29,6 @@ GRACE = 20.0  # seconds that a part may run on when the budget is spent
 
 class Poisoned(BaseException):
     """The device no longer answers this process; the rest has to run in another one."""
-
-
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
-def write(path: Path, state: dict[str, Any]) -> None:
-    """In one piece: whoever is killed meanwhile leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(state, indent=1, default=_plain))
-    new.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 @dataclass
@@ -80,7 +63,7 @@ class Report:
         return min(self.deadline, self.section_end) - time.time()
 
     def write(self) -> None:
-        write(self.path, self.state)
+        records.write(self.path, self.state)
 
     def line(self, text: str) -> None:
         """A line of the table that is printed last, under the part at work; also printed now."""
@@ -130,7 +113,7 @@ class Report:
             except Exception as error:
                 self.fail(name, error)
             if self._numbers or name not in self.state["failed"]:
-                self.found[name] = json.loads(json.dumps(self._numbers, default=_plain))
+                self.found[name] = records.plain(self._numbers)
             self._settle(name)
         return self._result(name)
 
@@ -144,8 +127,6 @@ class Report:
         gc.collect()
         if self.device.type != "cuda":
             return
-        import torch
-
         try:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()

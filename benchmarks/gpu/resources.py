@@ -1,6 +1,6 @@
 """What the Triton kernels cost, compiled for a GPU that need not be there.
 
-    python benchmarks/gpu/resources.py [--arch 90 80] [--dtype bfloat16] [--json]
+    python -m benchmarks resources [--arch 90 80] [--dtype bfloat16] [--json]
 
 Every kernel is compiled through the backends' own launch code, with the arguments (and so the
 specialisation) of a real call; only the launch itself is left out. From the binary: registers and
@@ -182,14 +182,18 @@ def _loops(sass: str) -> list[dict[str, int]]:
     return counts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+def main(argv: list[str] | None = None) -> None:
+    os.environ.pop("TRITON_INTERPRET", None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks resources",
+        description=__doc__.splitlines()[0],  # type: ignore[union-attr]
+    )
     help_ = "compute capability times ten; several may be given"
     parser.add_argument("--arch", type=int, nargs="+", default=[90], help=help_)
     names = ("bfloat16", "float16", "float32")
     parser.add_argument("--dtype", choices=names, default=names[0], help="of the rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     dtype = getattr(torch, arguments.dtype)
     calls = (
         lambda: scan_call(dtype),
@@ -214,8 +218,3 @@ def line(r: Resources) -> str:
         f"{r.shared_bytes:5} shared; in loops {r.in_loops('SHFL'):3} shuffles, "
         f"{r.in_loops('LDL', 'STL'):3} spills, instructions {sizes}"
     )
-
-
-if __name__ == "__main__":
-    os.environ.pop("TRITON_INTERPRET", None)
-    main()

@@ -1,9 +1,9 @@
-"""Everything that is to be known about the GPU kernels, in one call.
+"""All GPU benchmarks in one call.
 
-    python benchmarks/gpu/run.py --out bench.json            ceilings to training steps
-    python benchmarks/gpu/run.py --out more.json --resume bench.json       what did not fit in there
-    python benchmarks/gpu/run.py --out tune.json --sections tuning
-    python benchmarks/gpu/run.py --dry-run                   tiny, on the CPU: does the script run?
+    python -m benchmarks gpu --out bench.json            ceilings to training steps
+    python -m benchmarks gpu --out more.json --resume bench.json       what did not fit in there
+    python -m benchmarks gpu --out tune.json --sections tuning
+    python -m benchmarks gpu --dry-run                   tiny, on the CPU: does the script run?
 
 Numbers go to the JSON file after every part, the table is printed last. A part that fails is
 recorded and the rest goes on, in another process where the device has given up on the first; what
@@ -22,15 +22,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from .. import records
+from .reporting import BUDGET
+from .section import NO_DEVICE, OTHER_DEVICE, POISONED
+from .targets import target_lines
+
+ROOT = Path(__file__).parents[2]
 SECTIONS = ("ceilings", "kernels", "projections", "head", "training", "tuning")
 LATE = 30.0  # seconds after the budget at which a process is ended from outside
 START = 15.0  # seconds that a new process takes before it measures anything
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="JSON file to write")
     parser.add_argument(
@@ -42,20 +49,16 @@ def parse() -> argparse.Namespace:
         "--resume", type=Path, help="an earlier JSON file of this device: what it has is kept"
     )
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, Triton's interpreter")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    arguments = parse()
-    sys.path.insert(0, str(HERE))
-    from reporting import BUDGET, read, write
-    from section import NO_DEVICE, OTHER_DEVICE
-
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
     started = time.time()
     deadline = started + arguments.budget
-    write(arguments.out, first_state(arguments.resume))
+    records.write(arguments.out, first_state(arguments.resume))
     while True:
-        state = read(arguments.out)
+        state = records.read(arguments.out)
         remaining = [name for name in arguments.sections if name not in state["done"]]
         if remaining and deadline - time.time() < min(START, arguments.budget / 2):
             state["left_out"] |= {f"section {name}": BUDGET for name in remaining}
@@ -69,14 +72,12 @@ def main() -> int:
         if code == OTHER_DEVICE:
             print("--resume: that file is of another device, torch or triton", file=sys.stderr)
             return 1
-        state = read(arguments.out)
+        state = records.read(arguments.out)
         settle(state, code, remaining, late=time.time() >= deadline)
-        write(arguments.out, state)
+        records.write(arguments.out, state)
     state["seconds"], state["dry"] = time.time() - started, arguments.dry_run
-    from targets import target_lines
-
     state["targets"] = target_lines(state)
-    write(arguments.out, state)
+    records.write(arguments.out, state)
     print_table(state)
     return 1 if state["failed"] else 0
 
@@ -85,9 +86,7 @@ def first_state(resume: Path | None) -> dict[str, Any]:
     """An empty report, or what an earlier one measured."""
     state: dict[str, Any] = {"parts": {}, "failed": {}, "left_out": {}, "done": [], "running": None}
     if resume is not None:
-        from reporting import read
-
-        earlier = read(resume)
+        earlier = records.read(resume)
         whole = {k: v for k, v in earlier["parts"].items() if k not in earlier["failed"]}
         state |= {"resumed": earlier.get("machine"), "parts": whole}
     return state
@@ -96,10 +95,11 @@ def first_state(resume: Path | None) -> dict[str, Any]:
 def run_sections(names: list[str], arguments: argparse.Namespace, deadline: float) -> int:
     """A process that runs the sections; its exit status, or that of having been ended late."""
     command = [
-        *(sys.executable, str(HERE / "section.py"), *names),
+        *(sys.executable, "-m", "benchmarks.gpu.section", *names),
         *("--out", str(arguments.out), "--deadline", str(deadline)),
     ]
-    environment = dict(os.environ)
+    path = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]  # of this checkout
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     if arguments.dry_run:
         command.append("--dry-run")
         environment["TRITON_INTERPRET"] = "1"  # read when triton is first imported
@@ -117,8 +117,6 @@ def run_sections(names: list[str], arguments: argparse.Namespace, deadline: floa
 
 def settle(state: dict[str, Any], code: int, remaining: list[str], *, late: bool) -> None:
     """Name what a process was at when it ended, so that the next one passes over it."""
-    from section import POISONED
-
     part, state["running"] = state["running"], None
     if part is not None and late:
         state["left_out"][part] = "not finished: budget"
@@ -140,7 +138,3 @@ def print_table(state: dict[str, Any]) -> None:
         print(f"missing: {name}: {why.strip().splitlines()[-1]}")
     for text in state["targets"]:
         print(text)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

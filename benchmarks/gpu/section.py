@@ -1,6 +1,6 @@
 """The sections of `run.py` in a process of their own, which a device error may end.
 
-    python section.py NAME ... --out bench.json --deadline UNIX_TIME [--dry-run]
+    python -m benchmarks.gpu.section NAME ... --out bench.json --deadline UNIX_TIME [--dry-run]
 
 Ends with POISONED where the rest needs another process, with NO_DEVICE where there is no GPU, and
 with OTHER_DEVICE where the resumed file is of another one.
@@ -27,16 +27,17 @@ def main() -> int:
     parser.add_argument("--deadline", type=float, required=True)
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
     import torch
-    from common import machine
-    from reporting import Poisoned, Report, read
+
+    from .. import records
+    from .measuring import machine
+    from .reporting import Poisoned, Report
 
     if not arguments.dry_run and not torch.cuda.is_available():
         return NO_DEVICE
     device = torch.device("cpu" if arguments.dry_run else "cuda")
-    state = read(arguments.out)
+    state = records.read(arguments.out)
     report = Report(arguments.out, arguments.deadline, arguments.dry_run, device, state)
     if "machine" not in state:
         state["machine"] = here = machine(device)
@@ -60,7 +61,7 @@ def run_section(report, name: str) -> None:  # type: ignore[no-untyped-def]
 
     report.section_end = time.time() + SHARES.get(name, float("inf"))
     try:
-        importlib.import_module(name).run(report)
+        importlib.import_module(name if "." in name else f"{__package__}.{name}").run(report)
     except Exception as error:
         report.fail(f"section {name}", error)
     report.state["done"].append(name)

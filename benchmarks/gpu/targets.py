@@ -1,4 +1,4 @@
-"""The issue's targets against what was measured: one line each, and nothing that was not measured.
+"""Speed targets beside the measured times, one line each; what was not measured has no verdict.
 
 Steps are compared at equal token counts only; where a group was measured at several, at the largest
 that both have.

@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import peers
 import torch
-from common import time_calls
-from reporting import Report
-from variants import (
+
+from mixture_of_mamba.models.flops import flops_per_token
+
+from . import peers
+from .measuring import time_calls
+from .reporting import Report
+from .variants import (
     COMPILED,
     DENSE,
     DENSE_AGAIN,
@@ -25,8 +28,6 @@ from variants import (
     build,
     configuration,
 )
-
-from mixture_of_mamba.models.flops import flops_per_token
 
 __all__ = ["Group", "groups", "run", "step_name"]
 

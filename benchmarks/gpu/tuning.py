@@ -14,13 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import kernels
 import torch
-from common import Timing, time_calls
-from reporting import Report
 
 from mixture_of_mamba.ops.causal_conv1d import triton as conv
 from mixture_of_mamba.ops.selective_scan import triton as scan
+
+from . import kernels
+from .measuring import Timing, time_calls
+from .reporting import Report
 
 __all__ = ["run"]
 

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import peers
 import torch
-from reporting import Report
 from torch import Tensor, nn
 
 from mixture_of_mamba.batch import Batch
@@ -20,6 +18,9 @@ from mixture_of_mamba.layers import PROJECTIONS
 from mixture_of_mamba.models import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.models.presets import PRESETS
 from mixture_of_mamba.ops.cross_entropy import linear_cross_entropy
+
+from . import peers
+from .reporting import Report
 
 __all__ = [
     "COMPILED",

@@ -1,4 +1,4 @@
-"""benchmarks/gpu/run.py without a GPU: a dry run, and sections that crash, hang or cannot load."""
+"""The benchmark `gpu` without a GPU: a dry run, and sections that crash, hang or cannot load."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.gpu import reporting, run
 
-from .conftest import GPU
+ROOT = Path(__file__).parents[2]
 
 SECTIONS = ("ceilings", "kernels", "projections", "head", "training", "tuning")
 PARTS = {
@@ -33,9 +32,9 @@ PARTS = {
 def test_a_dry_run_measures_every_part_and_names_every_target(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     out = tmp_path / "bench.json"
-    command = [sys.executable, str(GPU / "run.py"), "--dry-run", "--out", str(out)]
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--dry-run", "--out", str(out)]
     done = subprocess.run(
-        [*command, "--sections", *SECTIONS], capture_output=True, text=True, check=False
+        [*command, "--sections", *SECTIONS], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
@@ -63,15 +62,15 @@ def test_a_dry_run_measures_every_part_and_names_every_target(tmp_path: Path) ->
 
 
 FAILING = {
-    "unloadable": "import a_package_that_is_not_there",
-    "crashing": """
+    "fakes.unloadable": "import a_package_that_is_not_there",
+    "fakes.crashing": """
         import os
         def run(report):
             report.part("before", lambda found: report.line("row before"))
             report.part("crash", lambda found: os._exit(11))
             report.part("after", lambda found: report.line("row after"))
         """,
-    "hanging": """
+    "fakes.hanging": """
         import time
         def run(report):
             report.part("hang", lambda found: time.sleep(60), limit=0.2)
@@ -83,23 +82,19 @@ FAILING = {
 
 
 def test_what_fails_costs_nothing_but_itself(
-    script: Callable[[str], ModuleType],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "fakes").mkdir()
     for name, source in FAILING.items():
-        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        (tmp_path / f"{name.replace('.', '/')}.py").write_text(textwrap.dedent(source))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    run, out = script("run"), tmp_path / "bench.json"
+    out = tmp_path / "bench.json"
     monkeypatch.setattr(run, "SECTIONS", tuple(FAILING))
-    options = ["--dry-run", "--out", str(out), "--sections", *FAILING]
-    monkeypatch.setattr(sys, "argv", ["run.py", *options])
-    assert run.main() == 1
+    assert run.main(["--dry-run", "--out", str(out), "--sections", *FAILING]) == 1
     found = json.loads(out.read_text())
     assert set(found["parts"]) == {"before", "after", "last"}
-    assert set(found["failed"]) == {"section unloadable", "crash", "hang", "raise"}
-    assert "No module named 'a_package" in found["failed"]["section unloadable"]
+    assert set(found["failed"]) == {"section fakes.unloadable", "crash", "hang", "raise"}
+    assert "No module named 'a_package" in found["failed"]["section fakes.unloadable"]
     assert "status 11: it hung, or crashed" in found["failed"]["crash"]
     assert "ZeroDivisionError" in found["failed"]["raise"]
     assert found["left_out"] == {"too long for what is left": "not measured: budget"}
@@ -107,21 +102,21 @@ def test_what_fails_costs_nothing_but_itself(
     assert "missing: too long for what is left: not measured: budget" in table
 
 
-def _report(script: Callable[[str], ModuleType], path: Path, device: str) -> Any:
+def _report(path: Path, device: str) -> Any:
     state = {"parts": {}, "failed": {}, "left_out": {}, "done": [], "running": None}
-    return script("reporting").Report(path, float("inf"), True, torch.device(device), state)
+    return reporting.Report(path, float("inf"), True, torch.device(device), state)
 
 
 def test_a_device_that_no_longer_answers_ends_the_process_and_keeps_the_numbers(
-    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def illegal() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "synchronize", illegal)
-    report = _report(script, tmp_path / "bench.json", "cuda")
+    report = _report(tmp_path / "bench.json", "cuda")
     report.found["earlier"] = {"time": 1.0}
-    with pytest.raises(script("reporting").Poisoned, match="scan large"):
+    with pytest.raises(reporting.Poisoned, match="scan large"):
         report.part("scan large", lambda found: illegal())
     kept = json.loads((tmp_path / "bench.json").read_text())
     assert kept["parts"] == {"earlier": {"time": 1.0}}
@@ -129,30 +124,26 @@ def test_a_device_that_no_longer_answers_ends_the_process_and_keeps_the_numbers(
     assert kept["running"] is None
 
 
-def test_numbers_of_a_part_that_fails_later_are_kept(
-    script: Callable[[str], ModuleType], tmp_path: Path
-) -> None:
+def test_numbers_of_a_part_that_fails_later_are_kept(tmp_path: Path) -> None:
     def body(found: dict[str, Any]) -> None:
         found["ours"] = 1.0
         raise RuntimeError("their kernel failed")
 
-    report = _report(script, tmp_path / "bench.json", "cpu")
+    report = _report(tmp_path / "bench.json", "cpu")
     assert report.part("scan large", body) is None
     kept = json.loads((tmp_path / "bench.json").read_text())
     assert kept["parts"] == {"scan large": {"ours": 1.0}}
     assert "their kernel failed" in kept["failed"]["scan large"]
 
 
-def test_what_an_earlier_file_has_is_kept_and_not_measured_again(
-    script: Callable[[str], ModuleType], tmp_path: Path
-) -> None:
+def test_what_an_earlier_file_has_is_kept_and_not_measured_again(tmp_path: Path) -> None:
     earlier = tmp_path / "earlier.json"
     parts = {"copy": {"lines": ["row"]}, "gemm": {"shape": [1, 2, 3]}}
     content = {"machine": {"device": "x"}, "parts": parts, "failed": {"gemm": "why"}}
     earlier.write_text(json.dumps(content))
-    state = script("run").first_state(earlier)
+    state = run.first_state(earlier)
     assert state["parts"] == {"copy": {"lines": ["row"]}}
     assert not state["failed"]
-    report = _report(script, tmp_path / "bench.json", "cpu")
+    report = _report(tmp_path / "bench.json", "cpu")
     report.state = state
     assert report.part("copy", lambda found: pytest.fail("measured")) == {"lines": ["row"]}

@@ -21,17 +21,18 @@ def test_without_the_repository_it_says_what_to_do(
 
 def test_command_names_the_device_and_the_file(tmp_path: Path) -> None:
     found = bench.command("cpu", tmp_path / "b.json", True)
-    assert found[1:] == ["-m", "benchmarks.cpu", "--out", str(tmp_path / "b.json"), "--quick"]
+    out = str(tmp_path / "b.json")
+    assert found[1:] == ["-m", "benchmarks", "cpu", "--out", out, "--quick"]
 
 
 def test_benchmark_writes_numbers_a_table_and_a_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(bench.ROOT))
-    from benchmarks.cpu.__main__ import main as benchmark
+    from benchmarks.__main__ import main as benchmark
 
     document = tmp_path / "performance.md"
-    options = ["--quick", "--only", "convolution", "training"]
+    options = ["cpu", "--quick", "--only", "convolution", "training"]
     files = ["--out", str(tmp_path / "b.json"), "--doc", str(document)]
     assert benchmark([*options, *files]) == 0
     found = json.loads((tmp_path / "b.json").read_text())

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from benchmarks.__main__ import BENCHMARKS
 from jsonargparse import set_parsing_settings
 
 import mixture_of_mamba as mom
@@ -95,13 +96,14 @@ def test_every_command_and_flag_exists(page: Path) -> None:
                 unknown = {f for f in flags_in(command) if not has(flags_of(words[0]), f)}
                 assert not unknown - {"--help"}, f"mom {words[0]} has no {unknown}"
             elif first == "python":
-                place = words[1].replace(".", "/") if words[0] == "-m" else words[0]
-                file = ROOT / place
-                file = file / "__main__.py" if file.is_dir() else file.with_suffix(".py")
-                if words[0] == "-m" and not file.is_file():
+                if words[:2] == ["-m", "benchmarks"]:
+                    spec = find_spec(BENCHMARKS[words[2]][0])
+                    assert spec is not None and spec.origin is not None
+                    assert flags_in(command) <= flags_of_script(Path(spec.origin)), command
+                elif words[0] == "-m":
                     assert find_spec(words[1]), f"there is no module {words[1]}"
                 else:
-                    assert flags_in(command) <= flags_of_script(file), command
+                    assert flags_in(command) <= flags_of_script(ROOT / words[0]), command
     everywhere = frozenset().union(*map(flags_of, COMMANDS), *map(flags_of_script, SCRIPTS))
     for text in code(page):
         if found := re.match(r"mom (\w+)", text):

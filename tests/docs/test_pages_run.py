@@ -30,10 +30,10 @@ SMALLER = {
     "mom compare": f"{DATA} {TRAIN} {STUDY} --samples 1 --judged 4",
     "mom ablate": f"{DATA} {TRAIN} {STUDY}",
     "mom tokenizer train": DATA,
-    "python -m benchmarks.cpu.busy": "--rounds 2 --seconds 0.02",
-    "python -m benchmarks.cpu": "--quick --only convolution",
-    "python benchmarks/decode.py": "--sizes 64x2 --batches 1 --prefill 32 --rounds 2 --least 0.01",
-    "python benchmarks/image_sampling.py": "--width 32 --layers 2 --steps 2 --rounds 2",
+    "python -m benchmarks busy": "--rounds 2 --seconds 0.02",
+    "python -m benchmarks cpu": "--quick --only convolution",
+    "python -m benchmarks decode": "--sizes 64x2 --batches 1 --prefill 32 --rounds 2 --least 0.01",
+    "python -m benchmarks images": "--width 32 --layers 2 --steps 2 --rounds 2",
 }
 #: Beginning of a command -> what is run in its place.
 INSTEAD: dict[str, str] = {
@@ -46,9 +46,9 @@ EXCLUDED = {
     "make lock": "asks the package index for every package, and rewrites the lock",
     "make test-newest": "runs tests in an environment that it installs",
     "pip install": "installs into the environment that runs the tests",
-    "mom bench": "python -m benchmarks.cpu, whole; tests/cli/test_bench.py has the command",
+    "mom bench": "python -m benchmarks cpu, whole; tests/cli/test_bench.py has the command",
     "source .venv/bin/activate": "there is no .venv in the folder of this test",
-    "python benchmarks/gpu/run.py": "needs a GPU",
+    "python -m benchmarks gpu": "needs a GPU",
 }
 #: (page, beginning of a block) -> what it is, where it is no code.
 TEXT = {

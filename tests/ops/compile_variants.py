@@ -1,6 +1,6 @@
 """Compile the kernels for calls that lack this or that, without a GPU; run by test_compile_gate.py.
 
-    python tests/ops/compile_variants.py ARCH
+    python -m tests.ops.compile_variants ARCH
 
 Prints one line per variant, and fails at the first that does not compile. An argument of 1 is a
 constant to the compiler, and an absent tensor removes code: each variant is another program.
@@ -11,15 +11,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.gpu.resources import compiling_only
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "gpu"))
-
-from resources import compiling_only
 
 from mixture_of_mamba.ops.causal_conv1d import ConvInputs
 from mixture_of_mamba.ops.causal_conv1d import triton as conv_backend

@@ -6,13 +6,12 @@ The limits have little air on purpose: a layout that a compiler changes shows he
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,7 +21,8 @@ from .old_triton import VERSION, install
 pytest.importorskip("triton")
 pytestmark = pytest.mark.xdist_group("compile gate")
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu" / "resources.py"
+ROOT = Path(__file__).parents[2]
+RESOURCES = ("-m", "benchmarks", "resources")
 ARCHS = ("90", "80")
 # kernel: registers, bytes of stack. The backward keeps the states of a tile and spills between its
 # loops, never in them.
@@ -41,10 +41,10 @@ LIMITS = {
 FLOAT32_BACKWARD_STACK, FLOAT32_BACKWARD_SPILLS = 512, 64
 
 
-def run(script: Path, *arguments: str, triton: str) -> list[str]:
-    """Lines that a script prints in a process of its own: Triton is compiled or interpreted, and of
-    one version, for a whole process."""
-    path = [str(Path(__file__).parents[2] / "src")]
+def run(*arguments: str, triton: str) -> list[str]:
+    """Lines that Python prints with these arguments, in a process of its own: Triton is compiled or
+    interpreted, and of one version, for a whole process."""
+    path = [str(ROOT / "src")]
     if triton == VERSION:
         try:
             path.insert(0, str(install()))
@@ -52,16 +52,16 @@ def run(script: Path, *arguments: str, triton: str) -> list[str]:
             pytest.skip(str(error))
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path)
-    command = [sys.executable, str(script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module", params=["installed", VERSION])
 def report(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What benchmarks/gpu/resources.py finds."""
-    found = json.loads(run(SCRIPT, "--json", "--arch", *ARCHS, triton=request.param)[-1])
+    """What the benchmark `resources` finds."""
+    found = json.loads(run(*RESOURCES, "--json", "--arch", *ARCHS, triton=request.param)[-1])
     if request.param == VERSION:
         assert found["triton"] == VERSION
     return found
@@ -99,7 +99,7 @@ def test_no_shuffles_and_no_spills_in_loops(report: dict[str, Any], arch: str) -
 def test_float32_stays_within_its_resources() -> None:
     """As 16 bits do, but for the scan's backward, whose few spills in the loop may not grow."""
     arguments = ("--json", "--arch", "90", "--dtype", "float32")
-    kernels = json.loads(run(SCRIPT, *arguments, triton="installed")[-1])["kernels"]["90"]
+    kernels = json.loads(run(*RESOURCES, *arguments, triton="installed")[-1])["kernels"]["90"]
     limits = {**LIMITS, "scan_backward_kernel": (255, FLOAT32_BACKWARD_STACK)}
     check_resources(kernels, limits)
     for kernel in kernels:
@@ -119,19 +119,10 @@ def test_the_scan_takes_one_exponential_a_state(report: dict[str, Any], arch: st
 
 @pytest.mark.slow
 def test_every_variant_of_a_call_compiles_and_large_ones_take_64_bit_offsets() -> None:
-    script = Path(__file__).with_name("compile_variants.py")
-    lines = run(script, "90", triton="installed")
-    assert len(lines) == len(_module(script).VARIANTS)
+    lines = run("-m", "tests.ops.compile_variants", "90", triton="installed")
+    assert len(lines) == len(import_module("tests.ops.compile_variants").VARIANTS)
     wide = [line for line in lines if line.endswith("64-bit row offsets")]
     assert [line.partition(":")[0] for line in wide] == ["scan, 2^31 elements"]
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_kernel_whose_loops_were_not_found_does_not_pass() -> None:
@@ -156,5 +147,5 @@ def test_innermost_loops_are_found_and_counted() -> None:
         /*0080*/               @P2 BRA `(.L_x_1) ;
         /*0090*/                   EXIT ;
 """
-    (loop,) = _module(SCRIPT)._loops(sass)
+    (loop,) = import_module("benchmarks.gpu.resources")._loops(sass)
     assert loop == {"FADD": 1, "SHFL": 1, "STL": 1, "FMUL": 1, "BRA": 1}

@@ -46,6 +46,6 @@ def command(device: str, out: Path, quick: bool) -> list[str]:
     out = out.resolve()
     if device == "cpu":
         extra = ["--quick"] if quick else []
-        return [sys.executable, "-m", "benchmarks.cpu", "--out", str(out), *extra]
+        return [sys.executable, "-m", "benchmarks", "cpu", "--out", str(out), *extra]
     extra = ["--budget", "120"] if quick else []
-    return [sys.executable, "benchmarks/gpu/run.py", "--out", str(out), *extra]
+    return [sys.executable, "-m", "benchmarks", "gpu", "--out", str(out), *extra]

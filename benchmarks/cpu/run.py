@@ -1,4 +1,4 @@
-"""All CPU benchmarks: `python -m benchmarks.cpu [--quick] [--out bench.json] [--doc FILE]`.
+"""All CPU benchmarks: `python -m benchmarks cpu [--quick] [--out bench.json] [--doc FILE]`.
 
 Run it on a quiet machine from the repository's root. Needs the package's `dev` extra (mamba.py,
 transformers). A part that fails is named in the result and the rest goes on.
@@ -7,8 +7,6 @@ transformers). A part that fails is named in the result and the rest goes on.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -17,9 +15,11 @@ from typing import Any
 
 from mixture_of_mamba.cli import process
 
+from .. import records
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks cpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: a minute")
     parser.add_argument("--out", type=Path, default=Path("bench-cpu.json"), help="JSON to write")
     parser.add_argument("--doc", type=Path, help="document whose CPU table is replaced")
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     process.configure("bench")
 
-    from . import block, decode, report, scan
+    from . import block, decoding, report, scan
     from .timing import Settings
 
     settings = Settings(quick=arguments.quick)
@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         "block": lambda: block.blocks(settings, found["peak"]["peak"]),
         "growth": lambda: block.growth(settings),
         "training": lambda: block.training_step(settings),
-        "decode": lambda: decode.decode(settings),
-        "prefill": lambda: decode.prefill(settings, found["peak"]["peak"]),
+        "decode": lambda: decoding.decode(settings),
+        "prefill": lambda: decoding.prefill(settings, found["peak"]["peak"]),
     }
     for name, part in parts.items():
         if arguments.only and name not in arguments.only:
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:
             found["failed"][name] = repr(error)
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        records.write(arguments.out, found)
     text = report.markdown(found)
     print(text)
     if arguments.doc:
@@ -64,24 +64,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def machine() -> dict[str, Any]:
-    import torch
-
+    """The machine, the compiled kernels and the settings of this process."""
     from mixture_of_mamba.ops import native
 
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
-    return {
-        "cpu": cpu,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+    return records.machine() | {
         "kernels": native.describe().rsplit("/", 1)[-1],
         "lanes": native.library().mom_vector_lanes(),
         "process": process.settings(),
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

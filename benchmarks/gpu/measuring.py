@@ -1,23 +1,22 @@
-"""Times, memory, errors, and what the machine is."""
+"""Times, memory and errors of a call on the device, and the machine."""
 
 from __future__ import annotations
 
-import platform
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from reporting import Report
+
+from .. import records
+from .reporting import Report
 
 __all__ = ["Timing", "machine", "peak_memory", "relative_error", "time_calls"]
 
-PACKAGES = ("torch", "triton", "numpy", "safetensors", "mamba-ssm", "causal-conv1d")
+PACKAGES = ("triton", "numpy", "safetensors", "mamba-ssm", "causal-conv1d")
 
 
 @dataclass
@@ -84,12 +83,8 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    found: dict[str, Any] = {"python": sys.version.split()[0], "platform": platform.platform()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
+    """The machine with its GPU, driver and clocks."""
+    found = records.machine(*PACKAGES)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found |= {

@@ -1,6 +1,6 @@
-"""Cost of one image against the length of what stands before it.
+"""Cost of one image against the length of its context.
 
-    python benchmarks/image_sampling.py --out benchmarks/results/image_sampling.json
+    python -m benchmarks images --out benchmarks/results/image_sampling.json
 
 An image is sampled from the state at its begin token: the context is read once (prefill, linear in
 its length), and every denoising step runs only the image's own vectors. So the time of an image is
@@ -14,8 +14,6 @@ Interleaved: every round visits all lengths in a new order; medians and quartile
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
 import statistics
 import time
@@ -27,6 +25,8 @@ from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise, empty_context
 from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.ops import Routing
+
+from . import records
 
 LENGTHS = (256, 1024, 4096, 16_384)
 PATCHES, DIM, BEGIN = 64, 48, 1
@@ -87,9 +87,7 @@ def measure(arguments: argparse.Namespace) -> dict:
             images[length].append(time_image(model, states[length], empty, options))
             again[length].append(time_recomputed_step(model, length))
     return {
-        "device": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "machine": records.machine(),
         "width": arguments.width,
         "layers": arguments.layers,
         "patches": PATCHES,
@@ -130,8 +128,10 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks images", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--width", type=int, default=256, help="d_model")
     parser.add_argument("--layers", type=int, default=8, help="blocks")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps")
@@ -139,16 +139,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="at least 2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     random.seed(0)
     result = measure(arguments)
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        records.write(arguments.out, result)
     print(table(result))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Benchmarks of this repository: `python -m benchmarks NAME` from its root."""

@@ -1,0 +1,1 @@
+"""Benchmarks of the GPU kernels and of training steps on a GPU."""
