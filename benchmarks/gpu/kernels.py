@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from mixture_of_mamba.ops import Routing
 from mixture_of_mamba.ops.causal_conv1d import ConvInputs, causal_conv1d_reference
 from mixture_of_mamba.ops.causal_conv1d import triton as conv
+from mixture_of_mamba.ops.routing import RowIndex
 from mixture_of_mamba.ops.selective_scan import ScanInputs, selective_scan_reference
 from mixture_of_mamba.ops.selective_scan import triton as scan
 
@@ -68,12 +68,8 @@ def scan_inputs(
         D=torch.ones(d, device=device),
         z=xz[:, d:],
         delta_bias=normal(1 if plain else 2, d) - 4.0,
-        rows=None if plain else routing.rows,
-        modality=None if plain else routing.modality,
-        resets=None if plain else routing.resets,
         state=None,
-        batch=b,
-        length=t,
+        row_index=RowIndex(None, None, None, b, t) if plain else routing,
         softplus=True,
     )
 
@@ -88,11 +84,8 @@ def conv_inputs(
         x=x,
         weight=torch.randn(d, 4, device=device) / 2,
         bias=torch.randn(d, device=device),
-        rows=None if plain else routing.rows,
-        resets=None if plain else routing.resets,
         state=None,
-        batch=b,
-        length=t,
+        row_index=RowIndex(None, None, None, b, t) if plain else routing,
         silu=True,
     )
 
@@ -100,11 +93,11 @@ def conv_inputs(
 def exact(inputs: Any, reference: Callable[..., tuple[Tensor, Tensor]], dy: Tensor) -> list[Tensor]:
     """y, final state and gradients of all floating inputs by plain autograd in float64."""
     leaves = {
-        f.name: v.double().requires_grad_()
-        for f in fields(inputs)
-        if isinstance(v := getattr(inputs, f.name), Tensor) and v.is_floating_point()
+        name: v.double().requires_grad_()
+        for name, v in inputs._asdict().items()
+        if isinstance(v, Tensor) and v.is_floating_point()
     }
-    y, final = reference(replace(inputs, **leaves))
+    y, final = reference(inputs._replace(**leaves))
     names = list(leaves)
     found = torch.autograd.grad([y], [leaves[name] for name in names], [dy.double()])
     return [y.detach(), final.detach(), *found]
@@ -113,7 +106,7 @@ def exact(inputs: Any, reference: Callable[..., tuple[Tensor, Tensor]], dy: Tens
 def scan_error(report: Report, found: dict[str, Any], dtype: torch.dtype) -> None:
     b, t, d = (1, 9, 8) if report.dry else (2, 333, 200)
     base = scan_inputs(b, t, d, dtype, report.device)
-    inputs = replace(base, state=torch.randn(b, d, base.n, device=report.device))
+    inputs = base._replace(state=torch.randn(b, d, base.n, device=report.device))
     dy = torch.randn(b * t, d, device=report.device).to(dtype)
     truth = exact(inputs, selective_scan_reference, dy)
     y, final, saved = scan.forward(inputs, True)
@@ -133,7 +126,7 @@ def scan_error(report: Report, found: dict[str, Any], dtype: torch.dtype) -> Non
 def conv_error(report: Report, found: dict[str, Any], dtype: torch.dtype) -> None:
     b, t, d = (1, 9, 8) if report.dry else (2, 333, 200)
     state = torch.randn(b, 3, d, device=report.device).to(dtype)
-    inputs = replace(conv_inputs(b, t, d, dtype, report.device), state=state)
+    inputs = conv_inputs(b, t, d, dtype, report.device)._replace(state=state)
     dy = torch.randn(b * t, d, device=report.device).to(dtype)
     truth = exact(inputs, causal_conv1d_reference, dy)
     y, final = conv.forward(inputs)

@@ -63,7 +63,7 @@ def scan(way: str, x: ScanInputs, dy: Tensor) -> Callable[[], object] | None:
     def theirs(v: Tensor | None) -> Tensor | None:
         if v is None:
             return None
-        return v.view(x.batch, x.length, -1).transpose(1, 2).contiguous().requires_grad_()
+        return v.view(*x.row_index.shape, -1).transpose(1, 2).contiguous().requires_grad_()
 
     u, delta, B, C, z, out = (theirs(v) for v in (x.u, x.delta, x.B, x.C, x.z, dy))
     A, D, bias = (v.clone().requires_grad_() for v in (x.A, x.D, x.delta_bias[0]))  # type: ignore[union-attr,index]
@@ -82,8 +82,8 @@ def conv(way: str, x: ConvInputs, dy: Tensor) -> Callable[[], object] | None:
     module = _module("causal_conv1d")
     if module is None or dy.device.type != "cuda":
         return None
-    u = x.x.view(x.batch, x.length, -1).transpose(1, 2).detach().requires_grad_()
-    out = dy.view(x.batch, x.length, -1).transpose(1, 2)
+    u = x.x.view(*x.row_index.shape, -1).transpose(1, 2).detach().requires_grad_()
+    out = dy.view(*x.row_index.shape, -1).transpose(1, 2)
     weight, bias = (v.clone().requires_grad_() for v in (x.weight, x.bias))  # type: ignore[union-attr]
 
     def forward() -> Tensor:

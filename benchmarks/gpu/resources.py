@@ -30,6 +30,7 @@ from triton.runtime.jit import JITFunction
 
 from mixture_of_mamba.ops.causal_conv1d import ConvInputs
 from mixture_of_mamba.ops.causal_conv1d import triton as conv
+from mixture_of_mamba.ops.routing import RowIndex
 from mixture_of_mamba.ops.selective_scan import ScanInputs
 from mixture_of_mamba.ops.selective_scan import triton as scan
 
@@ -117,8 +118,8 @@ def scan_call(
     u, z, B, C = wide[:, :d], wide[:, d:], maps[:, -2 * n : -n], maps[:, -n:]
     integers, marks = empty(*flags, kind=torch.int32), empty(*flags, kind=torch.bool)
     inputs = ScanInputs(
-        u, u, empty(d, n), B, C, empty(d), z, empty(2, d), integers, integers, marks,
-        empty(batch, d, n) if states else None, batch, length, True,
+        u, u, empty(d, n), B, C, empty(d), z, empty(2, d), empty(batch, d, n) if states else None,
+        RowIndex(integers, integers, marks, batch, length), True,
     )  # fmt: skip
     scan.forward(inputs, True)
     saved = empty(*scan.checkpoint_shape(inputs))
@@ -133,7 +134,8 @@ def conv_call(dtype: torch.dtype = torch.bfloat16, *, d: int = 256, states: bool
     marks = torch.empty(batch, length, dtype=torch.bool)
     state = torch.empty(batch, 3, d, dtype=dtype) if states else None
     weight, bias = torch.empty(d, 4), torch.empty(d)
-    inputs = ConvInputs(x, weight, bias, integers, marks, state, batch, length, True)
+    index = RowIndex(integers, integers, marks, batch, length)
+    inputs = ConvInputs(x, weight, bias, state, index, True)
     conv.forward(inputs)
     conv.backward(inputs, torch.empty(batch * length, d, dtype=dtype), state)
 

@@ -18,6 +18,7 @@ import torch
 
 from mixture_of_mamba.ops.causal_conv1d import triton as conv
 from mixture_of_mamba.ops.selective_scan import triton as scan
+from mixture_of_mamba.ops.triton_support import LaunchConfig
 
 from . import kernels
 from .measuring import Timing, time_calls
@@ -61,7 +62,7 @@ def compile_one(job: tuple[str, str, tuple[int, int, int], int]) -> None:
 
     op, name, tiles, arch = job
     module = {"scan": scan, "conv": conv}[op]
-    with setting(module, name, module.Tiles(*tiles)):
+    with setting(module, name, LaunchConfig(*tiles)):
         resources.measure(arch, _conv if op == "conv" else _large_scan)
 
 
@@ -138,7 +139,7 @@ def scan_forward(report: Report, found: dict[str, Any]) -> None:
     inputs = _scan_problem(report)
 
     def call(tiles: tuple[int, int, int]) -> Timing:
-        with setting(scan, "FORWARD", scan.Tiles(*tiles)):
+        with setting(scan, "FORWARD", LaunchConfig(*tiles)):
             return time_calls(lambda: scan.forward(inputs, True), report, seconds=0.05)
 
     sweep(report, found, "scan forward (block, warps, steps)", SCAN_FORWARD, call)
@@ -149,7 +150,7 @@ def scan_backward(report: Report, found: dict[str, Any]) -> None:
     saved, dy = scan.forward(inputs, True)[2], torch.randn_like(inputs.u)
 
     def call(tiles: tuple[int, int, int]) -> Timing:
-        with setting(scan, "BACKWARD", scan.Tiles(*tiles)):
+        with setting(scan, "BACKWARD", LaunchConfig(*tiles)):
             return time_calls(lambda: scan.backward(inputs, saved, dy, None), report, seconds=0.05)
 
     sweep(report, found, "scan backward (block, warps, steps)", SCAN_BACKWARD, call)
@@ -178,11 +179,11 @@ def conv_all(report: Report, found: dict[str, Any]) -> None:
     dy = torch.randn_like(inputs.x)
 
     def forward(tiles: tuple[int, int, int]) -> Timing:
-        with setting(conv, "FORWARD", conv.Tiles(*tiles)):
+        with setting(conv, "FORWARD", LaunchConfig(*tiles)):
             return time_calls(lambda: conv.forward(inputs), report, seconds=0.05)
 
     def backward(tiles: tuple[int, int, int]) -> Timing:
-        with setting(conv, "BACKWARD", conv.Tiles(*tiles)):
+        with setting(conv, "BACKWARD", LaunchConfig(*tiles)):
             return time_calls(lambda: conv.backward(inputs, dy, None), report, seconds=0.05)
 
     def chunk(steps: int) -> Timing:

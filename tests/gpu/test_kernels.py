@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mixture_of_mamba.ops import Routing, causal_conv1d, modality_linear, selective_scan
+from mixture_of_mamba.ops.routing import RowIndex
 from mixture_of_mamba.ops.selective_scan import triton as scan_backend
 
 from ..ops.scan_cases import Case, assert_close, conv_inputs, gradients, scan_inputs
@@ -75,7 +76,7 @@ def test_the_segmented_case_is_segmented() -> None:
     rows = torch.empty(case.length, case.d, device=DEVICE)
     inputs = scan_backend.ScanInputs(
         rows, rows, torch.empty(case.d, 16, device=DEVICE), rows[:, :16], rows[:, :16],
-        *[None] * 7, 1, case.length, True,
+        None, None, None, None, RowIndex(None, None, None, 1, case.length), True,
     )  # fmt: skip
     assert scan_backend.segment_length(inputs, scan_backend.FORWARD) < case.length
 

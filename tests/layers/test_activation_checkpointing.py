@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mixture_of_mamba.layers import MambaBlock, MambaConfig
 from mixture_of_mamba.layers.activation_checkpointing import checkpoint_contexts
 from mixture_of_mamba.ops import Routing, use_backend
-from mixture_of_mamba.ops.causal_conv1d import taps
+from mixture_of_mamba.ops.causal_conv1d import portable
 from mixture_of_mamba.ops.modality_linear import loop
 from mixture_of_mamba.ops.selective_scan import chunked
 
@@ -34,7 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, "forward", counted)
 
-    for module, name in ((chunked, "scan"), (taps, "conv"), (loop, "projection")):
+    for module, name in ((chunked, "scan"), (portable, "conv"), (loop, "projection")):
         count(module, name)
     return counts
 

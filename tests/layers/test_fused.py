@@ -148,7 +148,7 @@ def test_op_passes_the_checks_of_torch() -> None:
     block, routing, x = make("mixture")
     weights = [v if v is None else v.detach().requires_grad_() for v in block_weights(block)]
     args = (
-        *(x.requires_grad_(), *weights, routing.rows, routing.modality, routing.resets),
-        *(routing.offsets, 2, 37, None, None, 1e-5, True),
+        *(x.requires_grad_(), *weights, None, None, *routing.arguments),
+        *(routing.offsets, 1e-5, True),
     )
     torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))

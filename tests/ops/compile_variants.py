@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mixture_of_mamba.ops.causal_conv1d import ConvInputs
 from mixture_of_mamba.ops.causal_conv1d import triton as conv_backend
+from mixture_of_mamba.ops.routing import RowIndex
 from mixture_of_mamba.ops.selective_scan import ScanInputs
 from mixture_of_mamba.ops.selective_scan import triton as scan_backend
 
@@ -29,6 +30,12 @@ def given(wanted: object, *shape: int, kind: torch.dtype = torch.float32) -> Ten
     return torch.empty(shape, dtype=kind) if wanted else None
 
 
+def index(b: int, t: int, full: bool) -> RowIndex:
+    """With rows, modalities and documents, or positions alone."""
+    kinds = (INT, INT, BOOL)
+    return RowIndex(*(given(full, b, t, kind=kind) for kind in kinds), b, t)  # type: ignore[arg-type]
+
+
 def scan(
     dtype: torch.dtype, b: int, t: int, d: int, n: int, *, full: bool, biases: int = 0
 ) -> None:
@@ -37,8 +44,7 @@ def scan(
     inputs = ScanInputs(
         rows, rows, torch.empty(d, n), maps, maps,
         given(full, d), rows if full else None, given(biases, biases, d),
-        given(full, b, t, kind=INT), given(biases > 1, b, t, kind=INT),
-        given(full, b, t, kind=BOOL), given(full, b, d, n), b, t, full,
+        given(full, b, d, n), index(b, t, full), full,
     )  # fmt: skip
     scan_backend.forward(inputs, full)
     saved = torch.empty(scan_backend.checkpoint_shape(inputs))
@@ -49,8 +55,7 @@ def conv(dtype: torch.dtype, b: int, t: int, d: int, k: int, *, full: bool) -> N
     x = torch.empty(b * t, d, dtype=dtype)
     state = given(full, b, k - 1, d, kind=dtype)
     inputs = ConvInputs(
-        x, torch.empty(d, k), given(full, d), given(full, b, t, kind=INT),
-        given(full, b, t, kind=BOOL), state, b, t, full,
+        x, torch.empty(d, k), given(full, d), state, index(b, t, full), full,
     )  # fmt: skip
     conv_backend.forward(inputs)
     conv_backend.backward(inputs, x, state)

@@ -37,6 +37,7 @@ from mixture_of_mamba.ops import (
 )
 from mixture_of_mamba.ops.causal_conv1d import ConvInputs
 from mixture_of_mamba.ops.modality_linear import LinearInputs
+from mixture_of_mamba.ops.routing import RowIndex
 from mixture_of_mamba.ops.selective_scan import ScanInputs
 from tests.gpu import test_kernels as gpu_tests
 from tests.helpers.fake_cuda import install, running
@@ -214,7 +215,7 @@ def scan_inputs(b: int, t: int, d: int, n: int = 16) -> ScanInputs:
     maps = torch.empty(b * t, d // 16 + 2 * n, dtype=torch.bfloat16, device=CUDA)
     u, z, A = rows[:, :d], rows[:, d:], torch.empty(d, n, device=CUDA)
     B, C = maps[:, -2 * n : -n], maps[:, -n:]
-    return ScanInputs(u, u, A, B, C, None, z, None, None, None, None, None, b, t, False)
+    return ScanInputs(u, u, A, B, C, None, z, None, None, RowIndex(None, None, None, b, t), False)
 
 
 def scan_size(b: int, t: int, d: int, n: int, serves: bool) -> None:
@@ -231,7 +232,8 @@ def scan_size(b: int, t: int, d: int, n: int, serves: bool) -> None:
 def conv_size(b: int, t: int, d: int, serves: bool) -> None:
     with FakeTensorMode(), running() as launches:
         x = torch.empty(b * t, d, dtype=torch.bfloat16, device=CUDA)
-        inputs = ConvInputs(x, torch.empty(d, 4, device=CUDA), None, None, None, None, b, t, True)
+        index = RowIndex(None, None, None, b, t)
+        inputs = ConvInputs(x, torch.empty(d, 4, device=CUDA), None, None, index, True)
         name, backend = dispatch.choose("causal_conv1d", inputs)
         assert (name == "triton") is serves, name
         if serves:
@@ -317,7 +319,7 @@ def choice() -> None:
     with FakeTensorMode():
         x = scan_inputs(1, 8, 32)
         assert dispatch.choose("selective_scan", x)[0] == "triton"
-        conv = ConvInputs(x.u, torch.empty(32, 4, device=CUDA), None, None, None, None, 1, 8, True)
+        conv = ConvInputs(x.u, torch.empty(32, 4, device=CUDA), None, None, x.row_index, True)
         assert dispatch.choose("causal_conv1d", conv)[0] == "triton"
         offsets = torch.empty(2, dtype=torch.int32, device=CUDA)
         linear = LinearInputs(x.u, torch.empty(2, 8, 32, device=CUDA), None, offsets, None)

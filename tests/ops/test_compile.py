@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -92,10 +91,10 @@ def test_the_routing_is_part_of_the_graph() -> None:
 def test_the_operators_keep_their_contract(tests: str) -> None:
     x, A = torch.randn(B * T, D, requires_grad=True), -torch.rand(D, N)
     maps = torch.randn(B * T, N)
-    none: list[Any] = [None] * 7
-    scan = (x, x.abs(), A, maps, maps, *none, B, T, False, "torch", True)
+    index = (None, None, None, B, T)
+    scan = (x, x.abs(), A, maps, maps, *[None] * 4, *index, False, "torch", True)
     torch.library.opcheck(torch.ops.mixture_of_mamba.selective_scan, scan, test_utils=tests)
-    conv = (x, torch.randn(D, 4), *none[:4], B, T, True, "torch")
+    conv = (x, torch.randn(D, 4), None, None, *index, True, "torch")
     torch.library.opcheck(torch.ops.mixture_of_mamba.causal_conv1d, conv, test_utils=tests)
     routing = _routing()
     linear = (x, torch.randn(2, 5, D), None, routing.offsets, routing.host_offsets, "loop")

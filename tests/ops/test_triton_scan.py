@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mixture_of_mamba.ops import BackendError, selective_scan
+from mixture_of_mamba.ops.routing import RowIndex
 from mixture_of_mamba.ops.selective_scan import triton as backend
 
 from .scan_cases import Case, assert_close, gradients, scan_inputs
@@ -104,12 +105,12 @@ def test_the_same_bits_twice() -> None:
 
 def test_a_small_batch_is_cut_into_segments_and_a_large_one_is_not() -> None:
     def segment(batch: int, length: int, d: int) -> int:
-        shapes = {"rows": None, "modality": None, "resets": None, "state": None}
         rows = torch.empty(batch * length, d, device="meta")
         maps = torch.empty(batch * length, 16, device="meta")
         inputs = backend.ScanInputs(
             u=rows, delta=rows, A=torch.empty(d, 16, device="meta"), B=maps, C=maps, D=None, z=None,
-            delta_bias=None, batch=batch, length=length, softplus=True, **shapes,
+            delta_bias=None, state=None, row_index=RowIndex(None, None, None, batch, length),
+            softplus=True,
         )  # fmt: skip
         return backend.segment_length(inputs, backend.FORWARD)
 

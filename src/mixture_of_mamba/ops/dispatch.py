@@ -39,7 +39,7 @@ _REGISTRY: dict[str, dict[str, str]] = {
     op: {name: f"mixture_of_mamba.ops.{op}.{module}" for name, module in table.items()}
     for op, table in {
         "selective_scan": {"triton": "triton", "cpu": "cpu", "torch": "chunked"},
-        "causal_conv1d": {"triton": "triton", "cpu": "cpu", "torch": "taps"},
+        "causal_conv1d": {"triton": "triton", "cpu": "cpu", "torch": "portable"},
         "modality_linear": {"grouped": "grouped", "loop": "loop"},
     }.items()
 }

@@ -4,11 +4,14 @@ shape and layout that the kernel reads or writes, whatever led to it."""
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-__all__ = ["put", "put_rows", "rows_of"]
+from .routing import RowIndex
+
+__all__ = ["put", "put_copies", "put_index", "put_rows", "rows_of"]
 
 
 def put(
@@ -36,6 +39,35 @@ def put_rows(
     _check(field, x, dtype, shape, x.shape[-1] == 1 or x.stride(-1) == 1, "channel-contiguous")
     setattr(record, field, x.data_ptr())
     setattr(record, stride, x.stride(0))
+
+
+def put_copies(
+    record: ctypes.Structure,
+    tensors: Iterable[tuple[str, Tensor | None, torch.dtype, tuple[int, ...]]],
+) -> list[Tensor]:
+    """Enter (field, tensor, dtype, shape), contiguous copies where they are not; -> the tensors,
+    which must outlive the call."""
+    keep = []
+    for field, x, dtype, shape in tensors:
+        if x is not None:
+            keep.append(x.contiguous())
+            put(record, field, keep[-1], dtype, *shape)
+    return keep
+
+
+def put_index(
+    record: ctypes.Structure, index: RowIndex, modality: Tensor | None = None
+) -> list[Tensor]:
+    """Enter a row index, and the modality of each position; -> what must outlive the call."""
+    record.batch, record.length = index.shape  # type: ignore[attr-defined]
+    return put_copies(
+        record,
+        (
+            ("rows", index.rows, torch.int32, index.shape),
+            ("modality", modality, torch.int32, index.shape),
+            ("resets", index.resets, torch.bool, index.shape),
+        ),
+    )
 
 
 def rows_of(x: Tensor) -> Tensor:

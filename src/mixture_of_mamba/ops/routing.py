@@ -8,34 +8,81 @@ import torch
 from torch import Tensor
 from torch.export import register_dataclass
 
-__all__ = ["Routing"]
+__all__ = ["Routing", "RowIndex"]
+
+
+@dataclass(frozen=True)
+class RowIndex:
+    """Where the positions of a batch stand among its rows (`r = b * t`); what every op refers to.
+
+    Attributes:
+        rows: (b, t) int32, row of each position; None: row = position.
+        modality: (b, t) int32, modality of each position; None where there is no routing.
+        resets: (b, t) bool, True where a new document starts; None: nowhere.
+        batch, length: `b` and `t`.
+    """
+
+    rows: Tensor | None
+    modality: Tensor | None
+    resets: Tensor | None
+    batch: int
+    length: int
+
+    @property
+    def arguments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, int, int]:
+        """The fields as arguments of an operator."""
+        return self.rows, self.modality, self.resets, self.batch, self.length
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(b, t)."""
+        return self.batch, self.length
+
+    @property
+    def size(self) -> int:
+        """Number of rows `r`."""
+        return self.batch * self.length
+
+    def check(self, code: int) -> None:
+        """Turn the code of a native kernel that reads this index into an error."""
+        if code == 1:
+            raise ValueError(
+                f"the row index names a row outside 0..{self.size - 1}; use Routing.build"
+            )
+        if code == 2:
+            raise ValueError("a modality is outside the rows of delta_bias; use Routing.build")
+
+    def to_time(self, x: Tensor) -> Tensor:
+        """(r, ...) in row order -> (b, t, ...)."""
+        if self.rows is None:
+            return x.view(self.batch, self.length, *x.shape[1:])
+        return x[self.rows.long()]
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        """(b, t, ...) -> (r, ...) in row order."""
+        flat = x.reshape(self.size, *x.shape[2:])
+        if self.rows is None:
+            return flat
+        return torch.zeros_like(flat).index_copy(0, self.rows.reshape(-1).long(), flat)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Routing:
-    """Where each token of a batch stands when the rows are sorted by modality.
+class Routing(RowIndex):
+    """The row index of a batch whose rows are sorted by modality, and where each modality's end.
 
     Attributes:
         n_modalities: number of modalities `m`.
-        batch, length: `b` and `t`; there are `r = b * t` rows.
         order: (r,) int64, flat (b, t) position of each row; None when rows are positions.
-        rows: (b, t) int32, row of each position; None when rows are positions.
-        modality: (b, t) int32, modality of each position.
         offsets: (m,) int32, end of each modality's rows, on the batch's device.
         host_offsets: the same on the CPU, where modalities at the end that have no rows may be
             missing; None when reading it would need a device synchronisation.
-        resets: (b, t) bool, True where a new document starts; None without documents.
     """
 
     n_modalities: int
-    batch: int
-    length: int
-    order: Tensor | None
-    rows: Tensor | None
     modality: Tensor
+    order: Tensor | None
     offsets: Tensor
     host_offsets: Tensor | None
-    resets: Tensor | None
 
     @classmethod
     def build(
@@ -102,14 +149,8 @@ class Routing:
 
     def to_rows(self, x: Tensor) -> Tensor:
         """(b, t, ...) -> (r, ...) in row order."""
-        flat = x.reshape(self.batch * self.length, *x.shape[2:])
+        flat = x.reshape(self.size, *x.shape[2:])
         return flat if self.order is None else flat[self.order]
-
-    def to_time(self, x: Tensor) -> Tensor:
-        """(r, ...) in row order -> (b, t, ...)."""
-        if self.rows is None:
-            return x.view(self.batch, self.length, *x.shape[1:])
-        return x[self.rows.long()]
 
 
 def check_range(modality_ids: Tensor, n_modalities: int) -> None:

@@ -11,27 +11,46 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from .. import private
+from .routing import RowIndex
 
 __all__ = [
     "MAX_GRID",
+    "LaunchConfig",
+    "as_bytes",
     "capability",
     "capturing",
     "contiguous",
-    "device_why_not",
+    "contiguous_rows",
     "interpreting",
     "keep_cache_private",
     "multiprocessors",
     "on_device",
+    "why_not_triton",
+    "without_steps",
 ]
 
-# bf16 arithmetic, tf32 products and asynchronous copies start with Ampere.
+Gradients = TypeVar("Gradients", bound=Any)
+
+#: bf16 arithmetic, tf32 products and asynchronous copies start with Ampere.
 _MIN_CAPABILITY = (8, 0)
-MAX_GRID = (1 << 16) - 1  # programs along the second and the third axis of a launch
+#: Programs along the second and the third axis of a launch.
+MAX_GRID = (1 << 16) - 1
+#: dtypes of the kernels' inputs.
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class LaunchConfig(NamedTuple):
+    """Channels a program, warps a program, steps a tile."""
+
+    block: int
+    warps: int
+    steps: int
 
 
 def interpreting() -> bool:
@@ -39,7 +58,18 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def device_why_not(x: Tensor) -> str | None:
+def why_not_triton(name: str, x: Tensor, row_index: RowIndex) -> str | None:
+    """Why the kernels cannot serve such rows, called `name` in the reason; None where they can."""
+    if reason := _device_why_not(x):
+        return reason
+    if x.dtype not in _DTYPES:
+        return f"{name} is {x.dtype}; it serves float32, bfloat16 and float16"
+    if row_index.batch > MAX_GRID:
+        return f"the batch has {row_index.batch} sequences; it serves at most {MAX_GRID}"
+    return None
+
+
+def _device_why_not(x: Tensor) -> str | None:
     """Why Triton cannot serve tensors like x; None where it can."""
     if x.device.type == "cpu":
         if not interpreting():
@@ -58,6 +88,25 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
 def contiguous(x: Tensor | None) -> Tensor | None:
     """What a kernel may read as flat memory."""
     return None if x is None else x.contiguous()
+
+
+def contiguous_rows(x: Tensor) -> Tensor:
+    """Rows with contiguous channels; a copy where they are not (an expanded gradient, say)."""
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def as_bytes(marks: Tensor | None) -> Tensor | None:
+    """Booleans as the kernels read them."""
+    return None if marks is None else marks.contiguous().view(torch.uint8)
+
+
+def without_steps(inputs: Any, gradients: type[Gradients], dfinal: Tensor | None) -> Gradients:
+    """Gradients of a call without time or batch: all zero, and the final state is the first."""
+    found = {name: getattr(inputs, name) for name in gradients._fields}
+    found = {name: None if x is None else torch.zeros_like(x) for name, x in found.items()}
+    if inputs.state is not None and dfinal is not None:
+        found["state"] = dfinal.clone()
+    return gradients(**found)
 
 
 def capturing() -> bool:

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import register_flop_formula
 from ...flop_formulas import conv_flops
 from ..derivatives import with_derivatives
 from ..dispatch import choose, preferred
-from ..routing import Routing, document_starts
+from ..routing import Routing, RowIndex, document_starts
+from ..signature import arguments
 from .inputs import ConvGrads, ConvInputs
 from .op import conv
 from .reference import causal_conv1d_reference
@@ -55,18 +56,7 @@ def causal_conv1d(
     else:
         if backend:
             choose("causal_conv1d", inputs, backend)
-        y, final = conv(
-            inputs.x,
-            weight,
-            bias,
-            inputs.rows,
-            inputs.resets,
-            inputs.state,
-            inputs.batch,
-            inputs.length,
-            inputs.silu,
-            backend,
-        )
+        y, final = conv(*arguments(inputs), backend)
     return (y.view(x.shape) if routing is None else y), final
 
 
@@ -102,37 +92,21 @@ def _inputs(
             raise ValueError(f"{name} is on {other.device}, but x is on {x.device}; use one device")
     if state is not None:
         state = state.to(x.dtype)
-    if routing is not None:
-        return ConvInputs(
-            x, weight, bias, routing.rows, routing.resets, state, b, t, activation == "silu"
-        )
-    resets = document_starts(document_ids, torch.Size((b, t)))
-    flat = x.reshape(b * t, d)
-    return ConvInputs(flat, weight, bias, None, resets, state, b, t, activation == "silu")
+    index: RowIndex
+    if routing is None:
+        resets = document_starts(document_ids, torch.Size((b, t)))
+        index, x = RowIndex(None, None, resets, b, t), x.reshape(b * t, d)
+    else:
+        index = routing
+    return ConvInputs(x, weight, bias, state, index, activation == "silu")
 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.causal_conv1d)
-def _forward_flops(  # type: ignore[no-untyped-def]
-    x, weight, bias, rows, resets, state, batch, length, silu, *args, out_shape=None, **kwargs
-) -> int:
+def _forward_flops(x, weight, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    *_, silu, _ = args
     return conv_flops(x[0], *weight, silu=silu)
 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.causal_conv1d_backward)
-def _backward_flops(  # type: ignore[no-untyped-def]
-    dy,
-    dfinal,
-    x,
-    weight,
-    bias,
-    rows,
-    resets,
-    state,
-    batch,
-    length,
-    silu,
-    *args,
-    out_shape=None,
-    **kw,
-) -> int:
-    return 2 * conv_flops(x[0], *weight, silu=silu)
+def _backward_flops(dy, dfinal, *args, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    return 2 * _forward_flops(*args)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..native_buffers import put, put_rows, rows_of
+from ..native_buffers import put, put_copies, put_index, put_rows, rows_of
 from .inputs import ConvGrads, ConvInputs
 
 __all__ = ["backward", "forward", "why_not"]
@@ -51,11 +51,11 @@ def why_not(inputs: ConvInputs) -> str | None:
 def forward(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
     call, keep = _call(inputs)
     y = torch.empty(inputs.x.shape, dtype=inputs.x.dtype)
-    final = torch.empty(inputs.batch, inputs.k - 1, inputs.d, dtype=inputs.x.dtype)
-    rows, dtype = inputs.batch * inputs.length, inputs.x.dtype
-    put_rows(call, "y", "y_stride", y, dtype, rows, inputs.d)
-    put(call, "final_state", final, dtype, inputs.batch, inputs.k - 1, inputs.d)
-    _check(native.library().mom_conv_forward(ctypes.byref(call)), inputs)
+    dtype, states = inputs.x.dtype, (inputs.row_index.batch, inputs.k - 1, inputs.d)
+    final = torch.empty(states, dtype=dtype)
+    put_rows(call, "y", "y_stride", y, dtype, inputs.row_index.size, inputs.d)
+    put(call, "final_state", final, dtype, *states)
+    inputs.row_index.check(native.library().mom_conv_forward(ctypes.byref(call)))
     del keep
     return y, final
 
@@ -70,12 +70,12 @@ def backward_into(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None, dx: Ten
     call, keep = _call(inputs)
     library = native.library()
     lanes = library.mom_vector_lanes()
-    dtype, rows, d, k = inputs.x.dtype, inputs.batch * inputs.length, inputs.d, inputs.k
-    states = (inputs.batch, k - 1, d)
+    dtype, rows, d, k = inputs.x.dtype, inputs.row_index.size, inputs.d, inputs.k
+    states = (inputs.row_index.batch, k - 1, d)
     dweight = torch.empty(d, k, dtype=torch.float32)
     dbias = torch.empty(d, dtype=torch.float32)
     dstate = None if inputs.state is None else torch.empty(states, dtype=dtype)
-    partials = (inputs.batch, k + 1, -(-d // lanes) * lanes)
+    partials = (inputs.row_index.batch, k + 1, -(-d // lanes) * lanes)
     sums = torch.empty(partials, dtype=torch.float64)
     dy = rows_of(dy)
     put_rows(call, "dy", "dy_stride", dy, dtype, rows, d)
@@ -87,7 +87,7 @@ def backward_into(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None, dx: Ten
     put(call, "dweight", dweight, torch.float32, d, k)
     put(call, "dbias", dbias, torch.float32, d)
     put(call, "partials", sums, torch.float64, *partials)
-    _check(library.mom_conv_backward(ctypes.byref(call)), inputs)
+    inputs.row_index.check(library.mom_conv_backward(ctypes.byref(call)))
     del keep
     bias = inputs.bias
     return ConvGrads(
@@ -98,33 +98,22 @@ def backward_into(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None, dx: Ten
 def _call(inputs: ConvInputs) -> tuple[ConvCall, list[Tensor]]:
     """The record with all inputs, and the tensors that must outlive the call."""
     call = ConvCall(
-        batch=inputs.batch,
-        length=inputs.length,
         d=inputs.d,
         k=inputs.k,
         silu=inputs.silu,
         bf16=inputs.x.dtype == torch.bfloat16,
         threads=native.threads(inputs.x.numel()),
     )
-    b, t, d, k = inputs.batch, inputs.length, inputs.d, inputs.k
-    keep = [rows_of(inputs.x)]
-    put_rows(call, "x", "x_stride", keep[0], inputs.x.dtype, b * t, d)
+    dtype, wide, d, k = inputs.x.dtype, torch.float32, inputs.d, inputs.k
+    x = rows_of(inputs.x)
+    put_rows(call, "x", "x_stride", x, dtype, inputs.row_index.size, d)
     bias = None if inputs.bias is None else inputs.bias.float()
-    for name, tensor, dtype, shape in (
-        ("weight", inputs.weight.float(), torch.float32, (d, k)),
-        ("bias", bias, torch.float32, (d,)),
-        ("rows", inputs.rows, torch.int32, (b, t)),
-        ("resets", inputs.resets, torch.bool, (b, t)),
-        ("state", inputs.state, inputs.x.dtype, (b, k - 1, d)),
-    ):
-        if tensor is not None:
-            keep.append(tensor.contiguous())
-            put(call, name, keep[-1], dtype, *shape)
-    return call, keep
-
-
-def _check(code: int, inputs: ConvInputs) -> None:
-    """Turn a kernel's code into an error."""
-    if code == 1:
-        total = inputs.batch * inputs.length
-        raise ValueError(f"the row index names a row outside 0..{total - 1}; use Routing.build")
+    others = put_copies(
+        call,
+        (
+            ("weight", inputs.weight.float(), wide, (d, k)),
+            ("bias", bias, wide, (d,)),
+            ("state", inputs.state, dtype, (inputs.row_index.batch, k - 1, d)),
+        ),
+    )
+    return call, [x, *others, *put_index(call, inputs.row_index)]

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
+from ..routing import RowIndex
+
 __all__ = ["ConvGrads", "ConvInputs"]
 
 
-@dataclass(frozen=True, slots=True)
-class ConvInputs:
+class ConvInputs(NamedTuple):
     """One call, in rows (`r = b * t`); channels are contiguous, rows may be strided.
 
     Attributes:
         x: (r, d) input.
         weight: (d, k) taps, the last one meets the present.
         bias: (d,) or None.
-        rows: (b, t) int32, row of each position; None: row = position.
-        resets: (b, t) bool, where a document starts: nothing before it is seen; None: never.
         state: (b, k-1, d) the inputs before t = 0, oldest first, in x's dtype; None for zeros.
-        batch, length: `b`, `t`.
+        row_index: row of each position; nothing before one of its resets is seen after it.
         silu: apply SiLU to the result.
     """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    rows: Tensor | None
-    resets: Tensor | None
     state: Tensor | None
-    batch: int
-    length: int
+    row_index: RowIndex
     silu: bool
 
     @property

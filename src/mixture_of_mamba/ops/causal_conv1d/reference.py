@@ -19,13 +19,13 @@ def causal_conv1d_reference(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
     Returns:
         y (r, d) and the final state (b, k-1, d), in x's dtype.
     """
-    b, t, k = inputs.batch, inputs.length, inputs.k
-    x = inputs.x.view(b, t, inputs.d) if inputs.rows is None else inputs.x[inputs.rows.long()]
+    (b, t), k = inputs.row_index.shape, inputs.k
+    x = inputs.row_index.to_time(inputs.x)
     state = inputs.state
     if state is None:
         state = x.new_zeros(b, k - 1, inputs.d)
     window = torch.cat([state.to(x.dtype), x], 1)
-    age = document_age(inputs.resets, b, t, k, x.device)
+    age = document_age(inputs)
     dtype = torch.promote_types(x.dtype, inputs.weight.dtype)
     y = x.new_zeros(b, t, inputs.d, dtype=dtype)
     for j in range(k):
@@ -35,16 +35,14 @@ def causal_conv1d_reference(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
         y = y + inputs.bias.to(dtype)
     if inputs.silu:
         y = F.silu(y)
-    flat = y.reshape(-1, inputs.d).to(x.dtype)
-    if inputs.rows is not None:
-        flat = torch.zeros_like(flat).index_copy(0, inputs.rows.reshape(-1).long(), flat)
-    return flat, _final_state(window, age, k)
+    return inputs.row_index.to_rows(y.to(x.dtype)), _final_state(window, age, k)
 
 
-def document_age(resets: Tensor | None, b: int, t: int, k: int, device: torch.device) -> Tensor:
+def document_age(inputs: ConvInputs) -> Tensor:
     """(b, t) int64: how many earlier inputs of its own document a position may see; what the
     incoming state holds counts as k-1 inputs of the first document."""
-    position = torch.arange(t, device=device).expand(b, t)
+    (b, t), k, resets = inputs.row_index.shape, inputs.k, inputs.row_index.resets
+    position = torch.arange(t, device=inputs.x.device).expand(b, t)
     if resets is None:
         return position + (k - 1)
     start = torch.where(resets, position, -(k - 1)).cummax(1).values if t else position

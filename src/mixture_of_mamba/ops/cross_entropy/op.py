@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..derivatives import no_second_derivative
+from ..signature import Signature
+from .inputs import HeadGrads, HeadInputs
 
 __all__ = ["head_loss"]
 
+CALL = Signature(HeadInputs, HeadGrads)
 
-@torch.library.custom_op("mixture_of_mamba::linear_cross_entropy", mutates_args=())
-def head_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    low: Tensor | None,
-    high: Tensor | None,
-    ignore_index: int,
-    slice_rows: int,
-) -> tuple[Tensor, Tensor]:
+
+@torch.library.custom_op(
+    "mixture_of_mamba::linear_cross_entropy",
+    mutates_args=(),
+    schema=f"({CALL.schema}) -> (Tensor, Tensor)",
+)
+def head_loss(*args: Any) -> tuple[Tensor, Tensor]:
     """-> losses (r,) and the logarithm of each row's softmax denominator (r,), float32 or wider."""
+    inputs = CALL.bind(args)
+    hidden, targets = inputs.hidden, inputs.targets
     if hidden.device.type == "cpu":
-        _check_targets(targets, low, high, weight.shape[0], ignore_index)
-    dtype = _wide(hidden)
-    losses = hidden.new_empty(hidden.shape[:1], dtype=dtype)
+        _check_targets(inputs)
+    losses = hidden.new_empty(hidden.shape[:1], dtype=_wide(hidden))
     total = torch.empty_like(losses)
-    for part in _slices(hidden, weight, targets, low, high, slice_rows):
-        kept = targets[part.rows] != ignore_index
+    for part in _slices(inputs):
+        kept = targets[part.rows] != inputs.ignore_index
         denominator = torch.logsumexp(part.logits, 1)
         # As a softmax has it: with an infinite logit there are no probabilities.
         total[part.rows] = denominator.masked_fill(denominator == torch.inf, torch.nan)
@@ -42,38 +43,26 @@ def head_loss(
 
 
 @head_loss.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    low: Tensor | None,
-    high: Tensor | None,
-    ignore_index: int,
-    slice_rows: int,
-) -> tuple[Tensor, Tensor]:
+def _(hidden: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     losses = hidden.new_empty(hidden.shape[:1], dtype=_wide(hidden))
     return losses, torch.empty_like(losses)
 
 
-@torch.library.custom_op("mixture_of_mamba::linear_cross_entropy_backward", mutates_args=())
-def head_loss_backward(
-    dloss: Tensor,
-    total: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    low: Tensor | None,
-    high: Tensor | None,
-    ignore_index: int,
-    slice_rows: int,
-) -> tuple[Tensor, Tensor]:
-    """-> gradients of hidden (r, d) and weight (V, d), accumulated in float32 or wider."""
+@torch.library.custom_op(
+    "mixture_of_mamba::linear_cross_entropy_backward",
+    mutates_args=(),
+    schema=f"(Tensor dloss, Tensor total, {CALL.schema}) -> {CALL.gradients}",
+)
+def head_loss_backward(dloss: Tensor, total: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    """-> HeadGrads, accumulated in float32 or wider."""
+    inputs = CALL.bind(args)
+    hidden, weight = inputs.hidden, inputs.weight
     dhidden = torch.empty_like(hidden)
     dweight = torch.zeros(weight.shape, dtype=_wide(weight), device=weight.device)
     with torch.autocast(hidden.device.type, enabled=False):
-        for part in _slices(hidden, weight, targets, low, high, slice_rows):
+        for part in _slices(inputs):
             rows, words = part.rows, part.words
-            kept = targets[rows] != ignore_index
+            kept = inputs.targets[rows] != inputs.ignore_index
             share = torch.where(kept, dloss[rows], 0.0)[:, None].to(total.dtype)
             dlogits = part.logits.sub_(total[rows, None]).exp_()
             # A row without a vocabulary (ignored, empty range) has total -inf: no probabilities.
@@ -88,17 +77,7 @@ def head_loss_backward(
 
 
 @head_loss_backward.register_fake
-def _(
-    dloss: Tensor,
-    total: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    low: Tensor | None,
-    high: Tensor | None,
-    ignore_index: int,
-    slice_rows: int,
-) -> tuple[Tensor, Tensor]:
+def _(dloss: Tensor, total: Tensor, hidden: Tensor, weight: Tensor, *args: Any) -> Any:
     return torch.empty_like(hidden), weight.new_empty(weight.shape)
 
 
@@ -110,15 +89,9 @@ class _Slice(NamedTuple):
     outside: Tensor | None  # (rows, words) bool
 
 
-def _slices(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    low: Tensor | None,
-    high: Tensor | None,
-    slice_rows: int,
-) -> Iterator[_Slice]:
+def _slices(inputs: HeadInputs) -> Iterator[_Slice]:
     """Logits a slice of rows at a time, over the words that the slice's ranges touch."""
+    hidden, weight, targets, low, high, _, slice_rows = inputs
     for start in range(0, hidden.shape[0], slice_rows):
         rows = slice(start, min(start + slice_rows, hidden.shape[0]))
         words = slice(0, weight.shape[0])
@@ -139,9 +112,9 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _check_targets(
-    targets: Tensor, low: Tensor | None, high: Tensor | None, vocabulary: int, ignore_index: int
-) -> None:
+def _check_targets(inputs: HeadInputs) -> None:
+    _, weight, targets, low, high, ignore_index, _ = inputs
+    vocabulary = weight.shape[0]
     first = torch.zeros_like(targets) if low is None else low
     end = torch.full_like(targets, vocabulary) if high is None else high
     if bool(((first < 0) | (end > vocabulary)).any()):
@@ -155,18 +128,16 @@ def _check_targets(
         )
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *tensors, ignore_index, slice_rows = inputs
-    ctx.save_for_backward(output[1], *tensors)
-    ctx.call = ignore_index, slice_rows
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    CALL.save(ctx, inputs, output[1])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, dloss, _):  # type: ignore[no-untyped-def]
+def _backward(ctx: Any, dloss: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    (total,), call = CALL.saved(ctx)
     if dloss is None:
-        return (None,) * 7
-    dhidden, dweight = head_loss_backward(dloss, *ctx.saved_tensors, *ctx.call)
-    return dhidden, dweight, *[None] * 5
+        return (None,) * len(call)
+    return tuple(CALL.by_argument(head_loss_backward(dloss, total, *call), call))
 
 
 head_loss.register_autograd(_backward, setup_context=_setup_context)

@@ -11,8 +11,9 @@ from .. import dispatch, native
 from ..causal_conv1d.cpu import MOST_TAPS
 from ..routing import Routing
 from ..selective_scan.cpu import DTYPES, MOST_STATES
-from .cpu import Saved, Weights
-from .op import block
+from ..signature import arguments
+from .inputs import BlockInputs, Weights
+from .op import KEPT, block
 
 __all__ = ["Weights", "mamba_block", "why_not"]
 
@@ -68,37 +69,27 @@ def mamba_block(
     """
     needed = (x, *weights, conv_state, ssm_state)
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in needed)
-    y, conv_final, ssm_final, *_ = block(
-        x.contiguous(),
-        *weights,
-        routing.rows,
-        routing.modality,
-        routing.resets,
-        routing.offsets,
-        routing.batch,
-        routing.length,
-        None if conv_state is None else conv_state.to(x.dtype),
-        None if ssm_state is None else ssm_state.float(),
-        eps,
-        save,
+    inputs = BlockInputs(
+        x=x.contiguous(),
+        weights=weights,
+        conv_state=None if conv_state is None else conv_state.to(x.dtype),
+        ssm_state=None if ssm_state is None else ssm_state.float(),
+        row_index=routing,
+        offsets=routing.offsets,
+        eps=eps,
     )
+    y, conv_final, ssm_final, *_ = block(*arguments(inputs), save)
     return y, conv_final, ssm_final
 
 
-def _flops(x, in_weight, conv_weight, x_weight, dt_weight, A_log, out_weight) -> int:  # type: ignore[no-untyped-def]
-    products = sum(w[1] * w[2] for w in (in_weight, x_weight, dt_weight, out_weight))
-    rows = x[0]
-    return 2 * rows * products + conv_flops(rows, *conv_weight) + scan_flops(rows, *A_log)
-
-
 @register_flop_formula(torch.ops.mixture_of_mamba.mamba_block)
-def _forward_flops(  # type: ignore[no-untyped-def]
-    x, norm, in_w, in_b, conv_w, conv_b, x_w, dt_w, dt_b, A_log, D, out_w, *_, out_shape=None, **kw
-) -> int:
-    return _flops(x, in_w, conv_w, x_w, dt_w, A_log, out_w)
+def _forward_flops(x, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    w = Weights(*args[: len(Weights._fields)])  # shapes
+    products = sum(p[1] * p[2] for p in (w.in_weight, w.x_weight, w.dt_weight, w.out_weight))
+    rows = x[0]
+    return 2 * rows * products + conv_flops(rows, *w.conv_weight) + scan_flops(rows, *w.A_log)
 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.mamba_block_backward)
-def _backward_flops(*args, out_shape=None, **kw) -> int:  # type: ignore[no-untyped-def]
-    x, _, in_w, _, conv_w, _, x_w, dt_w, _, A_log, _, out_w, *_ = args[3 + len(Saved._fields) :]
-    return 2 * _flops(x, in_w, conv_w, x_w, dt_w, A_log, out_w)
+def _backward_flops(*args, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    return 2 * _forward_flops(*args[3 + KEPT :])

@@ -1,13 +1,11 @@
 """One block on the CPU without a copy: every product and kernel writes where the next one reads.
 
 The composition is that of layers.MambaBlock. What a graph of single ops cannot avoid is gone:
-joining the gradients of `x` and `z`, and those of the low rank, B and C, in new buffers; adding the
-two gradients of the convolution's output; and a dozen passes of the norm.
+joining the gradients of `x` and `z`, and those of dt, B and C, in new buffers; adding the two
+gradients of the convolution's output; and a dozen passes of the norm.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,182 +16,122 @@ from ..modality_linear import loop
 from ..modality_linear.inputs import LinearInputs
 from ..selective_scan import cpu as scan
 from ..selective_scan.inputs import ScanGrads, ScanInputs
+from .inputs import BlockGrads, BlockInputs, Saved, Weights
 from .norm import norm_backward, norm_forward
 
-__all__ = ["Plan", "Saved", "Weights", "backward", "forward"]
+__all__ = ["backward", "forward"]
 
 
-class Weights(NamedTuple):
-    """Parameters of a block: projections (m or 1, out, in), conv (d, k), A_log (d, n)."""
-
-    norm: Tensor
-    in_weight: Tensor
-    in_bias: Tensor | None
-    conv_weight: Tensor
-    conv_bias: Tensor | None
-    x_weight: Tensor
-    dt_weight: Tensor
-    dt_bias: Tensor
-    A_log: Tensor
-    D: Tensor
-    out_weight: Tensor
-    out_bias: Tensor | None
-
-
-class Plan(NamedTuple):
-    """Where the rows stand; see Routing."""
-
-    rows: Tensor | None
-    modality: Tensor
-    resets: Tensor | None
-    offsets: Tensor
-    batch: int
-    length: int
-
-
-class Saved(NamedTuple):
-    """What the backward reads: normed rows, 1/rms, [x | z], conv's output, [low | B | C], delta,
-    the scan's output and checkpoints."""
-
-    h: Tensor
-    scale: Tensor
-    xz: Tensor
-    u: Tensor
-    maps: Tensor
-    delta: Tensor
-    y: Tensor
-    checkpoints: Tensor
-
-
-def forward(
-    x: Tensor,
-    w: Weights,
-    plan: Plan,
-    conv_state: Tensor | None,
-    ssm_state: Tensor | None,
-    eps: float,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Saved]:
+def forward(inputs: BlockInputs, save: bool) -> tuple[Tensor, Tensor, Tensor, Saved]:
     """-> x + mixer(norm(x)), final convolution and scan states, what the backward needs."""
-    h, scale = norm_forward(x, w.norm, eps)
-    xz = loop.forward(_linear(h, w.in_weight, w.in_bias, plan))
-    d = w.D.shape[0]
-    u, conv_final = conv.forward(_conv(xz[:, :d], w, plan, conv_state))
-    maps = loop.forward(_linear(u, w.x_weight, None, plan))
+    w, d = inputs.weights, inputs.weights.D.shape[0]
+    h, scale = norm_forward(inputs.x, w.norm, inputs.eps)
+    xz = loop.forward(_linear(inputs, h, w.in_weight, w.in_bias))
+    u, conv_final = conv.forward(_conv(inputs, xz[:, :d]))
+    dt_B_C = loop.forward(_linear(inputs, u, w.x_weight))
     rank = w.dt_weight.shape[2]
-    delta = loop.forward(_linear(maps[:, :rank], w.dt_weight, None, plan))
-    inputs = _scan(u, delta, maps, xz, w, plan, ssm_state)
-    y, ssm_final, checkpoints = scan.forward(inputs, save)
-    out = loop.forward(_linear(y, w.out_weight, w.out_bias, plan))
-    saved = Saved(h, scale, xz, u, maps, delta, y, checkpoints)
-    return out.add_(x), conv_final, ssm_final, saved
+    delta = loop.forward(_linear(inputs, dt_B_C[:, :rank], w.dt_weight))
+    y, ssm_final, checkpoints = scan.forward(_scan(inputs, u, delta, dt_B_C, xz), save)
+    out = loop.forward(_linear(inputs, y, w.out_weight, w.out_bias))
+    saved = Saved(h, scale, xz, u, dt_B_C, delta, y, checkpoints)
+    return out.add_(inputs.x), conv_final, ssm_final, saved
 
 
 def backward(
+    inputs: BlockInputs,
+    saved: Saved,
     dout: Tensor,
     dconv_final: Tensor | None,
     dssm_final: Tensor | None,
-    x: Tensor,
-    w: Weights,
-    plan: Plan,
-    conv_state: Tensor | None,
-    ssm_state: Tensor | None,
-    saved: Saved,
-) -> tuple[Tensor, Weights, Tensor | None, Tensor | None]:
-    """-> gradients of x, of every weight, of the convolution's and of the scan's initial state."""
-    h, scale, xz, u, maps, delta, y, checkpoints = saved
+) -> BlockGrads:
+    """Gradients of x, of every weight, of the convolution's and of the scan's initial state."""
+    h, scale, xz, u, dt_B_C, delta, y, checkpoints = saved
+    w = inputs.weights
     d, rank, n = w.D.shape[0], w.dt_weight.shape[2], w.A_log.shape[1]
     biased = (True, True, w.out_bias is not None)
-    dy, dout_weight, dout_bias = loop.backward(
-        _linear(y, w.out_weight, w.out_bias, plan), dout, biased
-    )
-    dxz, dmaps = torch.empty_like(xz), torch.empty_like(maps)
+    out = loop.backward(_linear(inputs, y, w.out_weight, w.out_bias), dout, biased)
+    dxz, ddt_B_C = torch.empty_like(xz), torch.empty_like(dt_B_C)
     du, ddelta = torch.empty_like(u), torch.empty_like(delta)
-    inputs = _scan(u, delta, maps, xz, w, plan, ssm_state)
-    shapes = (w.A_log.shape, w.D.shape, w.dt_bias.shape, (plan.batch, d, n))
+    scanned = _scan(inputs, u, delta, dt_B_C, xz)
+    shapes = (w.A_log.shape, w.D.shape, w.dt_bias.shape, (inputs.row_index.batch, d, n))
     dA, dD, dbias, dstate = (torch.empty(shape, dtype=torch.float32) for shape in shapes)
-    dssm = None if ssm_state is None else dstate
+    dssm = None if inputs.ssm_state is None else dstate
     scan.backward_into(
-        inputs,
-        checkpoints.view(scan.checkpoint_shape(inputs)),
-        _there(dy),
+        scanned,
+        checkpoints.view(scan.checkpoint_shape(scanned)),
+        _given(out.x),
         dssm_final,
         ScanGrads(
-            *(du, ddelta, dA, dmaps[:, rank : rank + n], dmaps[:, rank + n :], dD),
-            *(dxz[:, d:], dbias, dssm),
+            u=du,
+            delta=ddelta,
+            A=dA,
+            B=ddt_B_C[:, rank : rank + n],
+            C=ddt_B_C[:, rank + n :],
+            D=dD,
+            z=dxz[:, d:],
+            delta_bias=dbias,
+            state=dssm,
         ),
     )
-    ddt_weight = _backward_into(
-        _linear(maps[:, :rank], w.dt_weight, None, plan), ddelta, dmaps[:, :rank]
-    )
-    dx_weight = _backward_into(_linear(u, w.x_weight, None, plan), dmaps, du, add=True)
-    grads = conv.backward_into(_conv(xz[:, :d], w, plan, conv_state), du, dconv_final, dxz[:, :d])
+    dt = dt_B_C[:, :rank]
+    ddt_weight = _backward_into(_linear(inputs, dt, w.dt_weight), ddelta, ddt_B_C[:, :rank])
+    dx_weight = _backward_into(_linear(inputs, u, w.x_weight), ddt_B_C, du, add=True)
+    dconv = conv.backward_into(_conv(inputs, xz[:, :d]), du, dconv_final, dxz[:, :d])
     biased = (True, True, w.in_bias is not None)
-    dh, din_weight, din_bias = loop.backward(_linear(h, w.in_weight, w.in_bias, plan), dxz, biased)
-    dx, dnorm = norm_backward(_there(dh), x, w.norm, scale, dout)
-    # A = -exp(A_log), so its gradient comes back times A.
-    dA_log = (dA * inputs.A).to(w.A_log.dtype)
-    return (
-        dx,
-        Weights(
-            norm=dnorm,
-            in_weight=_there(din_weight),
-            in_bias=din_bias,
-            conv_weight=grads.weight,
-            conv_bias=grads.bias,
-            x_weight=dx_weight,
-            dt_weight=ddt_weight,
-            dt_bias=dbias.to(w.dt_bias.dtype),
-            A_log=dA_log,
-            D=dD.to(w.D.dtype),
-            out_weight=_there(dout_weight),
-            out_bias=dout_bias,
-        ),
-        grads.state,
-        dssm,
+    in_ = loop.backward(_linear(inputs, h, w.in_weight, w.in_bias), dxz, biased)
+    dx, dnorm = norm_backward(_given(in_.x), inputs.x, w.norm, scale, dout)
+    weights = Weights(
+        norm=dnorm,
+        in_weight=_given(in_.weight),
+        in_bias=in_.bias,
+        conv_weight=dconv.weight,
+        conv_bias=dconv.bias,
+        x_weight=dx_weight,
+        dt_weight=ddt_weight,
+        dt_bias=dbias.to(w.dt_bias.dtype),
+        A_log=(dA * scanned.A).to(w.A_log.dtype),  # A = -exp(A_log) is its own derivative
+        D=dD.to(w.D.dtype),
+        out_weight=_given(out.weight),
+        out_bias=out.bias,
     )
+    return BlockGrads(dx, weights, dconv.state, dssm)
 
 
-def _there(gradient: Tensor | None) -> Tensor:
+def _given(gradient: Tensor | None) -> Tensor:
     assert gradient is not None  # it was asked for
     return gradient
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> LinearInputs:
+def _linear(
+    inputs: BlockInputs, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> LinearInputs:
     """The projection of all rows by one expert, or of each modality's rows by its own."""
-    offsets = plan.offsets
+    offsets = inputs.offsets
     if weight.shape[0] == 1:
         offsets = torch.tensor([x.shape[0]], dtype=torch.int32)
     return LinearInputs(x, weight, bias, offsets, offsets)
 
 
-def _conv(x: Tensor, w: Weights, plan: Plan, state: Tensor | None) -> ConvInputs:
-    return ConvInputs(
-        *(x, w.conv_weight, w.conv_bias, plan.rows, plan.resets, state),
-        *(plan.batch, plan.length, True),
-    )
+def _conv(inputs: BlockInputs, x: Tensor) -> ConvInputs:
+    w = inputs.weights
+    return ConvInputs(x, w.conv_weight, w.conv_bias, inputs.conv_state, inputs.row_index, silu=True)
 
 
-def _scan(
-    u: Tensor, delta: Tensor, maps: Tensor, xz: Tensor, w: Weights, plan: Plan, state: Tensor | None
-) -> ScanInputs:
+def _scan(inputs: BlockInputs, u: Tensor, delta: Tensor, dt_B_C: Tensor, xz: Tensor) -> ScanInputs:
+    w = inputs.weights
     n, d, rank = w.A_log.shape[1], w.D.shape[0], w.dt_weight.shape[2]
     return ScanInputs(
-        u,
-        delta,
-        -torch.exp(w.A_log.float()),
-        maps[:, rank : rank + n],
-        maps[:, rank + n :],
-        w.D,
-        xz[:, d:],
-        w.dt_bias,
-        plan.rows,
-        plan.modality if w.dt_bias.shape[0] > 1 else None,
-        plan.resets,
-        state,
-        plan.batch,
-        plan.length,
-        True,
+        u=u,
+        delta=delta,
+        A=-torch.exp(w.A_log.float()),
+        B=dt_B_C[:, rank : rank + n],
+        C=dt_B_C[:, rank + n :],
+        D=w.D,
+        z=xz[:, d:],
+        delta_bias=w.dt_bias,
+        state=inputs.ssm_state,
+        row_index=inputs.row_index,
+        softplus=True,
     )
 
 

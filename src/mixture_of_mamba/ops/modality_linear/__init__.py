@@ -74,7 +74,7 @@ def modality_linear(
         return modality_linear_reference(inputs) if named else modality_linear_formula(inputs)
     if backend:
         choose("modality_linear", inputs, backend)
-    return linear(x, weight, bias, offsets, host, backend)
+    return linear(*inputs, backend)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> int:
@@ -120,6 +120,7 @@ def _forward_flops(x, weight, *args, out_shape=None, **kwargs) -> int:  # type: 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.modality_linear_backward)
 def _backward_flops(  # type: ignore[no-untyped-def]
-    dy, x, weight, offsets, host_offsets, need_x, need_weight, *args, out_shape=None, **kwargs
+    dy, x, weight, *args, out_shape=None, **kwargs
 ) -> int:
+    *_, need_x, need_weight, _, _ = args
     return 2 * x[0] * weight[1] * weight[2] * (int(need_x) + int(need_weight))

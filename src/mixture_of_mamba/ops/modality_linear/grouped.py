@@ -10,6 +10,7 @@ dtypes and devices wait at every product, and the first one says so.
 from __future__ import annotations
 
 import warnings
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,12 @@ from torch import Tensor
 
 from ..triton_support import capability, capturing, multiprocessors
 from . import loop
-from .inputs import LinearInputs
+from .inputs import LinearGrads, LinearInputs
 
 __all__ = ["backward", "forward", "prefers_loop", "waits", "why_not"]
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _TILE = 128 * 256  # elements of y that one multiprocessor computes at a time in a library product
-_WARNED: set[torch.dtype] = set()
 
 
 def why_not(inputs: LinearInputs) -> str | None:
@@ -60,22 +60,15 @@ def forward(inputs: LinearInputs) -> Tensor:
     x, weight, offsets = inputs.x, inputs.weight, inputs.offsets
     if not x.shape[0]:
         return x.new_empty(0, weight.shape[1])
-    if waits(inputs) and x.dtype not in _WARNED:
-        _WARNED.add(x.dtype)
-        warnings.warn(
-            f"mixture projections in {x.dtype} wait for this device at every product; bfloat16 on "
-            "compute capability 9 or 10 does not, nor do counts known on the host",
-            stacklevel=2,
-        )
+    if waits(inputs):
+        _explain_waits(x.dtype)
     y = _rows_by_experts(x, weight.transpose(1, 2), offsets)
     if inputs.bias is not None:
-        y = y.add_(inputs.bias[_experts(inputs)])
+        y = y.add_(inputs.bias[inputs.experts()])
     return y
 
 
-def backward(
-    inputs: LinearInputs, dy: Tensor, needs: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def backward(inputs: LinearInputs, dy: Tensor, needs: tuple[bool, bool, bool]) -> LinearGrads:
     """Gradients of x, weight, bias; an expert without rows gets zeros."""
     if prefers_loop(inputs):
         return loop.backward(inputs, dy, needs)
@@ -83,7 +76,7 @@ def backward(
     dx = dw = db = None
     if not x.shape[0]:
         zeros = (torch.zeros_like(x), torch.zeros_like(weight), weight.new_zeros(weight.shape[:2]))
-        return tuple(g if need else None for g, need in zip(zeros, needs, strict=True))  # type: ignore[return-value]
+        return LinearGrads(*(g if need else None for g, need in zip(zeros, needs, strict=True)))
     if needs[0]:
         dx = _rows_by_experts(dy, weight, offsets)
     if needs[1]:
@@ -92,14 +85,18 @@ def backward(
     if needs[2]:
         # A product with a one-hot matrix: no atomics, so the same bits every time.
         experts = torch.arange(weight.shape[0], device=dy.device)
-        db = (_experts(inputs) == experts[:, None]).to(dy.dtype) @ dy
-    return dx, dw, db
+        db = (inputs.experts() == experts[:, None]).to(dy.dtype) @ dy
+    return LinearGrads(dx, dw, db)
 
 
-def _experts(inputs: LinearInputs) -> Tensor:
-    """(r,) int64, expert of each row."""
-    row = torch.arange(inputs.x.shape[0], device=inputs.x.device, dtype=inputs.offsets.dtype)
-    return torch.searchsorted(inputs.offsets, row, right=True)
+@cache
+def _explain_waits(dtype: torch.dtype) -> None:
+    """Once for each dtype."""
+    warnings.warn(
+        f"mixture projections in {dtype} wait for this device at every product; bfloat16 on "
+        "compute capability 9 or 10 does not, nor do counts known on the host",
+        stacklevel=3,
+    )
 
 
 def _empty(offsets: Tensor) -> Tensor:

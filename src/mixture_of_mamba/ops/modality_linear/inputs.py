@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["LinearInputs"]
+__all__ = ["LinearGrads", "LinearInputs"]
 
 
-@dataclass(frozen=True, slots=True)
-class LinearInputs:
+class LinearInputs(NamedTuple):
     """One call: rows sorted by modality, `m` experts.
 
     Attributes:
@@ -31,3 +31,16 @@ class LinearInputs:
     @property
     def device_type(self) -> str:
         return self.x.device.type
+
+    def experts(self) -> Tensor:
+        """(r,) int64, expert of each row; nothing is read on the host."""
+        row = torch.arange(self.x.shape[0], device=self.x.device, dtype=self.offsets.dtype)
+        return torch.searchsorted(self.offsets, row, right=True)
+
+
+class LinearGrads(NamedTuple):
+    """Gradients of an op's rows and parameters; None where they are not needed."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None

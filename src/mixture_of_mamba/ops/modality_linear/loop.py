@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .inputs import LinearInputs
+from .inputs import LinearGrads, LinearInputs
 
 __all__ = ["backward", "forward", "weight_gradient", "why_not"]
 
-THIN = 64  # columns
+#: Most columns of a weight gradient that is computed transposed.
+THIN = 64
 
 
 def why_not(inputs: LinearInputs) -> str | None:
@@ -51,9 +52,7 @@ def weight_gradient(dy: Tensor, x: Tensor, out: Tensor) -> None:
         torch.mm(dy.t(), x, out=out)
 
 
-def backward(
-    inputs: LinearInputs, dy: Tensor, needs: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def backward(inputs: LinearInputs, dy: Tensor, needs: tuple[bool, bool, bool]) -> LinearGrads:
     """Gradients of x, weight, bias; an expert without rows gets zeros."""
     x, weight = inputs.x, inputs.weight
     dx = x.new_empty(x.shape) if needs[0] else None
@@ -67,4 +66,4 @@ def backward(
             weight_gradient(grad, x[start:end], dw[m])
         if db is not None:
             torch.sum(grad, 0, out=db[m])
-    return dx, dw, db
+    return LinearGrads(dx, dw, db)

@@ -13,7 +13,7 @@ __all__ = ["modality_linear_formula", "modality_linear_reference"]
 
 def modality_linear_reference(inputs: LinearInputs) -> Tensor:
     """y[i] = weight[e(i)] @ x[i] + bias[e(i)], e(i) the modality whose rows hold row i."""
-    expert = _experts(inputs)
+    expert = inputs.experts()
     y = torch.einsum("ri,roi->ro", inputs.x, inputs.weight[expert])
     return y if inputs.bias is None else y + inputs.bias[expert]
 
@@ -21,15 +21,9 @@ def modality_linear_reference(inputs: LinearInputs) -> Tensor:
 def modality_linear_formula(inputs: LinearInputs) -> Tensor:
     """The same in whole products, one per modality: m times the work, but no copy of a weight for
     each row. In operations that torch differentiates in every way; nothing is read on the host."""
-    expert, y = _experts(inputs)[:, None], None
+    expert, y = inputs.experts()[:, None], None
     for m, weight in enumerate(inputs.weight.unbind()):
         here = F.linear(inputs.x, weight, None if inputs.bias is None else inputs.bias[m])
         y = here if y is None else torch.where(expert == m, here, y)
     assert y is not None
     return y
-
-
-def _experts(inputs: LinearInputs) -> Tensor:
-    """(r,) the modality of each row."""
-    row = torch.arange(inputs.x.shape[0], device=inputs.x.device, dtype=inputs.offsets.dtype)
-    return torch.searchsorted(inputs.offsets, row, right=True)

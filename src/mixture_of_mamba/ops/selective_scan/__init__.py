@@ -9,7 +9,8 @@ from torch.utils.flop_counter import register_flop_formula
 from ...flop_formulas import scan_flops
 from ..derivatives import with_derivatives
 from ..dispatch import choose, preferred
-from ..routing import Routing, document_starts
+from ..routing import Routing, RowIndex, document_starts
+from ..signature import arguments
 from .inputs import ScanGrads, ScanInputs
 from .op import scan
 from .reference import selective_scan_reference
@@ -70,21 +71,8 @@ def selective_scan(
         if backend:  # fail here, with a plain traceback, and not inside the graph
             choose("selective_scan", inputs, backend)
         record = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in values)
-        y, final, _ = scan(
-            *(getattr(inputs, name) for name in _TENSORS),
-            inputs.batch,
-            inputs.length,
-            inputs.softplus,
-            backend,
-            record,
-        )
+        y, final, _ = scan(*arguments(inputs), backend, record)
     return (y.view(u.shape) if routing is None else y), final
-
-
-_TENSORS = (
-    *("u", "delta", "A", "B", "C", "D", "z", "delta_bias"),
-    *("rows", "modality", "resets", "state"),
-)
 
 
 def _inputs(
@@ -138,7 +126,6 @@ def _inputs(
     if A.device != u.device:
         raise ValueError(f"A is on {A.device}, but u is on {u.device}; use one device")
     _check_dtypes(u, A, {"delta": delta, "B": B, "C": C, "z": z})
-    modality = None
     if delta_bias is not None:
         m = delta_bias.shape[0]
         if delta_bias.shape[1:] != (d,):
@@ -150,18 +137,16 @@ def _inputs(
                 raise ValueError(
                     f"delta_bias has {m} modalities, but the routing has {routing.n_modalities}"
                 )
-            modality = routing.modality
+    index: RowIndex
     if routing is not None:
-        rows, resets = routing.rows, routing.resets
+        index = routing
     else:
-        rows, resets = None, document_starts(document_ids, torch.Size((b, t)))
+        index = RowIndex(None, None, document_starts(document_ids, torch.Size((b, t))), b, t)
         flat = (x if x is None else x.reshape(b * t, x.shape[-1]) for x in (u, delta, B, C, z))
         u, delta, B, C, z = flat  # type: ignore[assignment]
     if state is not None:
         state = state.to(A.dtype)
-    return ScanInputs(
-        u, delta, A, B, C, D, z, delta_bias, rows, modality, resets, state, b, t, softplus
-    )
+    return ScanInputs(u, delta, A, B, C, D, z, delta_bias, state, index, softplus)
 
 
 def _check_dtypes(u: Tensor, A: Tensor, others: dict[str, Tensor | None]) -> None:
@@ -180,8 +165,6 @@ def _forward_flops(u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs) -> 
 
 
 @register_flop_formula(torch.ops.mixture_of_mamba.selective_scan_backward)
-def _backward_flops(  # type: ignore[no-untyped-def]
-    dy, dfinal, checkpoints, u, delta, A, B, C, D, z, *args, out_shape=None, **kwargs
-) -> int:
+def _backward_flops(dy, dfinal, checkpoints, *args, **kwargs) -> int:  # type: ignore[no-untyped-def]
     # Counted as twice the forward, like every other op; the recomputation is not useful work.
-    return 2 * scan_flops(u[0], u[1], A[1], skip=D is not None, gate=z is not None)
+    return 2 * _forward_flops(*args)

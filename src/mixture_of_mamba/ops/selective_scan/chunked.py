@@ -30,14 +30,14 @@ def why_not(inputs: ScanInputs) -> str | None:
 def chunk_steps(inputs: ScanInputs) -> int:
     """Steps of one chunk: as many as the cache holds, so that a step's overhead is shared."""
     # sym_max and sym_min are max and min; in a graph with dynamic sizes they choose when it runs.
-    states = torch.sym_max(1, inputs.batch * inputs.d * inputs.n)
+    states = torch.sym_max(1, inputs.row_index.batch * inputs.d * inputs.n)
     return torch.sym_min(LONGEST, torch.sym_max(SHORTEST, CHUNK_ELEMENTS // states))
 
 
 def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """(chunks, b, d, n): the state that enters each chunk."""
-    chunks = -(-inputs.length // chunk_steps(inputs))
-    return (chunks, inputs.batch, inputs.d, inputs.n)
+    chunks = -(-inputs.row_index.length // chunk_steps(inputs))
+    return (chunks, inputs.row_index.batch, inputs.d, inputs.n)
 
 
 class Chunk(NamedTuple):
@@ -161,24 +161,25 @@ def _chunk_backward(
         du = du + dout * inputs.D.to(u.dtype)
     put("u", du)
     if (dbias := grads["delta_bias"]) is not None:
-        _add_by_modality(dbias, inputs.modality, span, draw)
+        _add_by_modality(dbias, inputs.bias_rows, span, draw)
     return entering
 
 
 def _run(inputs: ScanInputs, span: slice, state: Tensor) -> Chunk:
     """The recurrence over one chunk, from the state that enters it."""
     index = _positions(inputs, span)
-    like = state.new_empty(span.stop - span.start, inputs.batch, 0)
+    like = state.new_empty(span.stop - span.start, inputs.row_index.batch, 0)
     u, raw, B, C = (_take(x, index, like) for x in (inputs.u, inputs.delta, inputs.B, inputs.C))
     if inputs.delta_bias is not None:
         bias = inputs.delta_bias.to(raw.dtype)
         raw = raw + (
-            bias[0] if inputs.modality is None else bias[inputs.modality[:, span].T.long()]
+            bias[0] if inputs.bias_rows is None else bias[inputs.bias_rows[:, span].T.long()]
         )
     step = F.softplus(raw) if inputs.softplus else raw
     decay = torch.exp(step[..., None] * inputs.A)
     h = (step * u)[..., None] * B[:, :, None, :]
-    resets = None if inputs.resets is None else inputs.resets[:, span].T[..., None, None]
+    resets = inputs.row_index.resets
+    resets = None if resets is None else resets[:, span].T[..., None, None]
     chunk = Chunk(index, u, raw, step, B, C, decay, h, resets)
     starts = _steps_with_resets(chunk)
     previous = state
@@ -209,23 +210,24 @@ def _initial(inputs: ScanInputs) -> Tensor:
     """(b, d, n) the state before t = 0."""
     if inputs.state is not None:
         return inputs.state.to(inputs.A.dtype)
-    return inputs.A.new_zeros(inputs.batch, inputs.d, inputs.n)
+    return inputs.A.new_zeros(inputs.row_index.batch, inputs.d, inputs.n)
 
 
 def _spans(inputs: ScanInputs) -> Iterator[slice]:
     """The chunks' ranges of time."""
     steps = chunk_steps(inputs)
-    for start in range(0, inputs.length, steps):
-        yield slice(start, min(start + steps, inputs.length))
+    for start in range(0, inputs.row_index.length, steps):
+        yield slice(start, min(start + steps, inputs.row_index.length))
 
 
 def _positions(inputs: ScanInputs, span: slice) -> Tensor:
     """(c * b,) int64, the rows of a range of time, time-major."""
-    if inputs.rows is not None:
-        return inputs.rows[:, span].T.reshape(-1).long()
-    time = torch.arange(span.start, span.stop, device=inputs.u.device)[:, None]
-    batch = torch.arange(inputs.batch, device=inputs.u.device)
-    return (time + batch * inputs.length).reshape(-1)
+    index, device = inputs.row_index, inputs.u.device
+    if index.rows is not None:
+        return index.rows[:, span].T.reshape(-1).long()
+    time = torch.arange(span.start, span.stop, device=device)[:, None]
+    batch = torch.arange(index.batch, device=device)
+    return (time + batch * index.length).reshape(-1)
 
 
 def _take(x: Tensor, index: Tensor, like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..native_buffers import put, put_rows, rows_of
+from ..native_buffers import put, put_copies, put_index, put_rows, rows_of
 from .inputs import ScanGrads, ScanInputs
 
 __all__ = ["backward", "checkpoint_shape", "forward", "why_not"]
@@ -58,7 +58,8 @@ def why_not(inputs: ScanInputs) -> str | None:
 def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """(b, chunks, n * padded d): the state that enters each chunk of 8 steps, in the kernels' own
     layout (csrc/scan.h)."""
-    return (inputs.batch, -(-inputs.length // STEPS), padded_states(inputs.d, inputs.n))
+    batch, length = inputs.row_index.shape
+    return (batch, -(-length // STEPS), padded_states(inputs.d, inputs.n))
 
 
 def padded_states(d: int, n: int) -> int:
@@ -68,15 +69,15 @@ def padded_states(d: int, n: int) -> int:
 
 def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     call, keep = _call(inputs)
-    dtype, states = inputs.u.dtype, (inputs.batch, inputs.d, inputs.n)
+    dtype, states = inputs.u.dtype, (inputs.row_index.batch, inputs.d, inputs.n)
     y = torch.empty(inputs.u.shape, dtype=dtype)
     final = torch.empty(states, dtype=torch.float32)
     checkpoints = torch.empty(checkpoint_shape(inputs) if save else (0,), dtype=torch.float32)
-    put_rows(call, "y", "y_stride", y, dtype, inputs.batch * inputs.length, inputs.d)
+    put_rows(call, "y", "y_stride", y, dtype, inputs.row_index.size, inputs.d)
     put(call, "final_state", final, torch.float32, *states)
     if save:
         put(call, "checkpoints", checkpoints, torch.float32, *checkpoint_shape(inputs))
-    check(native.library().mom_scan_forward(ctypes.byref(call)), inputs)
+    inputs.row_index.check(native.library().mom_scan_forward(ctypes.byref(call)))
     del keep
     return y, final, checkpoints
 
@@ -84,7 +85,7 @@ def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
 def backward(
     inputs: ScanInputs, checkpoints: Tensor, dy: Tensor, dfinal: Tensor | None
 ) -> ScanGrads:
-    dtype, rows, n = inputs.u.dtype, inputs.batch * inputs.length, inputs.n
+    dtype, rows, n = inputs.u.dtype, inputs.row_index.size, inputs.n
 
     def like(x: Tensor | None) -> Tensor | None:
         return None if x is None else torch.empty(x.shape, dtype=torch.float32)
@@ -118,7 +119,7 @@ def backward_into(
     call, keep = _call(inputs)
     library = native.library()
     dtype, wide = inputs.u.dtype, torch.float32
-    rows, d, n = inputs.batch * inputs.length, inputs.d, inputs.n
+    rows, d, n = inputs.row_index.size, inputs.d, inputs.n
     dy = rows_of(dy)
     put_rows(call, "dy", "dy_stride", dy, dtype, rows, d)
     for name, stride, width in _ROWS:
@@ -126,21 +127,21 @@ def backward_into(
             put_rows(call, f"d{name}", f"d{stride}_stride", x, dtype, rows, width(inputs))
     if dfinal is not None:
         dfinal = dfinal.to(wide).contiguous()
-    put(call, "dfinal", dfinal, wide, inputs.batch, d, n)
+    put(call, "dfinal", dfinal, wide, inputs.row_index.batch, d, n)
     put(call, "checkpoints", checkpoints, wide, *checkpoint_shape(inputs))
     library.mom_scan_planes.restype = ctypes.c_int64
     planes = library.mom_scan_planes(ctypes.byref(call))
     lanes = library.mom_vector_lanes()
     partials = (planes if planes > 1 else 0, rows, 2, n)
-    sums = (inputs.batch, n + 1 + call.modalities, -(-d // lanes) * lanes)
+    sums = (inputs.row_index.batch, n + 1 + call.modalities, -(-d // lanes) * lanes)
     scratch = torch.empty(partials, dtype=wide), torch.empty(sums, dtype=torch.float64)
     put(call, "partials", scratch[0], wide, *partials)
     put(call, "parameter_partials", scratch[1], torch.float64, *sums)
     put(call, "dA", out.A, wide, d, n)
     put(call, "dD", out.D, wide, d)
     put(call, "dbias", out.delta_bias, wide, call.modalities, d)
-    put(call, "dstate", out.state, wide, inputs.batch, d, n)
-    check(library.mom_scan_backward(ctypes.byref(call)), inputs)
+    put(call, "dstate", out.state, wide, inputs.row_index.batch, d, n)
+    inputs.row_index.check(library.mom_scan_backward(ctypes.byref(call)))
     del keep
 
 
@@ -148,8 +149,6 @@ def _call(inputs: ScanInputs) -> tuple[ScanCall, list[Tensor]]:
     """The record with all inputs, and the tensors that must outlive the call."""
     bias = inputs.delta_bias
     call = ScanCall(
-        batch=inputs.batch,
-        length=inputs.length,
         d=inputs.d,
         n=inputs.n,
         modalities=1 if bias is None else bias.shape[0],
@@ -157,32 +156,20 @@ def _call(inputs: ScanInputs) -> tuple[ScanCall, list[Tensor]]:
         bf16=inputs.u.dtype == torch.bfloat16,
         threads=native.threads(inputs.u.numel() * inputs.n // 4),
     )
+    index, wide, d, n = inputs.row_index, torch.float32, inputs.d, inputs.n
     keep = []
-    b, t, d, n = inputs.batch, inputs.length, inputs.d, inputs.n
     for name, stride, width in _ROWS:
         if (x := getattr(inputs, name)) is not None:
             keep.append(rows_of(x))
-            put_rows(call, name, f"{stride}_stride", keep[-1], inputs.u.dtype, b * t, width(inputs))
-    wide = torch.float32
-    for name, tensor, dtype, shape in (
-        ("A", inputs.A, wide, (d, n)),
-        ("D", None if inputs.D is None else inputs.D.float(), wide, (d,)),
-        ("bias", None if bias is None else bias.float(), wide, (call.modalities, d)),
-        ("state", inputs.state, wide, (b, d, n)),
-        ("rows", inputs.rows, torch.int32, (b, t)),
-        ("modality", inputs.modality, torch.int32, (b, t)),
-        ("resets", inputs.resets, torch.bool, (b, t)),
-    ):
-        if tensor is not None:
-            keep.append(tensor.contiguous())
-            put(call, name, keep[-1], dtype, *shape)
-    return call, keep
-
-
-def check(code: int, inputs: ScanInputs) -> None:
-    """Turn a kernel's code into an error."""
-    total = inputs.batch * inputs.length
-    if code == 1:
-        raise ValueError(f"the row index names a row outside 0..{total - 1}; use Routing.build")
-    if code == 2:
-        raise ValueError("a modality is outside the rows of delta_bias; use Routing.build")
+            shape = (index.size, width(inputs))
+            put_rows(call, name, f"{stride}_stride", keep[-1], inputs.u.dtype, *shape)
+    others = put_copies(
+        call,
+        (
+            ("A", inputs.A, wide, (d, n)),
+            ("D", None if inputs.D is None else inputs.D.float(), wide, (d,)),
+            ("bias", None if bias is None else bias.float(), wide, (call.modalities, d)),
+            ("state", inputs.state, wide, (index.batch, d, n)),
+        ),
+    )
+    return call, [*keep, *others, *put_index(call, index, inputs.bias_rows)]

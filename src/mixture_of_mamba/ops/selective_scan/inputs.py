@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
+from ..routing import RowIndex
+
 __all__ = ["ScanGrads", "ScanInputs"]
 
 
-@dataclass(frozen=True, slots=True)
-class ScanInputs:
+class ScanInputs(NamedTuple):
     """One call, in rows (`r = b * t`); channels are contiguous, rows may be strided.
 
     Attributes:
@@ -21,11 +21,8 @@ class ScanInputs:
         D: (d,) skip, or None.
         z: (r, d) gate, or None.
         delta_bias: (m, d) added to delta before softplus, or None.
-        rows: (b, t) int32, row of each position; None: row = position.
-        modality: (b, t) int32, which row of delta_bias a position takes; None: row 0.
-        resets: (b, t) bool, zero the state before this position; None: never.
         state: (b, d, n) initial state in A's dtype, or None for zeros.
-        batch, length: `b`, `t`.
+        row_index: row of each position, and where the state is zeroed.
         softplus: delta = softplus(delta + bias) when True, delta + bias when False.
     """
 
@@ -37,12 +34,8 @@ class ScanInputs:
     D: Tensor | None
     z: Tensor | None
     delta_bias: Tensor | None
-    rows: Tensor | None
-    modality: Tensor | None
-    resets: Tensor | None
     state: Tensor | None
-    batch: int
-    length: int
+    row_index: RowIndex
     softplus: bool
 
     @property
@@ -56,6 +49,12 @@ class ScanInputs:
     @property
     def n(self) -> int:
         return self.A.shape[1]
+
+    @property
+    def bias_rows(self) -> Tensor | None:
+        """(b, t) int32, the row of delta_bias that each position takes; None: row 0, or no bias."""
+        several = self.delta_bias is not None and self.delta_bias.shape[0] > 1
+        return self.row_index.modality if several else None
 
 
 class ScanGrads(NamedTuple):

@@ -22,17 +22,16 @@ def selective_scan_reference(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     Returns:
         y (r, d) in u's dtype, final state (b, d, n) in A's dtype.
     """
-    b, t = inputs.batch, inputs.length
-    dtype = inputs.A.dtype
+    (b, t), resets, dtype = inputs.row_index.shape, inputs.row_index.resets, inputs.A.dtype
 
     def in_time(x: Tensor) -> Tensor:
-        x = x.to(dtype)
-        return x.view(b, t, x.shape[-1]) if inputs.rows is None else x[inputs.rows.long()]
+        return inputs.row_index.to_time(x.to(dtype))
 
     u, delta, B, C = (in_time(x) for x in (inputs.u, inputs.delta, inputs.B, inputs.C))
     if inputs.delta_bias is not None:
         bias = inputs.delta_bias.to(dtype)
-        delta = delta + (bias[0] if inputs.modality is None else bias[inputs.modality.long()])
+        rows = inputs.bias_rows
+        delta = delta + (bias[0] if rows is None else bias[rows.long()])
     if inputs.softplus:
         delta = F.softplus(delta)
     h = inputs.state
@@ -40,8 +39,8 @@ def selective_scan_reference(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         h = torch.zeros(b, inputs.d, inputs.n, dtype=dtype, device=u.device)
     ys = []
     for i in range(t):
-        if inputs.resets is not None:
-            h = h.masked_fill(inputs.resets[:, i, None, None], 0.0)
+        if resets is not None:
+            h = h.masked_fill(resets[:, i, None, None], 0.0)
         step = delta[:, i, :, None]
         h = torch.exp(step * inputs.A) * h + step * u[:, i, :, None] * B[:, i, None, :]
         ys.append((h * C[:, i, None, :]).sum(-1))
@@ -50,12 +49,4 @@ def selective_scan_reference(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         y = y + inputs.D.to(dtype) * u
     if inputs.z is not None:
         y = y * F.silu(in_time(inputs.z))
-    return to_rows(y, inputs.rows).to(inputs.u.dtype), h
-
-
-def to_rows(y: Tensor, rows: Tensor | None) -> Tensor:
-    """(b, t, d) -> (r, d)."""
-    flat = y.reshape(-1, y.shape[-1])
-    if rows is None:
-        return flat
-    return torch.zeros_like(flat).index_copy(0, rows.reshape(-1).long(), flat)
+    return inputs.row_index.to_rows(y).to(inputs.u.dtype), h

@@ -11,68 +11,84 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..triton_support import MAX_GRID, device_why_not, multiprocessors
+from ..triton_support import (
+    LaunchConfig,
+    contiguous_rows,
+    multiprocessors,
+    why_not_triton,
+    without_steps,
+)
 from .inputs import ScanGrads, ScanInputs
-from .triton_call import Call, Tiles, channels_last, contiguous_rows, padded
+from .triton_call import Call, channels_last, padded
 
-__all__ = ["BACKWARD", "EVERY", "FORWARD", "backward", "checkpoint_shape", "fitted", "forward"]
-__all__ += ["Tiles", "segment_length", "why_not"]
+__all__ = [
+    "BACKWARD",
+    "EVERY",
+    "FORWARD",
+    "backward",
+    "checkpoint_shape",
+    "fitted",
+    "forward",
+    "segment_length",
+    "why_not",
+]
 
-
-# One channel a lane (block = 32 * warps): anything else makes the compiler shuffle states between
-# lanes. The backward keeps the states of a tile in registers, so its tiles are shorter.
-FORWARD = Tiles(block=64, warps=2, steps=8)
-BACKWARD = Tiles(block=32, warps=1, steps=4)
-EVERY = 64  # steps a checkpoint; memory (b, t / EVERY, n, d) float32
+#: One channel a lane (block = 32 * warps): anything else makes the compiler shuffle states between
+#: lanes. The backward keeps the states of a tile in registers, so its tiles are shorter.
+FORWARD = LaunchConfig(block=64, warps=2, steps=8)
+BACKWARD = LaunchConfig(block=32, warps=1, steps=4)
+#: Steps between checkpoints, which take (b, t / EVERY, n, d) float32.
+EVERY = 64
+#: States of a channel that fit into registers.
 MAX_STATES = 64
-_MAX_ROWS, _MAX_MODALITIES = 1 << 26, 1 << 4  # what fits into step_info, see triton_tiles.py
-_MAX_WORDS = 1 << 31  # packed words of a sequence are counted in 32 bits
-_WARPS_PER_MULTIPROCESSOR = 8  # enough to hide the latency of exponentials behind one another
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: What fits into step_info (triton_tiles.py).
+_MAX_ROWS, _MAX_MODALITIES = 1 << 26, 1 << 4
+#: Packed words of a sequence are counted in 32 bits.
+_MAX_WORDS = 1 << 31
+#: Enough to hide the latency of exponentials behind one another.
+_WARPS_PER_MULTIPROCESSOR = 8
 
 
 def why_not(inputs: ScanInputs) -> str | None:
     """A reason that names the limit, or None."""
-    if reason := device_why_not(inputs.u):
+    if reason := why_not_triton("u", inputs.u, inputs.row_index):
         return reason
-    if inputs.u.dtype not in _DTYPES:
-        return f"u is {inputs.u.dtype}; it serves float32, bfloat16 and float16"
     if inputs.n > MAX_STATES:
         return f"A has {inputs.n} states a channel; it keeps at most {MAX_STATES} in registers"
     if inputs.u.shape[0] >= _MAX_ROWS:
         return f"u has {inputs.u.shape[0]} rows; it serves fewer than {_MAX_ROWS}"
-    if inputs.length * 2 * padded(inputs.n) >= _MAX_WORDS:
+    length = inputs.row_index.length
+    if length * 2 * padded(inputs.n) >= _MAX_WORDS:
         limit = _MAX_WORDS // (2 * padded(inputs.n))
-        return f"a sequence has {inputs.length} steps; with {inputs.n} states it serves {limit - 1}"
-    if inputs.batch > MAX_GRID:
-        return f"the batch has {inputs.batch} sequences; it serves at most {MAX_GRID}"
+        return f"a sequence has {length} steps; with {inputs.n} states it serves {limit - 1}"
     if inputs.delta_bias is not None and inputs.delta_bias.shape[0] > _MAX_MODALITIES:
         return f"delta_bias has {inputs.delta_bias.shape[0]} modalities; at most {_MAX_MODALITIES}"
     return None
 
 
 def checkpoint_shape(inputs: ScanInputs) -> tuple[int, ...]:
-    return (inputs.batch, -(-inputs.length // EVERY), inputs.n, inputs.d)
+    return (inputs.row_index.batch, -(-inputs.row_index.length // EVERY), inputs.n, inputs.d)
 
 
-def fitted(tiles: Tiles, states: int) -> Tiles:
+def fitted(tiles: LaunchConfig, states: int) -> LaunchConfig:
     """A lane holds 16 states. Where a channel has more, lanes share it: fewer channels a program
     (at least 16, which the products of the backward need)."""
     return tiles._replace(block=min(tiles.block, max(16, tiles.block * 16 // states)))
 
 
-def segment_length(inputs: ScanInputs, tiles: Tiles) -> int:
+def segment_length(inputs: ScanInputs, tiles: LaunchConfig) -> int:
     """Steps of a segment: all of them where batch x channels fill the device three times less than
     cutting would; cutting costs another pass over the elements."""
-    programs = inputs.batch * -(-inputs.d // tiles.block)
+    batch, length = inputs.row_index.shape
+    programs = batch * -(-inputs.d // tiles.block)
     wanted = multiprocessors(inputs.u.device) * _WARPS_PER_MULTIPROCESSOR // tiles.warps
-    segments = min(wanted // max(programs, 1), inputs.length // (2 * EVERY))
+    segments = min(wanted // max(programs, 1), length // (2 * EVERY))
     if segments < 3:
-        return inputs.length
-    return -(-inputs.length // (segments * EVERY)) * EVERY
+        return length
+    return -(-length // (segments * EVERY)) * EVERY
 
 
-def _call(inputs: ScanInputs, tiles: Tiles) -> Call:
+def _call(inputs: ScanInputs, tiles: LaunchConfig) -> Call:
     tiles = fitted(tiles, padded(inputs.n))
     return Call(inputs, tiles, segment_length(inputs, tiles))
 
@@ -81,7 +97,7 @@ def forward(inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_forward import scan_forward_kernel
 
     x = inputs
-    b, t, d, n = x.batch, x.length, x.d, x.n
+    (b, t), d, n = x.row_index.shape, x.d, x.n
     y = torch.empty(x.u.shape, dtype=x.u.dtype, device=x.u.device)
     final = torch.empty((b, n, d), dtype=torch.float32, device=y.device)
     shape = checkpoint_shape(x) if save else (0,)
@@ -115,9 +131,9 @@ def backward(
     from .triton_backward import scan_backward_kernel
 
     x = inputs
-    b, t, d, n = x.batch, x.length, x.d, x.n
+    (b, t), d, n = x.row_index.shape, x.d, x.n
     if not b * t * d:
-        return _no_steps(x, dfinal)
+        return without_steps(x, ScanGrads, dfinal)
     dy = contiguous_rows(dy)
     call = _call(x, BACKWARD)
     dend = channels_last(dfinal)
@@ -171,12 +187,3 @@ def backward(
         None if x.delta_bias is None else dbias.sum((0, 1)).to(x.delta_bias.dtype),
         None if x.state is None else dstart[:, 0].transpose(1, 2).contiguous(),
     )
-
-
-def _no_steps(inputs: ScanInputs, dfinal: Tensor | None) -> ScanGrads:
-    """Gradients of a call without time or batch: all zero, and the final state is the first."""
-    found = {name: getattr(inputs, name) for name in ScanGrads._fields}
-    found = {name: None if x is None else torch.zeros_like(x) for name, x in found.items()}
-    if inputs.state is not None and dfinal is not None:
-        found["state"] = dfinal.clone()
-    return ScanGrads(**found)  # type: ignore[arg-type]

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..triton_support import contiguous, on_device
+from ..triton_support import LaunchConfig, as_bytes, contiguous, contiguous_rows, on_device
 from .inputs import ScanInputs
 
-__all__ = ["Call", "Tiles", "channels_last", "contiguous_rows", "padded"]
-
-
-class Tiles(NamedTuple):
-    """Launch shape: channels a program, warps a program, steps a tile."""
-
-    block: int
-    warps: int
-    steps: int
+__all__ = ["Call", "channels_last", "padded"]
 
 
 def padded(states: int) -> int:
@@ -29,14 +21,14 @@ def padded(states: int) -> int:
 class Call:
     """What the launches of one call share: packed B and C, shapes, flags."""
 
-    def __init__(self, inputs: ScanInputs, tiles: Tiles, segment: int) -> None:
+    def __init__(self, inputs: ScanInputs, tiles: LaunchConfig, segment: int) -> None:
         self.inputs = x = inputs
         self.n_padded = padded(x.n)
         self.tiles = tiles
         self.segment = segment
-        self.segments = -(-x.length // self.segment)
+        self.segments = -(-x.row_index.length // self.segment)
         self.blocks = -(-x.d // tiles.block)
-        self.grid = (self.blocks, x.batch, self.segments)
+        self.grid = (self.blocks, x.row_index.batch, self.segments)
         self.A = x.A.t().contiguous()
         self.bias, self.D = contiguous(x.delta_bias), contiguous(x.D)
         self.rows = {
@@ -56,7 +48,7 @@ class Call:
 
     def launch(self, kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
         """Add what every kernel over channels takes, and what this one takes of the rest."""
-        x, tiles = self.inputs, self.tiles
+        x, tiles, length = self.inputs, self.tiles, self.inputs.row_index.length
         strides = [v for k, v in arguments.items() if k.startswith("stride_") and "_" not in k[7:]]
         shared = {
             "packed": self.packed,
@@ -64,7 +56,7 @@ class Call:
             "A": self.A,
             "bias": self.bias,
             "D": self.D,
-            "length": x.length,
+            "length": length,
             "segment": self.segment,
             "d": x.d,
             "n": x.n,
@@ -73,9 +65,9 @@ class Call:
             "BLOCK": tiles.block,
             "T": tiles.steps,
             "HAS_BIAS": self.bias is not None,
-            "HAS_RESETS": x.resets is not None,
+            "HAS_RESETS": x.row_index.resets is not None,
             "SOFTPLUS": x.softplus,
-            "WHOLE": x.length % tiles.steps == x.d % tiles.block == 0 and x.n == self.n_padded,
+            "WHOLE": x.n == self.n_padded and x.d % tiles.block == length % tiles.steps == 0,
             "WIDE": x.u.shape[0] * max([x.d, *strides]) >= 2**31,
         }
         wanted = {name: shared[name] for name in kernel.arg_names if name in shared}
@@ -87,7 +79,7 @@ class Call:
         from .triton_pack import pack_kernel
 
         x = self.inputs
-        positions = x.batch * x.length
+        positions = x.row_index.size
         B, C = contiguous_rows(x.B), contiguous_rows(x.C)
         packed = torch.empty((positions, self.n_padded, 2, 2), dtype=torch.float32, device=B.device)
         step_info = torch.empty((positions,), dtype=torch.int32, device=B.device)
@@ -96,9 +88,9 @@ class Call:
             pack_kernel[(-(-positions // block),)](
                 B,
                 C,
-                contiguous(x.rows),
-                contiguous(x.modality) if self.bias is not None else None,
-                None if x.resets is None else x.resets.contiguous().view(torch.uint8),
+                contiguous(x.row_index.rows),
+                contiguous(x.bias_rows),
+                as_bytes(x.row_index.resets),
                 packed,
                 step_info,
                 positions,
@@ -107,9 +99,9 @@ class Call:
                 C.stride(0),
                 N=self.n_padded,
                 BLOCK=block,
-                HAS_ROWS=x.rows is not None,
-                HAS_MODALITY=self.bias is not None and x.modality is not None,
-                HAS_RESETS=x.resets is not None,
+                HAS_ROWS=x.row_index.rows is not None,
+                HAS_MODALITY=x.bias_rows is not None,
+                HAS_RESETS=x.row_index.resets is not None,
                 enable_fp_fusion=True,  # unset, Triton 3.9 warns
             )
         return packed.view(torch.int64), step_info
@@ -119,7 +111,7 @@ class Call:
         from .triton_pack import reduce_kernel
 
         x = self.inputs
-        positions = x.batch * x.length
+        positions = x.row_index.size
         dB, dC = (torch.empty((positions, x.n), dtype=x.B.dtype, device=x.B.device) for _ in "BC")
         block = max(1, 256 // self.n_padded)
         with on_device(partial):
@@ -136,7 +128,7 @@ class Call:
         slots, totals = self._slots()
         self.launch(
             segment_state_kernel,
-            (self.blocks, self.inputs.batch, self.segments - 1),
+            (self.blocks, self.inputs.row_index.batch, self.segments - 1),
             **self.reads("u", "delta"),
             slots=slots,
             totals=totals,
@@ -152,7 +144,7 @@ class Call:
         slots, totals = self._slots()
         self.launch(
             segment_gradient_kernel,
-            (self.blocks, self.inputs.batch, self.segments - 1),
+            (self.blocks, self.inputs.row_index.batch, self.segments - 1),
             dy=dy,
             stride_dy=dy.stride(0),
             **self.reads("delta", "z"),
@@ -165,16 +157,17 @@ class Call:
         return slots
 
     def _slots(self) -> tuple[Tensor, Tensor]:
-        x, device = self.inputs, self.inputs.u.device
-        slots = torch.empty((x.batch, self.segments, x.n, x.d), dtype=torch.float32, device=device)
-        return slots, torch.empty((x.batch, self.segments, x.d), dtype=torch.float32, device=device)
+        x = self.inputs
+        slots = x.u.new_empty((x.row_index.batch, self.segments, x.n, x.d), dtype=torch.float32)
+        totals = x.u.new_empty((x.row_index.batch, self.segments, x.d), dtype=torch.float32)
+        return slots, totals
 
     def _carry(self, start: Tensor | None, slots: Tensor, totals: Tensor, *, reverse: bool) -> None:
         from .triton_segments import carry_kernel
 
         self.launch(
             carry_kernel,
-            (self.blocks, self.inputs.batch),
+            (self.blocks, self.inputs.row_index.batch),
             start=start,
             slots=slots,
             totals=totals,
@@ -187,8 +180,3 @@ class Call:
 def channels_last(state: Tensor | None) -> Tensor | None:
     """(b, d, n) -> (b, n, d)."""
     return None if state is None else state.transpose(1, 2).contiguous()
-
-
-def contiguous_rows(x: Tensor) -> Tensor:
-    """Rows with contiguous channels; a copy where they are not (an expanded gradient, say)."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()

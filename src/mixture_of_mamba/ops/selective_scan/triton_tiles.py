@@ -24,8 +24,6 @@ import triton.language as tl
 from ..triton_math import softplus
 
 __all__ = [
-    "MAX_MODALITIES",
-    "MAX_ROWS",
     "advance",
     "at_start",
     "at_step",
@@ -40,9 +38,6 @@ __all__ = [
     "step_size",
     "store",
 ]
-
-MAX_MODALITIES = 1 << 4
-MAX_ROWS = 1 << 26
 
 
 @triton.jit

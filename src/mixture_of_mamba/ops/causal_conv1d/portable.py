@@ -23,13 +23,13 @@ def forward(inputs: ConvInputs) -> tuple[Tensor, Tensor]:
 
 def backward(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None) -> ConvGrads:
     """Gradients of every input; those of the final state are added to the inputs it holds."""
-    b, t, k, d = inputs.batch, inputs.length, inputs.k, inputs.d
+    (b, t), k, d = inputs.row_index.shape, inputs.k, inputs.d
     dtype = torch.promote_types(inputs.x.dtype, inputs.weight.dtype)
-    x = inputs.x.view(b, t, d) if inputs.rows is None else inputs.x[inputs.rows.long()]
+    x = inputs.row_index.to_time(inputs.x)
     state = x.new_zeros(b, k - 1, d) if inputs.state is None else inputs.state
     window = torch.cat([state.to(x.dtype), x], 1).to(dtype)
-    age = document_age(inputs.resets, b, t, k, x.device)
-    grad = (dy.view(b, t, d) if inputs.rows is None else dy[inputs.rows.long()]).to(dtype)
+    age = document_age(inputs)
+    grad = inputs.row_index.to_time(dy).to(dtype)
     weight = inputs.weight.to(dtype)
     # tap j of position t reads window[t + k - 1 - j], if that lies in t's document
     taps = [
@@ -54,11 +54,8 @@ def backward(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None) -> ConvGrads
             back = torch.arange(k - 2, -1, -1, device=x.device)
             tail = torch.where((back <= age[:, -1:])[..., None], tail, 0.0)
         dwindow[:, t:] += tail
-    dx = dwindow[:, k - 1 :].reshape(b * t, d).to(inputs.x.dtype)
-    if inputs.rows is not None:
-        dx = torch.zeros_like(dx).index_copy_(0, inputs.rows.reshape(-1).long(), dx)
     return ConvGrads(
-        x=dx,
+        x=inputs.row_index.to_rows(dwindow[:, k - 1 :].to(inputs.x.dtype)),
         weight=dweight.to(inputs.weight.dtype),
         bias=None if inputs.bias is None else grad.sum((0, 1)).to(inputs.bias.dtype),
         state=None if inputs.state is None else dwindow[:, : k - 1].to(inputs.state.dtype).clone(),
