@@ -47,7 +47,7 @@ def configure(parser: Any) -> None:
         nargs="+",
         default=[],
         help='parts that training is to leave unchanged: names of modalities, "shared"; '
-        "written to upcycle.json",
+        "written to upcycle.json, which mom train reads",
     )
     parser.add_argument("--seed", type=int, default=0, help="of new vocabulary rows and heads")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Two public formats of dense Mamba-1 checkpoints, as data: their configs and tensor names.
+"""The public formats of dense Mamba-1 checkpoints: their configs and tensor names, as data.
 
 state-spaces/mamba (`pytorch_model.bin`) and transformers' `MambaForCausalLM` (`model.safetensors`)
 hold the same tensors; they differ in the name of the embedding and in the config's fields.
@@ -12,6 +12,7 @@ from typing import Any
 from ..models import Modality, ModelConfig
 
 __all__ = [
+    "TRANSFORMERS_NAMES",
     "format_of",
     "model_config_of",
     "rank_or_default",
@@ -19,6 +20,31 @@ __all__ = [
     "tensor_names",
     "transformers_config",
 ]
+
+#: Field of ModelConfig -> what transformers' MambaConfig, and `interop.hf`, call it.
+TRANSFORMERS_NAMES = {
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "d_state": "state_size",
+    "d_conv": "conv_kernel",
+    "expand": "expand",
+    "dt_rank": "time_step_rank",
+    "bias": "use_bias",
+    "conv_bias": "use_conv_bias",
+    "norm_eps": "layer_norm_epsilon",
+    "tie_embeddings": "tie_word_embeddings",
+}
+
+#: Fields that a config.json of transformers may leave out.
+_TRANSFORMERS_DEFAULTS = {
+    "state_size": 16,
+    "conv_kernel": 4,
+    "expand": 2,
+    "time_step_rank": "auto",
+    "use_bias": False,
+    "use_conv_bias": True,
+    "layer_norm_epsilon": 1e-5,
+}
 
 _EMBEDDING = {
     "state-spaces": "backbone.embedding.weight",
@@ -116,17 +142,10 @@ def _read_state_spaces(config: Mapping[str, Any]) -> dict[str, Any]:
 def _read_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act is {config['hidden_act']!r}; only silu can be read")
-    return {
-        "d_model": config["hidden_size"],
-        "n_layers": config["num_hidden_layers"],
-        "d_state": config.get("state_size", 16),
-        "d_conv": config.get("conv_kernel", 4),
-        "expand": config.get("expand", 2),
-        "dt_rank": rank_or_default(config.get("time_step_rank", "auto"), config["hidden_size"]),
-        "bias": config.get("use_bias", False),
-        "conv_bias": config.get("use_conv_bias", True),
-        "norm_eps": config.get("layer_norm_epsilon", 1e-5),
-    }
+    full = {**_TRANSFORMERS_DEFAULTS, **config}
+    tied = "tie_embeddings"  # the tensors say it
+    read = {ours: full[theirs] for ours, theirs in TRANSFORMERS_NAMES.items() if ours != tied}
+    return {**read, "dt_rank": rank_or_default(read["dt_rank"], read["d_model"])}
 
 
 def rank_or_default(rank: int | str, d_model: int) -> int | None:
@@ -180,18 +199,11 @@ def transformers_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "architectures": ["MambaForCausalLM"],
         "model_type": "mamba",
         "vocab_size": config.vocabulary_size,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.block.d_inner,
-        "num_hidden_layers": config.n_layers,
-        "state_size": config.d_state,
-        "conv_kernel": config.d_conv,
+        **{theirs: getattr(config, ours) for ours, theirs in TRANSFORMERS_NAMES.items()},
         "expand": int(config.expand),
         "time_step_rank": config.block.rank,
-        "use_bias": config.bias,
-        "use_conv_bias": config.conv_bias,
+        "intermediate_size": config.block.d_inner,
         "hidden_act": "silu",
-        "layer_norm_epsilon": config.norm_eps,
         "residual_in_fp32": True,
-        "tie_word_embeddings": config.tie_embeddings,
         "dtype": dtype,
     }

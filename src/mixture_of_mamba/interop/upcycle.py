@@ -21,11 +21,12 @@ from torch import Tensor
 from ..files import read_json, write_json
 from ..layers import parse_split
 from ..layers.init import parameter_generator
+from ..modalities.tokenizer_set import marker_tokens
 from ..models import Modality, ModelConfig, MultimodalModel
 from ..models.diffusion import Diffusion
 from ..models.freezing import Frozen, freeze
 
-__all__ = ["Upcycled", "marker_tokens", "parse_modality", "upcycle"]
+__all__ = ["Upcycled", "frozen_parts", "grown_config", "parse_modality", "upcycle"]
 
 _FILE = "upcycle.json"
 
@@ -182,12 +183,6 @@ def parse_modality(text: str, known: ModelConfig | None = None) -> Modality:
     return Modality(name, rest[0], int(rest[1]))  # type: ignore[arg-type]
 
 
-def marker_tokens(modality: Modality) -> tuple[str, ...]:
-    """The text tokens that open a modality and, where it has no tokens of its own, close it."""
-    begin = f"<{modality.name}>"
-    return (begin,) if modality.discrete else (begin, f"</{modality.name}>")
-
-
 def _grow(
     old: ModelConfig, wanted: Sequence[Modality]
 ) -> tuple[tuple[Modality, ...], dict[str, int]]:
@@ -209,7 +204,7 @@ def _grow(
     text = next(i for i, m in enumerate(old.modalities) if m.discrete)
     if wanted[text].size > old.modalities[text].size:
         return tuple(wanted), {}
-    names = [token for m in wanted[count:] for token in marker_tokens(m)]
+    names = [token for m in wanted[count:] for token in marker_tokens(m.name, m.kind)]
     size = old.modalities[text].size
     grown = list(wanted)
     grown[text] = replace(grown[text], size=size + len(names))

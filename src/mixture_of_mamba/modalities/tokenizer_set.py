@@ -24,7 +24,7 @@ from .options import LEAST_VOCABULARY, CodecOptions
 from .registry import codec_class, name_of
 from .text import TextTokenizer
 
-__all__ = ["TokenizerSet", "special_tokens"]
+__all__ = ["TokenizerSet", "marker_tokens", "special_tokens"]
 
 TEXT = "text"
 
@@ -37,10 +37,14 @@ def special_tokens(non_text: Iterable[tuple[str, str]]) -> list[str]:
     """Text tokens behind the BPE's: of documents, then of each (name, kind) other than text."""
     names = ["<document>", "</document>"]
     for name, kind in non_text:
-        names.append(f"<{name}>")
-        if kind == "continuous":
-            names.append(f"</{name}>")
+        names += marker_tokens(name, kind)
     return names
+
+
+def marker_tokens(name: str, kind: str) -> tuple[str, ...]:
+    """The text tokens that open a modality's items and, where it has no tokens of its own, close
+    them."""
+    return (f"<{name}>",) if kind == "discrete" else (f"<{name}>", f"</{name}>")
 
 
 class TokenizerSet:

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from ...layers import parse_split
 from ...models import Modality, ModelConfig
-from ..formats import rank_or_default
+from ..formats import TRANSFORMERS_NAMES, rank_or_default
 from ..upcycle import parse_modality
 
 __all__ = ["MixtureOfMambaConfig"]
@@ -93,20 +93,13 @@ class MixtureOfMambaConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def to_model_config(self) -> ModelConfig:
         """The same as this package's configuration."""
+        shared = {ours: getattr(self, theirs) for ours, theirs in TRANSFORMERS_NAMES.items()}
+        shared["dt_rank"] = rank_or_default(self.time_step_rank, self.hidden_size)
         return ModelConfig(
-            d_model=self.hidden_size,
-            n_layers=self.num_hidden_layers,
+            **shared,
             modalities=[Modality(**m) for m in self.modalities],
             split=parse_split(self.split),
-            d_state=self.state_size,
-            d_conv=self.conv_kernel,
-            expand=self.expand,
-            dt_rank=rank_or_default(self.time_step_rank, self.hidden_size),
-            conv_bias=self.use_conv_bias,
-            bias=self.use_bias,
             vocabulary=self.vocabulary,  # type: ignore[arg-type]
-            tie_embeddings=self.tie_word_embeddings,
-            norm_eps=self.layer_norm_epsilon,
         )
 
     @classmethod
@@ -118,42 +111,21 @@ class MixtureOfMambaConfig(PreTrainedConfig):  # type: ignore[misc]
         """
         if config.mixer != "mamba":
             raise ValueError(f"the model's mixer is {config.mixer!r}; only Mamba has these classes")
+        shared = {theirs: getattr(config, ours) for ours, theirs in TRANSFORMERS_NAMES.items()}
+        shared["time_step_rank"] = config.block.rank
         return cls(
             modalities=config.modalities,
             split=config.split,
             vocabulary=config.vocabulary,
-            hidden_size=config.d_model,
-            num_hidden_layers=config.n_layers,
-            state_size=config.d_state,
-            expand=config.expand,
-            conv_kernel=config.d_conv,
-            time_step_rank=config.block.rank,
-            use_bias=config.bias,
-            use_conv_bias=config.conv_bias,
-            layer_norm_epsilon=config.norm_eps,
-            tie_word_embeddings=config.tie_embeddings,
+            **shared,
             **kwargs,
         )
-
-
-#: What ModelConfig calls the fields.
-_OUR_NAMES = {
-    "d_model": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "d_state": "state_size",
-    "d_conv": "conv_kernel",
-    "dt_rank": "time_step_rank",
-    "bias": "use_bias",
-    "conv_bias": "use_conv_bias",
-    "norm_eps": "layer_norm_epsilon",
-    "tie_embeddings": "tie_word_embeddings",
-}
 
 
 def _refuse_misspelt(given: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise for names that are almost a field's, which would otherwise have its default."""
     for name in given:
-        near = [_OUR_NAMES[name]] if name in _OUR_NAMES else []
+        near = [TRANSFORMERS_NAMES[name]] if name in TRANSFORMERS_NAMES else []
         near = near or difflib.get_close_matches(name, known, 1, cutoff=0.85)
         if near:
             raise TypeError(f"MixtureOfMambaConfig has no field {name!r}; is it {near[0]!r}?")
