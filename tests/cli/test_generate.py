@@ -80,7 +80,7 @@ def test_a_run_without_speech_says_so_in_one_line(
     for flags, words in (
         (["--to", "speech"], "this model has no modality 'speech'; it has text, image"),
         (["--speech", str(tmp_path / "a.wav"), "--to", "text"],
-         "has a segment of modality 'speech', which this model lacks; it has text, image"),
+         "this model has no modality 'speech'; it has text, image"),
     ):  # fmt: skip
         assert generate(run_folder, *flags) == 1
         line = capsys.readouterr().err

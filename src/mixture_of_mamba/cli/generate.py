@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_text
 from ..ops.decode_step import FORMATS
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ _FOR_VECTORS = ("steps", "sampler")
 OPTIONS = (*_FOR_TOKENS, *_FOR_VECTORS, "guidance", "max_tokens")
 """Options that decide how is sampled."""
 
-_SUFFIX = {"image": ".png", "speech": ".wav", "text": ".txt"}
-
 
 def configure(parser: Any) -> None:
     parser.add_argument("run", help="run folder that mom train wrote")
@@ -36,10 +33,18 @@ def configure(parser: Any) -> None:
     parser.add_argument("--image", default=None, type=str, help="prompt: a picture file")
     parser.add_argument("--speech", default=None, type=str, help="prompt: a sound file")
     parser.add_argument(
+        "--item",
+        action="append",
+        default=None,
+        type=str,
+        metavar="NAME=FILE",
+        help="prompt: a file of any other modality that the run has, by the modality's name",
+    )
+    parser.add_argument(
         "--to",
         default=None,
         type=str,
-        help="modality to generate: text, image or speech, as the run has them; without it the "
+        help="modality to generate: text, image, speech, ..., as the run has them; without it the "
         "document goes on until the model ends it, opening modalities by itself",
     )
     parser.add_argument(
@@ -102,43 +107,45 @@ def configure(parser: Any) -> None:
 
 
 def run(args: Any) -> int:
-    prompt = _prompt(args)
+    given = _given(args)
     if args.count < 1:
         raise ValueError(f"--count is {args.count}; give at least 1")
     from ..generation import Generator
 
     generator = Generator.from_run(args.run, weights=args.weights)
+    tokenizers = generator.tokenizers
     if args.to is not None:
-        generator.tokenizers.index(args.to)
-    options = _options(args, generator.tokenizers)
-    given = [name for name in (*OPTIONS, "seed") if getattr(args, name) is not None]
-    given += ["count"] if args.count > 1 else []
+        tokenizers.index(args.to)
+    prompt = [
+        (name, value if name == "text" else tokenizers.codec(name).media.read(value))
+        for name, value in given
+    ]
+    options = _options(args, tokenizers)
+    set_options = [name for name in (*OPTIONS, "seed") if getattr(args, name) is not None]
+    set_options += ["count"] if args.count > 1 else []
     greedy = options.get("temperature") == 0
-    if line := without_effect(generator.tokenizers, args.to, given, greedy=greedy):
+    if line := without_effect(tokenizers, args.to, set_options, greedy=greedy):
         print(f"mom generate: without effect: {line}", file=sys.stderr)
     if args.stream:
         return _stream(generator, prompt, args, options)
     if args.to is None:
         return _continue_documents(generator, prompt, args, options)
     made = generator.complete([prompt] * args.count, to=args.to, seed=args.seed or 0, **options)
-    return _write(args.to, [document[0].content for document in made], args.out)
+    return _write(tokenizers, args.to, [document[0].content for document in made], args.out)
 
 
-def _prompt(args: Any) -> list[tuple[str, Any]]:
-    """The prompt's segments: text, picture, sound, in this order."""
-    from ..modalities.image.files import read_image
-    from ..modalities.speech.files import read_sound
-
-    prompt: list[tuple[str, Any]] = []
-    if args.text is not None:
-        prompt.append(("text", args.text))
-    if args.image is not None:
-        prompt.append(("image", read_image(args.image)))
-    if args.speech is not None:
-        prompt.append(("speech", read_sound(args.speech)))
-    if not prompt:
+def _given(args: Any) -> list[tuple[str, str]]:
+    """The prompt as it was given, text first: (modality, the text or a file)."""
+    pairs = [("text", args.text), ("image", args.image), ("speech", args.speech)]
+    given = [(name, value) for name, value in pairs if value is not None]
+    for item in args.item or []:
+        name, equals, file = item.partition("=")
+        if not (name and equals and file):
+            raise ValueError(f"--item {item!r} names no modality and file; give NAME=FILE")
+        given.append((name, file))
+    if not given:
         raise ValueError("the prompt is empty; give --text, --image or --speech")
-    return prompt
+    return given
 
 
 def without_effect(
@@ -199,30 +206,13 @@ def _stream(generator: Generator, prompt: Any, args: Any, options: dict[str, Any
     return 0
 
 
-def _write(name: str, samples: Sequence[Any], out: str | None) -> int:
+def _write(tokenizers: TokenizerSet, name: str, samples: Sequence[Any], out: str | None) -> int:
     """One modality's samples to the file that --out names."""
-    from ..modalities.image.files import grid, write_image
-    from ..modalities.speech.files import write_sound
-
-    if name == "text":
-        text = "\n".join(sample.strip() for sample in samples)
-        if out is None:
-            print(text)
-            return 0
-        write_text(out, text + "\n")
-        return _report_paths([Path(out)])
-    path = Path(out or f"generated{_SUFFIX.get(name, '')}")
-    if isinstance(samples[0], tuple):
-        paths = (
-            [path]
-            if len(samples) == 1
-            else [path.with_stem(f"{path.stem}-{i}") for i in range(len(samples))]
-        )
-        for sample, file in zip(samples, paths, strict=True):
-            write_sound(file, sample)
-        return _report_paths(paths)
-    write_image(path, samples[0] if len(samples) == 1 else grid(samples))
-    return _report_paths([path])
+    if name == "text" and out is None:
+        print("\n".join(sample.strip() for sample in samples))
+        return 0
+    media = tokenizers.codec(name).media
+    return _report_paths(media.write_all(out or f"generated{media.suffixes[0]}", samples))
 
 
 def _continue_documents(
@@ -238,7 +228,7 @@ def _continue_documents(
     for event in generator.events([prompt] * args.count, seed=args.seed or 0, **options):
         events[event.row].append(event)
     documents = generator.decode_segments(events)
-    _write_documents(documents, out)
+    _write_documents(generator.tokenizers, documents, out)
     for i, (document, made) in enumerate(zip(documents, events, strict=True)):
         if broken := truncated(generator.tokenizers, made):
             name, length, needed = broken
@@ -257,24 +247,19 @@ def _continue_documents(
     return 0
 
 
-def _write_documents(documents: Sequence[Any], out: Path) -> None:
-    """Interleaved documents: text to standard output, pictures and sound into a folder."""
-    from ..modalities.image.files import write_image
-    from ..modalities.speech.files import write_sound
-
+def _write_documents(tokenizers: TokenizerSet, documents: Sequence[Any], out: Path) -> None:
+    """Interleaved documents: text to standard output, everything else into a folder."""
     for i, document in enumerate(documents):
         if len(documents) > 1:
             print(f"--- {i}")
         for j, (name, content) in enumerate(document):
-            path = out / f"{i}-{j}-{name}{_SUFFIX.get(name, '')}"
             if name == "text":
                 print(content.strip())
-            elif isinstance(content, tuple):
-                write_sound(path, content)
-                print(f"[{path}]")
-            else:
-                write_image(path, content)
-                print(f"[{path}]")
+                continue
+            media = tokenizers.codec(name).media
+            path = out / f"{i}-{j}-{name}{media.suffixes[0]}"
+            media.write(path, content)
+            print(f"[{path}]")
 
 
 def _report_paths(paths: Sequence[Path]) -> int:

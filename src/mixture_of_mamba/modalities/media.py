@@ -86,7 +86,7 @@ class _TextMedia(Media):
     """Strings; UTF-8 files."""
 
     name = "text"
-    suffixes = (".txt",)
+    suffixes = (".txt", ".md")
 
     def read(self, path: str | Path, limits: Limits | None = None) -> str:
         path = readable_file(path, "text")
