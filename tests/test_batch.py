@@ -42,6 +42,13 @@ def test_a_batch_that_was_built_on_the_device_knows_nothing() -> None:
     assert _batch(0, 1).to("cpu").row_ends is None
 
 
+def test_a_batch_that_is_there_is_not_made_again() -> None:
+    batch = _batch(0, 1)
+    assert batch.to("cpu") is batch
+    there = batch.to("meta")
+    assert there is not batch and there.to("meta") is there
+
+
 def test_negative_ids_are_named() -> None:
     with pytest.raises(ValueError, match="modality_ids contains -2"):
         _batch(0, -2).to("meta")

@@ -16,8 +16,10 @@ __all__ = ["Batch"]
 
 
 class _RowEnds(NamedTuple):
-    """Ends of the modalities' rows, and the ids that they were counted of: a batch with other ids,
-    or with ids that were written to since, does not use them."""
+    """Ends of the modalities' rows, with the ids they were counted from and these ids' version.
+
+    A batch with other ids, or with ids that were written to since, does not use them.
+    """
 
     ends: Tensor
     ids: Tensor
@@ -111,11 +113,15 @@ class Batch:
         return known.ends if same else None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same batch on a device.
+        """The same batch on a device; itself if it is there.
 
         Raises:
             ValueError: a negative modality id.
         """
+
+        kept = [x for n in _TENSORS if isinstance(x := getattr(self, n), Tensor)]
+        if all(x.device == torch.device(device) for x in (*kept, *self.values.values())):
+            return self
 
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..layers import MambaBlock, MambaState
 from ..layers.activation_checkpointing import checkpoint_contexts
+from ..layers.transformer import TransformerBlock
 from ..ops import Routing
 from .config import ModelConfig
 
@@ -19,8 +20,6 @@ __all__ = ["Backbone", "make_block"]
 def make_block(config: ModelConfig, index: int) -> nn.Module:
     """The block at this depth."""
     if config.mixer == "attention":
-        from ..layers.transformer import TransformerBlock
-
         return TransformerBlock(
             config.d_model,
             n_modalities=len(config.modalities),

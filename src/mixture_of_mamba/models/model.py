@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..batch import Batch
 from ..layers import MambaState
@@ -18,14 +17,14 @@ from .config import ModelConfig
 from .diffusion import ContinuousInputs, Diffusion
 from .flops import parameter_counts
 from .loss import ModelOutput, count_targets, next_tokens, total_loss
-from .saving import check_shapes, read_model, save_model, shapes_of
-from .state import ModelState, check_state
+from .saving import PretrainedModel
+from .state import ModelState, check_state, state_after
 from .vocabulary import IGNORED, DiscreteHead, TokenEmbedding
 
 __all__ = ["MultimodalModel"]
 
 
-class MultimodalModel(nn.Module):
+class MultimodalModel(PretrainedModel):
     """A sequence model over interleaved modalities; dense or mixture by `config.split`.
 
     Args:
@@ -33,10 +32,10 @@ class MultimodalModel(nn.Module):
         seed: of the initial values; variants with the same seed share what they have in common.
     """
 
-    _ranges: Tensor
-    _vocab_offsets: Tensor
+    _ranges: Tensor  # of each modality in the joint vocabulary
+    _vocab_offsets: Tensor  # where these begin
     _loss_weights: Tensor
-    _discrete: Tensor
+    _discrete: Tensor  # which modalities are discrete
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
@@ -45,15 +44,17 @@ class MultimodalModel(nn.Module):
         self.backbone = Backbone(config)
         self.head = DiscreteHead(config)
         self.diffusion = Diffusion(config)
-        if config.tie_embeddings:
-            self.head.weight = self.embedding.weight
+        self.tie_weights()
         self.reset_buffers()
         self.init_weights(seed)
 
+    def tie_weights(self) -> None:
+        """Where the config says so, the head's weight is the embedding's."""
+        if self.config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
-        """Tables derived from the config, per modality: its range in the joint vocabulary, its
-        loss weight, and whether it is discrete. They live on the device, so that a step copies
-        nothing to it."""
+        """Tables by modality on the device, so that a step copies nothing to it."""
         modalities = self.config.modalities
         ranges = torch.tensor(self.config.vocabulary_ranges, device=device)
         weights = [m.loss_weight for m in modalities]
@@ -68,16 +69,12 @@ class MultimodalModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where batches belong: the device of the model's buffers, which stay there where its
-        weights are kept elsewhere between calls (offloading)."""
+        """Where batches belong; weights may be elsewhere between calls (offloading)."""
         return self._vocab_offsets.device
 
     @property
     def activation_dtype(self) -> torch.dtype | None:
-        """What convolution states are stored in: the weights' dtype, or autocast's.
-
-        None if autocast leaves more than one dtype around.
-        """
+        """Of convolution states; None in autocast, which leaves more than one dtype around."""
         kind = self.device.type
         autocast = kind != "meta" and torch.is_autocast_enabled(kind)
         return None if autocast else self.embedding.weight.dtype
@@ -115,6 +112,7 @@ class MultimodalModel(nn.Module):
         """
         routing = self.prepare(batch, state)
         context = routing
+        # Drawn before the noise, which depends on the documents as the data has them.
         if self.training and not clean:
             starts = self.diffusion.drop_context(batch, routing.resets, self._discrete)
             context = replace(routing, resets=starts)
@@ -125,7 +123,7 @@ class MultimodalModel(nn.Module):
         if return_logits:
             output.logits = routing.to_time(self.head(hidden))
         if return_state:
-            output.state = self.state_after(state, blocks, batch)
+            output.state = state_after(self.config, state, blocks, batch)
         return output
 
     def prepare(
@@ -244,7 +242,7 @@ class MultimodalModel(nn.Module):
         inputs = self.diffusion.add_noise(batch, routing, self._discrete, clean=True)
         rows = self.embed(batch, routing, inputs)
         hidden, blocks = self.backbone(rows, routing, state)
-        after = self.state_after(state, blocks, batch)
+        after = state_after(self.config, state, blocks, batch)
         assert after is not None
         if all_positions:
             return self.head(routing.to_time(hidden)), after
@@ -252,50 +250,7 @@ class MultimodalModel(nn.Module):
             return self.head(hidden.view(*batch.shape, -1)[:, -1]), after
         return self.head(hidden[routing.rows[:, -1].long()]), after
 
-    def state_after(
-        self,
-        before: ModelState | Sequence[MambaState] | None,
-        blocks: Sequence[MambaState],
-        batch: Batch,
-    ) -> ModelState | None:
-        """What follows a state once a batch left `blocks`; None for the transformer baselines."""
-        if self.config.mixer != "mamba":
-            return None
-        if not isinstance(before, ModelState):
-            zero = torch.zeros(batch.shape[0], dtype=torch.int64, device=batch.tokens.device)
-            before = ModelState(self.config, tuple(before or blocks), zero)
-        return before.after(blocks, batch.document_ids, batch.shape[1])
-
     def parameter_count(self, *, active: bool = False) -> int:
         """Number of parameters; with `active`, those that one token meets."""
         shapes = {name: p.shape for name, p in self.named_parameters()}
         return parameter_counts(shapes, self.config)[active]
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, with their digests in SHA256SUMS; complete, or
-        the folder stays as it was.
-
-        Raises:
-            WriteError: the folder could not be written.
-        """
-        save_model(self.config, self.state_dict(), Path(folder))
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, *, device: torch.device | str = "cpu"
-    ) -> MultimodalModel:
-        """Read what save_pretrained wrote.
-
-        Raises:
-            FileNotFoundError: no model in the folder.
-            ValueError: a damaged file, or tensors that do not fit the config (all named).
-        """
-        config, weights = read_model(Path(folder), device)
-        with torch.device("meta"):
-            model = cls(config)
-        check_shapes(shapes_of(model.state_dict()), weights, str(folder))
-        model.load_state_dict(weights, assign=True)
-        if config.tie_embeddings:
-            model.head.weight = model.embedding.weight
-        model.reset_buffers(device)
-        return model

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+from ..extras import needs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["DiffusionConfig", "NoiseSchedule", "make_scheduler", "sampling_levels"]
 
@@ -164,8 +167,6 @@ def make_scheduler(config: DiffusionConfig, kind: str) -> Any:
             of the steps. DDIM is DPM-Solver++ of order 1 (arXiv 2211.01095, section 4), because
             diffusers' DDIMScheduler takes no levels.
     """
-    from ..extras import needs
-
     with needs("a continuous modality", "train"):
         from diffusers import (
             DDPMScheduler,

@@ -5,20 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..files import filling, read_json, verify, write_json
 from .config import ModelConfig
 
 __all__ = [
+    "PretrainedModel",
     "check_shapes",
-    "read_model",
     "read_tensors",
-    "save_model",
     "shapes_of",
     "write_model",
 ]
@@ -26,18 +26,43 @@ __all__ = [
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def save_model(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write both files and their digests; complete, or the folder stays as it was.
+class PretrainedModel(nn.Module):
+    """A model that is made of a config; its weights can be saved and loaded."""
 
-    Args:
-        config, weights: of the model; the weights are its state dict.
-        folder: that is made, or replaced.
+    config: ModelConfig
 
-    Raises:
-        WriteError: the folder could not be written.
-    """
-    with filling(folder) as part:
-        write_model(config, weights, part)
+    def tie_weights(self) -> None:
+        """Make parameters one that the config says are one."""
+
+    def reset_buffers(self, device: torch.device | str | None = None) -> None:
+        """Make the buffers that are derived from the config."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, with their digests in SHA256SUMS; complete, or
+        the folder stays as it was.
+
+        Raises:
+            WriteError: the folder could not be written.
+        """
+        with filling(Path(folder)) as part:
+            write_model(self.config, self.state_dict(), part)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> Self:
+        """Read what save_pretrained wrote.
+
+        Raises:
+            FileNotFoundError: no model in the folder.
+            ValueError: a damaged file, or tensors that do not fit the config (all named).
+        """
+        config, weights = read_model(Path(folder), device)
+        with torch.device("meta"):
+            model = cls(config)  # type: ignore[call-arg]
+        check_shapes(shapes_of(model.state_dict()), weights, str(folder))
+        model.load_state_dict(weights, assign=True)
+        model.tie_weights()
+        model.reset_buffers(device)
+        return model
 
 
 def write_model(config: ModelConfig, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import GetAttrKey, register_pytree_node
 
+from ..batch import Batch
 from ..layers import MambaState
 from .config import Modality, ModelConfig
 from .state_checks import check_blocks, check_origin
 from .state_files import check_fingerprint, read_state, write_state
 
-__all__ = ["Cache", "ModelState", "check_state"]
+__all__ = ["Cache", "ModelState", "check_state", "state_after"]
 
 
 class _Model(Protocol):
@@ -119,19 +120,7 @@ class ModelState:
         """This state with the sequences at `indices` replaced by those of `other`."""
         chosen = torch.as_tensor(indices, device=self.position.device)
         check_state(other, self.config, len(chosen), self.dtype)
-        pairs = zip(self.blocks, other.blocks, strict=True)
-        document = None
-        if self.document is not None and other.document is not None:
-            document = self.document.index_copy(0, chosen, other.document)
-        return replace(
-            self,
-            blocks=tuple(
-                type(a)(*(x.index_copy(0, chosen, y) for x, y in zip(a, b, strict=True)))
-                for a, b in pairs
-            ),
-            position=self.position.index_copy(0, chosen, other.position),
-            document=document,
-        )
+        return _merge([self, other], lambda pair: pair[0].index_copy(0, chosen, pair[1]))
 
     @classmethod
     def concatenate(cls, states: Sequence[ModelState]) -> ModelState:
@@ -141,14 +130,7 @@ class ModelState:
         first = states[0]
         for other in states[1:]:
             check_state(other, first.config, other.batch, first.dtype)
-        columns = zip(*(state.blocks for state in states), strict=True)
-        documents = [state.document for state in states if state.document is not None]
-        return replace(
-            first,
-            blocks=tuple(type(c[0])(*map(torch.cat, zip(*c, strict=True))) for c in columns),
-            position=torch.cat([state.position for state in states]),
-            document=torch.cat(documents) if len(documents) == len(states) else None,
-        )
+        return _merge(states, torch.cat)
 
     def after(
         self, blocks: Sequence[MambaState], document_ids: Tensor | None, length: int
@@ -252,6 +234,35 @@ def check_state(
         check_origin(state.config, config)
         state = state.blocks
     check_blocks(state, config, batch, dtype)
+
+
+def state_after(
+    config: ModelConfig,
+    before: Sequence[MambaState] | ModelState | None,
+    blocks: Sequence[MambaState],
+    batch: Batch,
+) -> ModelState | None:
+    """What follows a state once a batch left `blocks`; None for the transformer baselines."""
+    if config.mixer != "mamba":
+        return None
+    if not isinstance(before, ModelState):
+        position = torch.zeros(batch.shape[0], dtype=torch.int64, device=batch.tokens.device)
+        before = ModelState(config, tuple(before or blocks), position)
+    return before.after(blocks, batch.document_ids, batch.shape[1])
+
+
+def _merge(
+    states: Sequence[ModelState], function: Callable[[tuple[Tensor, ...]], Tensor]
+) -> ModelState:
+    """A state of which each tensor is `function` of those of all states."""
+    columns = zip(*states, strict=True)
+    documents = tuple(s.document for s in states if s.document is not None)
+    return replace(
+        states[0],
+        blocks=tuple(MambaState(*map(function, zip(*c, strict=True))) for c in columns),
+        position=function(tuple(s.position for s in states)),
+        document=function(documents) if len(documents) == len(states) else None,
+    )
 
 
 def _positions(position: Tensor, document: Tensor | None, document_ids: Tensor) -> Tensor:
