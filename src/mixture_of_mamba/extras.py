@@ -1,4 +1,4 @@
-"""Optional packages: a missing one is named together with the extra that brings it."""
+"""Optional packages: the error for a missing one names the extra that installs it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["needs"]
 
 @contextmanager
 def needs(what: str, extra: str) -> Iterator[None]:
-    """Turns an ImportError inside the block into one that says what to install.
+    """Turn an ImportError inside the block into one that says what to install.
 
     Args:
-        what: what the user wanted, as the beginning of a sentence.
-        extra: the extra of this package that brings the missing one.
+        what: the feature that the user asked for, as the subject of a sentence.
+        extra: the extra of this package that installs the missing one.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Files and folders that are complete or absent, and that show when they were damaged.
+"""Atomic writes of files and folders, and digests that show when they were damaged.
 
-What is written goes beside its place, is brought to the disk, and takes its name by a rename. A
-sealed folder has a `SHA256SUMS` of its files, which `sha256sum -c` reads as well. A failed write is
-a `WriteError`, whichever library it came from.
+A file is written beside its final place, flushed to the disk, and renamed. A sealed folder has a
+`SHA256SUMS` of its files, which `sha256sum -c` reads as well. A failed write is a `WriteError`,
+whichever library it came from.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ __all__ = [
     "writing",
 ]
 
+#: File of digests in a sealed folder: one line "DIGEST  NAME" for each file.
 SUMS = "SHA256SUMS"
-"""Of a sealed folder: one line "DIGEST  NAME" for each file."""
+#: Prefix of the names of unfinished files and folders.
 PART = ".part-"
-"""How the names of unfinished files and folders begin."""
 
 _ELSEWHERE = "choose another place"
+#: Error code of the system -> what the user can do.
 _REMEDIES = {
     errno.ENOSPC: "make room there (df -h shows what is left), or {elsewhere}",
     errno.EDQUOT: "your quota is used up: make room there, or {elsewhere}",
@@ -62,15 +63,15 @@ _REMEDIES = {
 
 
 class WriteError(OSError):
-    """Something could not be written: what, why, and what helps."""
+    """A file or folder could not be written; says which, why, and what to do."""
 
 
 class DamagedFile(ValueError):
-    """A file does not hold what was written into it; names the file."""
+    """A file no longer holds what was written into it; names the file."""
 
 
 def why_not_written(error: BaseException) -> tuple[str, str] | None:
-    """(reason, remedy) where an error of any library is the system's refusal to write; else None.
+    """(reason, remedy) where the system refused a write, whichever library raised; else None.
 
     Python's own errors carry the system's code; libraries in Rust (safetensors, tokenizers) name it
     in their text, "(os error 28)".
@@ -86,13 +87,14 @@ def why_not_written(error: BaseException) -> tuple[str, str] | None:
 
 @contextmanager
 def writing(path: str | Path, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
-    """Inside, `path` (a file, or a folder with all below it) is written.
+    """Turn the system's errors about `path`, which is written inside the block, into `WriteError`.
 
     Args:
+        path: a file, or a folder with everything below it; errors about other files are unchanged.
         elsewhere: how to choose another place, such as "choose another folder with --out".
 
     Raises:
-        WriteError: the system refused. Errors about files elsewhere pass as they are.
+        WriteError: the system refused.
     """
     try:
         yield
@@ -110,9 +112,9 @@ def writing(path: str | Path, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | Path, elsewhere: str = _ELSEWHERE) -> Iterator[Path]:
-    """A file to write; it becomes `path` when the block ends, and nothing happens where it raises.
+    """A temporary file to write; it replaces `path` when the block ends, unless the block raises.
 
-    Missing folders above are made. A link is followed; a device or a pipe is written directly.
+    Missing parent folders are made. A link is followed; a device or a pipe is written directly.
 
     Raises:
         WriteError: it could not be written.
@@ -140,11 +142,11 @@ def replacing(path: str | Path, elsewhere: str = _ELSEWHERE) -> Iterator[Path]:
 def filling(
     folder: str | Path, *, anew: bool = False, elsewhere: str = _ELSEWHERE
 ) -> Iterator[Path]:
-    """A folder to fill; it becomes `folder`, sealed, when the block ends, and nothing happens where
-    it raises.
+    """A temporary folder to fill; it becomes `folder`, sealed, when the block ends, unless it
+    raises.
 
     Args:
-        anew: remove what `folder` held; else files of other names stay in it, unsealed.
+        anew: remove what `folder` held; otherwise files of other names stay in it, unsealed.
         elsewhere: see `writing`.
 
     Raises:
@@ -172,17 +174,17 @@ def filling(
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file, complete or not at all."""
+    """Write a UTF-8 file atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
-    """Write a JSON file, complete or not at all; NaN is refused, as JSON has none."""
+    """Write a JSON file atomically; NaN is refused, as JSON has none."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file, complete or not at all."""
+    """Write a file atomically."""
     with replacing(path) as part:
         part.write_bytes(data)
 
@@ -191,10 +193,11 @@ def read_json(path: Path, kind: type = dict) -> Any:
     """The value of a JSON file.
 
     Args:
-        kind: that it must have, dict or list.
+        kind: required type of the value, dict or list.
 
     Raises:
-        FileNotFoundError, DamagedFile: no such file, or it holds something else.
+        FileNotFoundError: it does not exist.
+        DamagedFile: it is not JSON, or of another type.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
@@ -209,7 +212,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """Digests by file name of a sealed folder; empty where it has none.
+    """Digests by file name of a sealed folder; empty for another folder.
 
     Raises:
         DamagedFile: its SHA256SUMS is damaged itself.
@@ -227,13 +230,13 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def verify(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Read a folder's files and hold them against its SHA256SUMS, where it has one.
+    """Compare a folder's files with its SHA256SUMS, if it has one.
 
     Args:
-        names: files to look at; None: all that the list names.
+        names: files to compare; None: all that the list names.
 
     Returns:
-        The digests of the list; empty for a folder without one.
+        The digests of the list; empty for a folder without a list.
 
     Raises:
         DamagedFile: a file is missing or holds something else; names it.
@@ -264,7 +267,7 @@ def _seal(folder: Path) -> None:
 
 
 def _move_files(part: Path, folder: Path) -> None:
-    """The list of digests first: a kill between two renames shows when the folder is read."""
+    """Move the digests first: if the process is killed between two renames, reading shows it."""
     files = [p for p in part.rglob("*") if p.is_file()]
     for path in sorted(files, key=lambda p: (p != part / SUMS, p)):
         final = folder / path.relative_to(part)
@@ -282,10 +285,10 @@ def _take_place(part: Path, folder: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    """Flush a file's content, or a folder's list of names, to the disk."""
     folder = path.is_dir()
     if folder and os.name == "nt":
-        return  # which has no such call
+        return  # Windows cannot flush a folder
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -297,7 +300,7 @@ def _to_disk(path: Path) -> None:
 
 
 def _concerns(error: BaseException, path: Path) -> bool:
-    """Whether an error is about a path, what is below it, or a folder that it is written in."""
+    """Whether an error is about a path, something below it, or a folder above it."""
     name = getattr(error, "filename", None)
     if name is None or isinstance(name, int):
         return True
@@ -306,6 +309,6 @@ def _concerns(error: BaseException, path: Path) -> bool:
 
 
 def _beside(there: Path, place: Path) -> bool:
-    """A part lies beside what it becomes."""
+    """Whether a temporary file or folder lies beside what it replaces."""
     lines = (there, *there.parents)
     return any(p.parent == place.parent and p.name.startswith(PART) for p in lines)

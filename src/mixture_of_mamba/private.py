@@ -1,8 +1,8 @@
-"""Cache folders that only this user can write: what is read from a cache is run, or trusted.
+"""Checks that only this user can write a cache folder, whose content is run or trusted.
 
-A folder or file is opened first and checked by its descriptor, so that what was looked at is what
-is read, whoever renames or links what meanwhile. Where the system has no user ids (Windows), a
-user's folders are private by themselves and nothing is checked.
+A folder or file is opened first and checked by its descriptor, so that the checked file is the one
+that is read, even if another process renames or links something in between. On systems without user
+ids (Windows), where a user's folders are private by default, nothing is checked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["NotPrivate", "check_folder", "open_file", "open_folder"]
 
 
 class NotPrivate(OSError):
-    """A folder or file that is somebody else's, or that others can write; says what to do."""
+    """A folder or file belongs to another user, or others can write it; says what to do."""
 
 
 def open_folder(path: Path) -> int:
@@ -22,7 +22,7 @@ def open_folder(path: Path) -> int:
     private folders above it.
 
     Raises:
-        NotPrivate: it is somebody else's, or others can write it.
+        NotPrivate: it belongs to another user, or others can write it.
         OSError: it cannot be made or opened.
     """
     for folder in reversed((path, *path.parents)):  # parents=True would leave them to the umask
@@ -32,7 +32,7 @@ def open_folder(path: Path) -> int:
 
 
 def open_file(name: str, folder: int, path: Path) -> int:
-    """A descriptor of the file `name` in an open folder; the same rule.
+    """A descriptor of the file `name` in an open folder, under the same rule.
 
     Args:
         name: without a folder; no link is followed.
@@ -40,8 +40,8 @@ def open_file(name: str, folder: int, path: Path) -> int:
         path: of the file, for the message.
 
     Raises:
-        NotPrivate: it is a link, somebody else's, or others can write it.
-        FileNotFoundError: there is none.
+        NotPrivate: it is a link, belongs to another user, or others can write it.
+        FileNotFoundError: it does not exist.
     """
     try:
         found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
@@ -53,7 +53,7 @@ def open_file(name: str, folder: int, path: Path) -> int:
 
 
 def check_folder(path: Path) -> None:
-    """`open_folder` where only its answer counts."""
+    """Raise as `open_folder` does, without keeping the folder open."""
     if hasattr(os, "geteuid"):
         os.close(open_folder(path))
     else:

@@ -1,4 +1,4 @@
-"""How processes of this package end: in good order at a signal, and children with their parent."""
+"""How processes end: signals raise an exception that cleans up, children end with their parent."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ __all__ = [
     "unwinding",
 ]
 
+#: Signals that ask a process to end: Ctrl-C, `kill` or a scheduler, a closed terminal.
 ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""Signals that ask a process to end: Ctrl-C, a scheduler's or `kill`'s, a closed terminal's."""
 
+#: Environment variable that names the parent of a child process.
 _PARENT = "MOM_PARENT"
-_LOOK_SECONDS = 0.5
+#: Seconds between two looks at whether the parent is still there.
+_POLL_SECONDS = 0.5
 
 
 class Stopped(KeyboardInterrupt):
@@ -39,7 +41,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Unwinding:
-    """Raises at the first signal; while that is unwound, only a further Ctrl-C raises again."""
+    """Raises at the first signal; during the cleanup after it, only Ctrl-C raises again."""
 
     def __init__(self) -> None:
         self.raised = False
@@ -52,9 +54,10 @@ class _Unwinding:
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Inside, each of the ENDING signals raises `Stopped`, so that half-made folders and child
-    processes are cleaned up. One that is ignored (as under nohup) or that the program handles
-    itself stays so. Outside the main thread, Python allows no handlers, and nothing changes.
+    """Inside, each of the ENDING signals raises `Stopped`, so that unfinished folders and child
+    processes are cleaned up. Signals that are ignored (as under nohup) or that the program handles
+    itself are left alone. Outside the main thread, where Python allows no handlers, this does
+    nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -73,7 +76,7 @@ def take_signals(handler: Any, instead_of: Sequence[Any] | None = None) -> dict[
         instead_of: replace these handlers only.
 
     Returns:
-        What `give_back_signals` takes.
+        The replaced handlers, for `give_back_signals`.
     """
     found = {n: signal.getsignal(n) for n in ENDING}
     chosen = [
@@ -101,22 +104,22 @@ def adopting() -> Iterator[None]:
 
 
 def end_with_parent(grace: float = 300.0) -> None:
-    """In a process that was started inside `adopting`: SIGTERM as soon as that parent is gone,
-    whatever ended it, and SIGKILL where this process is still there after `grace` seconds.
+    """In a process that was started inside `adopting`: SIGTERM as soon as that parent has ended,
+    however it ended, and SIGKILL if this process still runs after `grace` seconds.
 
-    A thread asks every half second whose child this process is: an orphan is given to another
-    parent. (Windows gives it to none; there, children go on.)
+    A thread compares the parent's process id every half second: the system gives an orphan another
+    parent. (Windows does not; there, children continue.)
     """
     parent = os.environ.pop(_PARENT, None)  # not for the children of this process
     if parent is None or os.name == "nt":
         return
 
-    def look() -> None:
+    def watch() -> None:
         while os.getppid() == int(parent):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         if grace:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(grace)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=look, name="end with parent", daemon=True).start()
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()

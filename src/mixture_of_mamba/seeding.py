@@ -1,4 +1,4 @@
-"""Seeds: any whole number is one, whatever the generator that it goes to can take."""
+"""Seeds: any whole number is valid, whatever range the generator accepts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def whole_number(seed: SupportsIndex, name: str = "seed") -> int:
     """The seed as a Python int.
 
     Raises:
-        TypeError: it is no whole number; 2e13 and "7" are none.
+        TypeError: it is not an integer; 2e13 and "7" are not.
     """
     try:
         return operator.index(seed)
@@ -22,8 +22,8 @@ def whole_number(seed: SupportsIndex, name: str = "seed") -> int:
 
 
 def torch_seed(seed: SupportsIndex) -> int:
-    """What `torch.Generator.manual_seed` is given: the seed itself, or, beyond the 64 bits that
-    torch takes, a hash of it.
+    """The value for `torch.Generator.manual_seed`: the seed itself, or a hash of it where it
+    exceeds the 64 bits that torch takes.
 
     Raises:
         TypeError: see `whole_number`.

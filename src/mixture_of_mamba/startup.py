@@ -1,16 +1,17 @@
-"""Threads of this process: how many, and how they wait. Imported before torch, whose OpenMP library
-reads its settings when it is loaded and never again. They touch no result, only time.
+"""OpenMP settings of this process: the number of threads, and how they wait.
 
-* Threads that wait for the next parallel region look for it a tenth of a millisecond long, and
-  then sleep. gcc's library looks for milliseconds: beside another busy process, waiting threads
-  then burn the time that the ones they wait for need, and a step takes up to hundreds of times as
-  long. Sleeping at once costs a tenth or more when alone.
+Imported before torch, whose OpenMP library reads its settings once, when it is loaded. They change
+run times, never results.
+
+* Threads that wait for the next parallel region spin for a tenth of a millisecond, and then sleep.
+  gcc's library spins for milliseconds: beside another busy process, the waiting threads take the
+  time of the ones that they wait for, and a step takes up to hundreds of times as long. Sleeping at
+  once costs a tenth or more on an idle machine.
 * There are no more threads than the cores that this process may use: its affinity, and the quota
-  of its container or control group, which OpenMP does not know.
+  of its container or control group, which OpenMP does not read.
 
-Variables that the environment has already are left alone. Where torch was imported first, nothing
-is set: the settings would hold for the processes started from here only, and half of a policy is
-none. `mom env` shows what holds.
+Variables that the environment sets already are left alone. Where torch was imported first, nothing
+is set, as it would reach child processes only. `mom env` shows what is in effect.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 
 __all__ = ["SETTINGS", "WAITING", "granted_cores", "usable_cores"]
 
+#: How waiting threads spin: gcc's OpenMP in rounds, LLVM's and Intel's in milliseconds.
 WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
-#: What holds in this process, in words, for `mom env`.
+#: The settings of this process in words, for `mom env`.
 SETTINGS: list[str] = []
 
 
@@ -34,7 +36,7 @@ def usable_cores() -> int:
 def granted_cores(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """Cores that the quotas of this process's control groups grant, rounded up; None without one.
+    """Cores that the quotas of this process's control groups grant, rounded up; None without quota.
 
     Args:
         root: where control groups are mounted, of version 1, 2, or both.
@@ -50,8 +52,8 @@ def granted_cores(
 
 
 def _groups(root: Path, own: Path) -> list[Path]:
-    """This process's groups and all above them, each of which may limit it. A container often sees
-    its own group as the root, and names in `own` that are not there."""
+    """This process's groups and their parents, each of which may limit it. A container often sees
+    its own group as the root, and names in `own` that do not exist there."""
     found = [root, root / "cpu", root / "cpu,cpuacct"]
     try:
         lines = own.read_text().splitlines()
@@ -97,6 +99,7 @@ def _affinity() -> int:
 
 
 def _prepare() -> None:
+    """Set the variables that are not set, and record in SETTINGS what was done."""
     if "torch" in sys.modules:
         SETTINGS.append(
             "threads and waiting: as OpenMP has them, because torch was imported before "
