@@ -13,7 +13,7 @@ from mixture_of_mamba import MultimodalModel
 from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.data.sampler import Schedule
 from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise
-from mixture_of_mamba.generation.sampling import Draws
+from mixture_of_mamba.generation.sampling import UniformStream
 from mixture_of_mamba.modalities.image.kl_network import train as train_autoencoder
 from mixture_of_mamba.seeding import torch_seed
 from mixture_of_mamba.training.random_state import isolated_rng
@@ -24,7 +24,7 @@ Draw = Callable[[Any], Any]
 
 
 def drawn(seed: Any) -> torch.Tensor:
-    return Draws([seed]).next()
+    return UniformStream([seed]).next()
 
 
 def initial(seed: Any) -> torch.Tensor:
