@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixture_of_mamba.cli import process
+from mixture_of_mamba import startup
+from mixture_of_mamba.cli import allocator
 
 from .. import records
 
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, help="picture to write")
     parser.add_argument("--only", nargs="+", metavar="PART", help="parts to run")
     arguments = parser.parse_args(argv)
-    process.configure("bench")
+    allocator.configure()
 
     from . import block, decoding, report, scan
     from .timing import Settings
@@ -70,5 +71,5 @@ def machine() -> dict[str, Any]:
     return records.machine() | {
         "kernels": native.describe().rsplit("/", 1)[-1],
         "lanes": native.library().mom_vector_lanes(),
-        "process": process.settings(),
+        "process": [*startup.SETTINGS, *allocator.SETTINGS],
     }

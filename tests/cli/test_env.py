@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from mixture_of_mamba.cli import env
+from mixture_of_mamba.cli.environment import environment
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.ops import dispatch, native
 
@@ -39,7 +39,7 @@ def test_text_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_missing_kernels_show_their_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_loaded", lambda: (None, "no C++ compiler found"))
-    facts = env.environment()
+    facts = environment()
     scan = facts["backends"]["cpu"]["selective_scan"]
     assert scan["active"] == "torch" and scan["others"]["cpu"] == "no C++ compiler found"
     assert facts["fused_block_on_cpu"] == "no: no C++ compiler found"

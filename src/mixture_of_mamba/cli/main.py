@@ -51,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(name: str, args: list[str]) -> int:
-    from . import process
+    from . import allocator
 
-    process.configure(name)
+    allocator.configure()
     from jsonargparse import set_parsing_settings
 
     from ..training.launch import check_alone

@@ -11,7 +11,7 @@ import pytest
 FAULTS = """
 import resource, sys, torch
 if sys.argv[1] == "set":
-    from mixture_of_mamba.cli.process import configure
+    from mixture_of_mamba.cli.allocator import configure
     configure()
 x = torch.ones(1 << 24)  # 64 MiB: glibc adapts to smaller blocks by itself
 for i in range(20):
