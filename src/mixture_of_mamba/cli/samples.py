@@ -1,9 +1,11 @@
-"""Decoded samples at evaluations: pictures and sound for TensorBoard, next to their captions."""
+"""Decoded samples at evaluations: items of every modality for TensorBoard, with their captions."""
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Callable
+import wave
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,9 @@ def show_samples(count: int) -> Callable[[Evaluation], None]:
 
         generator = Generator(evaluation.model, evaluation.data.tokenizers)
         captions = [e.caption for e in evaluation.data.validation_examples[:count]]
-        names = evaluation.model.config.names
-        for name, write in (("image", _images), ("speech", _sounds)):
-            if name not in names:
-                continue
+        for name in generator.tokenizers.non_text:
             try:
-                write(generator, captions, evaluation)
+                _show(generator, name, captions, evaluation)
             except (ValueError, RuntimeError) as error:
                 if name not in warned:
                     print(f"no {name} samples yet: {one_line(error)}", file=sys.stderr)
@@ -43,17 +42,32 @@ def show_samples(count: int) -> Callable[[Evaluation], None]:
     return callback
 
 
-def _images(generator: Any, captions: list[str], evaluation: Evaluation) -> None:
-    for i, image in enumerate(generator.to_image(captions, seed=0)):
-        tag = f"image/{i}"
-        evaluation.writer.add_image(tag, image, evaluation.step, dataformats="HWC")
+def _show(generator: Any, name: str, captions: Sequence[str], evaluation: Evaluation) -> None:
+    media = generator.tokenizers.codec(name).media
+    prompts = [[("text", caption)] for caption in captions]
+    for i, segments in enumerate(generator.complete(prompts, to=name, seed=0)):
+        tag = f"{name}/{i}"
+        suffix, content = media.show(segments[0].content)
+        if suffix == ".png":
+            _add_image(evaluation.writer, tag, content, evaluation.step)
+        elif suffix == ".wav":
+            _add_sound(evaluation.writer, tag, content, evaluation.step)
+        else:
+            text = content.decode("utf-8", "replace")
+            evaluation.writer.add_text(f"{tag}/item", text, evaluation.step)
         evaluation.writer.add_text(tag, captions[i], evaluation.step)
 
 
-def _sounds(generator: Any, captions: list[str], evaluation: Evaluation) -> None:
-    for i, (wave, rate) in enumerate(generator.to_speech(captions)):
-        tag = f"speech/{i}"
-        if len(wave):
-            sound = np.asarray(wave, np.float32)[None]
-            evaluation.writer.add_audio(tag, sound, evaluation.step, sample_rate=rate)
-        evaluation.writer.add_text(tag, captions[i], evaluation.step)
+def _add_image(writer: Any, tag: str, content: bytes, step: int) -> None:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        writer.add_image(tag, np.asarray(image), step, dataformats="HWC")
+
+
+def _add_sound(writer: Any, tag: str, content: bytes, step: int) -> None:
+    with wave.open(io.BytesIO(content)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        rate = file.getframerate()
+    if len(samples):
+        writer.add_audio(tag, samples.astype(np.float32)[None] / 32767, step, sample_rate=rate)
