@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mixture_of_mamba.cli import generate
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.generation import Generator
 from mixture_of_mamba.modalities.image.files import grid, read_image, write_image
 from mixture_of_mamba.modalities.speech.files import read_sound, write_sound
-from mixture_of_mamba.ops import native
+from mixture_of_mamba.ops import decode_step, native
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.folder import write_config
 
@@ -78,6 +79,36 @@ def test_to_text(
     assert main([*arguments, *how]) == 0
     text = out.read_text() if way == "written" else capsys.readouterr().out
     assert text.strip() == example.caption
+
+
+def test_prompts_of_any_modality_by_name(
+    learnt,  # type: ignore[no-untyped-def]
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a flag of its own does, for a modality that has none."""
+    _, (example, _) = learnt
+    base = ["generate", str(run_folder), "--to"]
+    assert main([*base, "text", "--item", f"image={run_folder / 'scene.png'}"]) == 0
+    assert capsys.readouterr().out.strip() == example.caption
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    for prompt, out in zip(
+        (["--text", example.caption], ["--item", f"text={example.caption}"]), files, strict=True
+    ):
+        assert main([*base, "image", *prompt, "--out", str(out), "--temperature", "0"]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+    capsys.readouterr()
+    for prompt, words in (
+        ("image", "--item 'image' names no modality and file; give NAME=FILE"),
+        ("smell=a", "this model has no modality 'smell'; it has text, image, speech"),
+    ):
+        assert main([*base, "text", "--item", prompt]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_formats_of_weights_are_those_of_the_decode_step() -> None:
+    assert generate.FORMATS == decode_step.FORMATS
 
 
 def test_without_a_target_the_document_goes_on(
@@ -145,7 +176,7 @@ def test_documents_that_break_off_or_hold_nothing_are_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the prompt is empty; give --text, --image or --speech"),
+        ([], "the prompt is empty; give --text, --image, --speech or --item"),
         (["--text", " ", "--to", "image"], "text of prompt 0 is empty"),
         (["--text", "x", "--to", "video"], "no modality 'video'; it has text, image, speech"),
         (

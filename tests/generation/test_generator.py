@@ -88,7 +88,7 @@ def test_images_of_many_codes_are_whole(
 ) -> None:
     generator, (example, _) = learnt
     # the length of an image decides, also where it is above the limit for documents
-    monkeypatch.setattr("mixture_of_mamba.generation.generator.MOST_TOKENS", 10)
+    monkeypatch.setattr("mixture_of_mamba.generation.generator.MAX_TOKENS", 10)
     ((image,),) = generator.complete([[("text", example.caption)]], to="image", temperature=0)
     assert np.array_equal(image.content, seen(generator, "image", example.items["image"]))
 

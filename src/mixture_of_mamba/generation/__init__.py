@@ -1,7 +1,16 @@
 """Generation: from prompts in any modality to samples of any modality."""
 
-from .generator import Generator
-from .loop import Decoding, Event
-from .sampling import Sampling
+from typing import TYPE_CHECKING
 
-__all__ = ["Decoding", "Event", "Generator", "Sampling"]
+from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .generator import Generator as Generator
+    from .loop import Decoding as Decoding
+    from .loop import Event as Event
+    from .options import Sampling as Sampling
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {"generator": ["Generator"], "loop": ["Decoding", "Event"], "options": ["Sampling"]},
+    )

@@ -1,23 +1,24 @@
-"""From any modality to any other: prompts in, text, pictures and sound out."""
+"""From any modality to any other: prompts of items in, items out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..modalities.media import TEXT
 from ..models import MultimodalModel
 from ..seeding import whole_number
 from .decoders import Decoder, decoder_maker
-from .diffusion import DiffusionOptions, DiffusionSampler, SegmentProgress
+from .diffusion import DiffusionSampler, SegmentProgress
 from .grammar import Cursor, Grammar
 from .guidance import GuidedDecoder
 from .loop import Decoding, Event
-from .prompts import Prompt, encode_prompts
-from .sampling import Sampling
+from .options import MAX_TEXT_TOKENS, MAX_TOKENS, TEXT_TEMPERATURE, GenerationOptions
+from .prompts import Prompt, encode_prompts, prompts_of
 from .segments import decode_segments, split_segments
 from .sequence import TokenSequence
 
@@ -25,16 +26,7 @@ if TYPE_CHECKING:
     from ..modalities.documents import Segment
     from ..modalities.tokenizer_set import TokenizerSet
 
-__all__ = ["MOST_TOKENS", "Generator"]
-
-MOST_TOKENS = 400
-"""New tokens of a document at most, unless told otherwise."""
-
-MOST_TOKENS_TO = {"text": 100}
-"""The same where one modality is generated that has its own; a fixed length counts before it."""
-
-_SAMPLING = {f.name for f in fields(Sampling)}
-_DIFFUSION = {f.name for f in fields(DiffusionOptions)}
+__all__ = ["Generator"]
 
 
 class Generator:
@@ -42,7 +34,7 @@ class Generator:
 
     Options of all methods that generate are the fields of `Sampling` (temperature, top_k, top_p,
     min_p, repetition_penalty) and, for continuous modalities, of `DiffusionOptions` (sampler,
-    steps). `guidance` serves both: how far to lean away from what the model would generate without
+    steps). `guidance` serves both: how far to move away from what the model would generate without
     the prompt; 1 is none.
 
     Args:
@@ -89,54 +81,56 @@ class Generator:
         run = load_run(folder)
         return cls(run.model, run.tokenizers, batch_size=batch_size, weights=weights)
 
-    def to_image(self, texts: Sequence[str], *, seed: int = 0, **options: Any) -> list[np.ndarray]:
-        """One (s, s, 3) uint8 picture per caption; see `complete`."""
-        prompts = [[("text", text)] for text in _strings(texts)]
-        return self._one_each(prompts, "image", seed, None, options)
-
-    def to_speech(
+    def to(
         self,
-        texts: Sequence[str],
+        name: str,
+        prompts: Sequence[Prompt],
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         max_tokens: int | None = None,
         **options: Any,
-    ) -> list[tuple[np.ndarray, int]]:
-        """One (waveform float32, samples a second) per text; see `complete`."""
-        prompts = [[("text", text)] for text in _strings(texts)]
-        return self._one_each(prompts, "speech", seed, max_tokens, options)
+    ) -> list[Any]:
+        """One item of a modality per prompt.
+
+        Args:
+            name: of the modality. Text is by default the most likely token at each step.
+            prompts, seed, max_tokens, options: see `complete`; items of a fixed length are whole,
+                whatever max_tokens is.
+
+        Returns:
+            Items as the modality's medium writes them.
+        """
+        text = self.is_text(name)
+        if text:
+            options.setdefault("temperature", TEXT_TEMPERATURE)
+        length = self.tokenizers.fixed_length.get(name, max_tokens)
+        documents = self.complete(prompts, to=name, seed=seed, max_tokens=length, **options)
+        items = [segments[0].content for segments in documents]
+        return [item.strip() for item in items] if text else items
+
+    def to_image(self, texts: Sequence[str], **options: Any) -> list[np.ndarray]:
+        """One (s, s, 3) uint8 picture per caption; see `to`."""
+        return self.to("image", prompts_of({"text": texts}), **options)
+
+    def to_speech(self, texts: Sequence[str], **options: Any) -> list[tuple[np.ndarray, int]]:
+        """One (waveform float32, samples a second) per text; see `to`."""
+        return self.to("speech", prompts_of({"text": texts}), **options)
 
     def to_text(
         self,
         *,
+        texts: Sequence[str] | None = None,
         images: Sequence[np.ndarray] | None = None,
         speech: Sequence[tuple[np.ndarray, int]] | None = None,
-        texts: Sequence[str] | None = None,
-        seed: int = 0,
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
         **options: Any,
     ) -> list[str]:
-        """One text per prompt, by default the most likely token at each step.
-
-        A prompt is a text, an image and an utterance, as many of them as are given, in this order.
-        """
-        columns = [
-            [(name, item) for item in column]
-            for name, column in (("text", texts), ("image", images), ("speech", speech))
-            if column is not None
-        ]
+        """One text per prompt; see `to`. A prompt is a text, an image and an utterance, as many of
+        them as are given, in this order."""
+        given: dict[str, Any] = {"text": texts, "image": images, "speech": speech}
+        columns = {name: column for name, column in given.items() if column is not None}
         if not columns:
             raise ValueError("give images=, speech= or texts= to generate text from")
-        if len({len(column) for column in columns}) > 1:
-            raise ValueError(
-                f"the prompts have {[len(c) for c in columns]} parts; give equally many of each"
-            )
-        options["temperature"] = temperature
-        generated = self._one_each(
-            list(zip(*columns, strict=True)), "text", seed, max_tokens, options
-        )
-        return [text.strip() for text in generated]
+        return self.to("text", prompts_of(columns), **options)
 
     def complete(
         self,
@@ -150,18 +144,19 @@ class Generator:
         """Continue documents.
 
         Args:
-            prompts: segments (modality, content) of each document so far.
+            prompts: segments (modality, item) of each document so far.
             to: generate one segment of this modality. None: whatever the model goes on with, until
                 it ends the document.
             seed: of the first prompt; prompt i has seed + i, and its result depends on nothing
                 else, whatever is generated beside it. Or one seed per prompt.
             max_tokens: most new tokens of a document. None: the length of `to` where all its
-                segments have one length, else 100 for text and 400 (MOST_TOKENS) for the rest.
+                segments have one length, else 100 (MAX_TEXT_TOKENS) for text and 400 (MAX_TOKENS)
+                for the rest.
             options: see the class.
 
         Returns:
             The new segments of each document, decoded. A segment of fixed length that max_tokens
-            cut short is left out.
+            cut short is omitted.
 
         Raises:
             ValueError: a modality that the model lacks, an empty prompt, or an option out of range.
@@ -192,30 +187,36 @@ class Generator:
         **options: Any,
     ) -> Iterator[Event]:
         """The tokens of `complete` as they are sampled."""
-        if to is not None:
-            self.tokenizers.index(to)
-        sequences = encode_prompts(self.tokenizers, prompts, to=to)
+        tokenizers = self.tokenizers
+        modality = tokenizers.text_id if to is None else tokenizers.index(to)
+        kinds = set(tokenizers.kinds) if to is None else {tokenizers.kinds[modality]}
+        sequences = encode_prompts(tokenizers, prompts, to=to)
         if isinstance(seed, Sequence):
             seeds = [whole_number(s) for s in seed]
         else:
             seeds = [whole_number(seed) + i for i in range(len(prompts))]
-        sampling, diffusion, guidance = split_options(options)
-        cursor = Cursor(self.tokenizers.text_id if to is None else self.tokenizers.index(to))
+        parsed = GenerationOptions.parse(options)
         grammar = self._grammar(to)
         if max_tokens is None:
-            max_tokens = self._most_tokens(to)
+            max_tokens = self._max_tokens(to)
         make = decoder_maker(self.model, self.weights)
-        with SegmentProgress(None if to is None else len(sequences)) as bar:
-            sampler = DiffusionSampler(self.tokenizers.begin, diffusion, progress=bar.advance)
+        with ExitStack() as stack:
+            sampler = None
+            if "continuous" in kinds:
+                bar = stack.enter_context(SegmentProgress(None if to is None else len(sequences)))
+                sampler = DiffusionSampler(tokenizers.begin, parsed.diffusion, progress=bar.advance)
             for start in range(0, len(sequences), self.batch_size):
                 here = slice(start, start + self.batch_size)
                 part = sequences[here]
+                decoder = make()
+                if parsed.guidance != 1 and to is not None and kinds == {"discrete"}:
+                    decoder = self._guided(decoder, make(), to, parsed.guidance)
                 events = Decoding(
-                    self._decoder(make, to, guidance),
+                    decoder,
                     part,
-                    [cursor] * len(part),
+                    [Cursor(modality)] * len(part),
                     grammar,
-                    sampling,
+                    parsed.sampling,
                     seeds=seeds[here],
                     max_tokens=max_tokens,
                     sampler=sampler,
@@ -223,18 +224,19 @@ class Generator:
                 for event in events:
                     yield event._replace(row=start + event.row)
 
-    def _one_each(
-        self, prompts: Sequence[Prompt], to: str, seed: int, max_tokens: int | None, options: Any
-    ) -> list[Any]:
-        """The content of one new segment per prompt."""
-        length = self.tokenizers.fixed_length.get(to, max_tokens)
-        generated = self.complete(prompts, to=to, seed=seed, max_tokens=length, **options)
-        return [segments[0].content for segments in generated]
+    def is_text(self, name: str) -> bool:
+        """Whether items of a modality are strings.
 
-    def _most_tokens(self, to: str | None) -> int:
+        Raises:
+            ValueError: there is no such modality.
+        """
+        return self.tokenizers.codec(name).media is TEXT
+
+    def _max_tokens(self, to: str | None) -> int:
         if to is None:
-            return MOST_TOKENS
-        return self.tokenizers.fixed_length.get(to) or MOST_TOKENS_TO.get(to, MOST_TOKENS)
+            return MAX_TOKENS
+        most = MAX_TEXT_TOKENS if self.is_text(to) else MAX_TOKENS
+        return self.tokenizers.fixed_length.get(to, most)
 
     def _grammar(self, to: str | None) -> Grammar:
         ranges = self.model.config.vocabulary_ranges
@@ -243,32 +245,9 @@ class Generator:
         # a text ends where the document does or another modality begins
         return Grammar(self.tokenizers, ranges, stop=self.tokenizers.begin.values(), only=True)
 
-    def _decoder(self, make: Callable[[], Decoder], to: str | None, guidance: float) -> Decoder:
-        decoder = make()
-        if guidance == 1 or to is None or self.tokenizers.kind(to) == "continuous":
-            return decoder
+    def _guided(self, decoder: Decoder, other: Decoder, to: str, guidance: float) -> Decoder:
+        """Guidance away from what would follow an empty context."""
         bare = TokenSequence.of(self.tokenizers.assemble([], close=False))
-        if to != "text":
+        if to in self.tokenizers.begin:
             bare.append(self.tokenizers.text_id, self.tokenizers.begin[to])
-        return GuidedDecoder(decoder, make(), bare, guidance)
-
-
-def _strings(texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str):
-        raise TypeError("give a list of texts, not one string")
-    return texts
-
-
-def split_options(options: dict[str, Any]) -> tuple[Sampling, DiffusionOptions, float]:
-    """Options by what they are for.
-
-    Raises:
-        TypeError: an option that does not exist.
-    """
-    if unknown := options.keys() - _SAMPLING - _DIFFUSION:
-        raise TypeError(
-            f"there are no options {sorted(unknown)}; choose from {sorted(_SAMPLING | _DIFFUSION)}"
-        )
-    diffusion = DiffusionOptions(**{k: v for k, v in options.items() if k in _DIFFUSION})
-    sampling = Sampling(**{k: v for k, v in options.items() if k in _SAMPLING})
-    return sampling, diffusion, options.get("guidance", 1.0)
+        return GuidedDecoder(decoder, other, bare, guidance)

@@ -47,7 +47,9 @@ class Grammar:
         self.only = only
         self.stop = frozenset(stop) | {tokenizers.document[1]}
         self._opens = {
-            tokenizers.begin[name]: tokenizers.index(name) for name in may_open if name != "text"
+            token: tokenizers.index(name)
+            for name, token in tokenizers.begin.items()
+            if name in may_open
         }
         self._masks: dict[tuple[int, str], Tensor] = {}
 
@@ -64,13 +66,13 @@ class Grammar:
 
     def advance(self, cursor: Cursor, token: int) -> tuple[Cursor, bool]:
         """The cursor after a token of the open modality, and whether the sequence ends with it."""
-        name = self.tokenizers.names[cursor.modality]
-        if name == "text":
+        if cursor.modality == self.tokenizers.text_id:
             if token in self.stop:
                 return cursor, True
             if token in self._opens:
                 return Cursor(self._opens[token]), False
             return Cursor(cursor.modality, cursor.length + 1), False
+        name = self.tokenizers.names[cursor.modality]
         if token == self.tokenizers.end[name]:
             return Cursor(self.tokenizers.text_id), self.only
         cursor = Cursor(cursor.modality, cursor.length + 1)
@@ -81,14 +83,14 @@ class Grammar:
         fixed = self.tokenizers.fixed_length.get(name)
         if fixed is not None:
             return "start" if cursor.length < fixed else "end"
-        return "any" if cursor.length or (name == "text" and not self.only) else "start"
+        text = cursor.modality == self.tokenizers.text_id
+        return "any" if cursor.length or (text and not self.only) else "start"
 
     def _build(self, modality: int, phase: str) -> Tensor:
         tokenizers = self.tokenizers
         mask = torch.zeros(max(high for _, high in self.ranges), dtype=torch.bool)
         low, high = self.ranges[modality]
-        name = tokenizers.names[modality]
-        if name == "text":
+        if modality == tokenizers.text_id:
             mask[low:high] = True
             forbidden = tokenizers.special
             if phase != "start":
@@ -97,5 +99,6 @@ class Grammar:
             return mask
         if phase != "end":
             mask[low:high] = True
+        name = tokenizers.names[modality]
         mask[low + tokenizers.end[name]] = phase != "start"
         return mask

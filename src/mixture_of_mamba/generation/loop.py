@@ -11,7 +11,8 @@ from torch import Tensor
 from ..models import ModelState, MultimodalModel
 from .decoders import Decoder
 from .grammar import Cursor, Grammar
-from .sampling import Sampling, UniformStream, apply_repetition_penalty, sample
+from .options import Sampling
+from .sampling import UniformStream, apply_repetition_penalty, sample
 from .sequence import TokenSequence
 
 __all__ = ["ContinuousSampler", "Decoding", "Event"]

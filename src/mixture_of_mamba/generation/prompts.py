@@ -1,8 +1,8 @@
-"""Text, pictures and sound -> token sequences that a model can continue."""
+"""Items of a document so far -> token sequences that a model can continue."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,26 @@ if TYPE_CHECKING:
     from ..modalities.documents import Item
     from ..modalities.tokenizer_set import TokenizerSet
 
-__all__ = ["Prompt", "encode_prompts"]
+__all__ = ["Prompt", "encode_prompts", "prompts_of"]
 
 Prompt = Sequence[tuple[str, "Item"]]
 """Segments of a document: (modality, item as its medium reads it)."""
+
+
+def prompts_of(columns: Mapping[str, Sequence[Any]]) -> list[Prompt]:
+    """Prompts from their items by modality; in each prompt in the order of the mapping.
+
+    Raises:
+        TypeError: one string instead of a list.
+        ValueError: lists of different lengths.
+    """
+    for name, column in columns.items():
+        if isinstance(column, str):
+            raise TypeError(f"give a list of {name}s, not one string")
+    lengths = [len(column) for column in columns.values()]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the prompts have {lengths} parts; give equally many of each")
+    return [list(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
 
 
 def encode_prompts(
@@ -27,11 +43,11 @@ def encode_prompts(
     Args:
         tokenizers: of the model.
         prompts: segments of each document; none is fine, and means no context.
-        to: a modality that is opened behind each prompt; None or "text" opens none.
+        to: a modality that is opened behind each prompt; None opens none, and text needs none.
 
     Raises:
-        ValueError: a modality that the tokenizers lack, an empty text, or a picture or sound of a
-            wrong shape; names the prompt.
+        ValueError: a modality that the tokenizers lack, or an item that its medium refuses; names
+            the prompt.
     """
     groups: dict[str, list[tuple[int, int, Any]]] = {}
     for i, prompt in enumerate(prompts):
@@ -53,7 +69,7 @@ def encode_prompts(
     for i, prompt in enumerate(prompts):
         document = tokenizers.assemble([items[i, j] for j in range(len(prompt))], close=False)
         sequence = TokenSequence.of(document)
-        if to not in (None, "text"):
-            sequence.append(tokenizers.text_id, tokenizers.begin[str(to)])
+        if to in tokenizers.begin:
+            sequence.append(tokenizers.text_id, tokenizers.begin[to])
         sequences.append(sequence)
     return sequences

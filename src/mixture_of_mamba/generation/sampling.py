@@ -1,55 +1,23 @@
-"""Logits -> one token per sequence; each sequence draws from its own generator."""
+"""Logits -> one token per sequence; each sequence has its own random generator."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..seeding import torch_seed
+from .options import Sampling
 
-__all__ = ["Sampling", "UniformStream", "apply_repetition_penalty", "filter_logits", "sample"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a token is chosen. The filters are applied in the order of the fields.
-
-    Attributes:
-        repetition_penalty: divides the positive and multiplies the negative logits of tokens that
-            the sequence holds already (arXiv 1909.05858); 1 is none.
-        temperature: of the softmax; 0 takes the most likely token.
-        top_k: keep the k most likely tokens.
-        top_p: keep the most likely tokens that together reach this probability.
-        min_p: keep tokens with at least this fraction of the most likely one's probability.
-    """
-
-    repetition_penalty: float = 1.0
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; give at least 1, or None for all")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1]")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p is {self.min_p}; it must lie in [0, 1]")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition_penalty is {self.repetition_penalty}; it must be > 0")
+__all__ = ["UniformStream", "apply_repetition_penalty", "filter_logits", "sample"]
 
 
 class UniformStream:
     """One uniform number per sequence and step.
 
-    Sequence `i` draws from a generator seeded by `seeds[i]` alone, so neither its batch companions
-    nor its place in the batch change what it samples.
+    Sequence `i` draws from a generator seeded by `seeds[i]` alone, so what it samples depends
+    neither on the other sequences of the batch nor on its index there.
     """
 
     _AHEAD = 256

@@ -1,4 +1,4 @@
-"""A stream of generated tokens -> segments, and segments -> text, pictures, sound."""
+"""A stream of generated tokens -> segments, and segments -> items."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Piece = tuple[str, np.ndarray]
 def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Piece]:
     """Runs of one modality: (name, ids without begin and end, or values).
 
-    Segments of a fixed length that are incomplete are left out.
+    Segments of a fixed length that are incomplete are omitted.
     """
     pieces: list[tuple[str, list[int] | np.ndarray]] = []
     open_ids: list[int] | None = None
@@ -33,9 +33,9 @@ def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Pi
             open_ids, before = None, ""
             continue
         special = (
-            event.token in tokenizers.special
-            if name == "text"
-            else (event.token == tokenizers.end[name])
+            event.token == tokenizers.end[name]
+            if name in tokenizers.end
+            else event.token in tokenizers.special  # of text, which has no end token
         )
         if special:
             open_ids, before = None, ""
@@ -54,13 +54,14 @@ def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Pi
 def truncated(
     tokenizers: TokenizerSet, events: Sequence[Event]
 ) -> tuple[str, int, int | None] | None:
-    """The segment that a document broke off in and that is left out: (name, tokens it has, tokens
+    """The segment that a document broke off in and that is omitted: (name, tokens it has, tokens
     it needs, where those are fixed); None where it did not."""
     if not events:
         return None
     last = events[-1]
+    text = tokenizers.names[tokenizers.text_id]
     opened = {token: name for name, token in tokenizers.begin.items()}
-    if last.modality == "text" and last.token in opened:
+    if last.modality == text and last.token in opened:
         name = opened[last.token]
         return name, 0, tokenizers.fixed_length.get(name)
     needed = tokenizers.fixed_length.get(last.modality, 0)
@@ -75,15 +76,15 @@ def truncated(
 def decode_segments(
     tokenizers: TokenizerSet, documents: Sequence[Sequence[Piece]]
 ) -> list[list[Segment]]:
-    """Segments of many documents as content; each modality is decoded in one call."""
+    """Segments of many documents with their items; each modality is decoded in one call."""
     from ..modalities.documents import Segment
 
     content: dict[tuple[int, int], Any] = {}
     for name in tokenizers.names:
-        places = [(i, j) for i, d in enumerate(documents) for j, p in enumerate(d) if p[0] == name]
-        items = [documents[i][j][1] for i, j in places]
-        items_of = tokenizers.codec(name).decode(items) if items else []
-        content.update(zip(places, items_of, strict=True))
+        where = [(i, j) for i, d in enumerate(documents) for j, p in enumerate(d) if p[0] == name]
+        items = [documents[i][j][1] for i, j in where]
+        decoded = tokenizers.codec(name).decode(items) if items else []
+        content.update(zip(where, decoded, strict=True))
     return [
         [Segment(piece[0], content[i, j]) for j, piece in enumerate(document)]
         for i, document in enumerate(documents)

@@ -14,6 +14,7 @@ from mixture_of_mamba.generation.diffusion import (
     SegmentProgress,
     denoise,
     empty_context,
+    sampling_scheduler,
 )
 from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.ops import Routing
@@ -45,7 +46,7 @@ def recomputed(
 ) -> Tensor:
     """The whole sequence at every denoising step, with the schedulers called directly."""
     maps, flow = model.diffusion["image"], model.diffusion.config.prediction == "flow"
-    scheduler = options.scheduler(model.diffusion.config)
+    scheduler = sampling_scheduler(options, model.diffusion.config)
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randn(PATCHES, DIM, generator=generator)[None]
     place = torch.arange(PATCHES)
@@ -204,9 +205,9 @@ def test_wrong_options_are_named(fields: dict, words: str) -> None:
 def test_options_must_fit_the_model() -> None:
     config = awake(prediction="flow").diffusion.config  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="does not fit a model that predicts 'flow'"):
-        DiffusionOptions(sampler="ddim").scheduler(config)
+        sampling_scheduler(DiffusionOptions(sampler="ddim"), config)
     with pytest.raises(ValueError, match="steps is 2000, but the model has 1000 noise levels"):
-        DiffusionOptions(steps=2000).scheduler(config)
+        sampling_scheduler(DiffusionOptions(steps=2000), config)
 
 
 def test_wrong_calls_are_named() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixture_of_mamba.generation.diffusion import DiffusionOptions
+from mixture_of_mamba.generation.diffusion import DiffusionOptions, sampling_scheduler
 from mixture_of_mamba.models.noise import DiffusionConfig, NoiseSchedule, sampling_levels
 
 MEAN, STD = 2.0, 0.5
@@ -49,7 +49,7 @@ def best_prediction(config: DiffusionConfig) -> Predict:
 
 
 def sampled(config: DiffusionConfig, kind: str, steps: int, count: int) -> Tensor:
-    scheduler = DiffusionOptions(sampler=kind, steps=steps).scheduler(config)
+    scheduler = sampling_scheduler(DiffusionOptions(sampler=kind, steps=steps), config)
     assert len(scheduler.timesteps) == steps
     generator = torch.Generator().manual_seed(0)
     half = torch.randn(count // 2, generator=generator, dtype=torch.float64)
@@ -134,14 +134,14 @@ def test_samplers_of_diffusers_compute_the_papers_formulas(prediction: str, step
         return torch.sin(2 * x + t.double() / 300) + 0.2
 
     x = start
-    scheduler = DiffusionOptions(sampler="ddim", steps=steps).scheduler(config)
+    scheduler = sampling_scheduler(DiffusionOptions(sampler="ddim", steps=steps), config)
     for t in scheduler.timesteps:
         x = scheduler.step(predict(x, t), t, x).prev_sample
     expected = ddim(config, levels, start, predict)
     assert float((x - expected).abs().max() / expected.abs().max()) < 2e-3
 
     x = start
-    scheduler = DiffusionOptions(sampler="ddpm", steps=steps).scheduler(config)
+    scheduler = sampling_scheduler(DiffusionOptions(sampler="ddpm", steps=steps), config)
     generators = [torch.Generator().manual_seed(i) for i in range(len(start))]
     for t in scheduler.timesteps:
         x = scheduler.step(predict(x, t), t, x, generator=generators).prev_sample

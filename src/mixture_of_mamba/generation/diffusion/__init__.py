@@ -1,9 +1,10 @@
 """Sampling of continuous modalities: denoising from the state before a segment."""
 
+from ..options import DiffusionOptions
 from .denoise import Denoised, denoise, empty_context
-from .options import DiffusionOptions
 from .progress import SegmentProgress
 from .sampler import DiffusionSampler
+from .schedulers import sampling_scheduler
 
 __all__ = [
     "Denoised",
@@ -12,4 +13,5 @@ __all__ = [
     "SegmentProgress",
     "denoise",
     "empty_context",
+    "sampling_scheduler",
 ]

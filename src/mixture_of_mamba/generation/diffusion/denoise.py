@@ -17,7 +17,8 @@ from ...models import MultimodalModel
 from ...models.state import ModelState, check_state
 from ...ops import Routing
 from ...seeding import torch_seed
-from .options import DiffusionOptions
+from ..options import DiffusionOptions
+from .schedulers import sampling_scheduler
 
 __all__ = ["Denoised", "denoise", "empty_context"]
 
@@ -87,7 +88,7 @@ def denoise(
     if length < 1:
         raise ValueError(f"length is {length}; a segment needs at least 1 vector")
     segments = _Segments(model, name, state, length, options.guidance, unconditional)
-    scheduler = options.scheduler(diffusion.config)
+    scheduler = sampling_scheduler(options, diffusion.config)
     # diffusers counts the levels of flow matching from 1, where sigma is 1 / T
     lowest = 1 if diffusion.config.prediction == "flow" else 0
     generators = [torch.Generator().manual_seed(torch_seed(seed)) for seed in seeds]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...models import ModelState, MultimodalModel
+from ..options import DiffusionOptions
 from .denoise import denoise, empty_context
-from .options import DiffusionOptions
 
 __all__ = ["DiffusionSampler"]
 
