@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from mixture_of_mamba.generation.loop import Decoding, Event
 from mixture_of_mamba.generation.sampling import Sampling
 from mixture_of_mamba.generation.sequence import TokenSequence
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
-from mixture_of_mamba.models import Cache
+from mixture_of_mamba.models import ModelState
 
 from ..helpers.toy_codecs import ToyCodec, toy_tokenizers
 from .tiny import IMAGE, SPEECH, TEXT, make_model, random_sequence
@@ -208,9 +210,11 @@ def continuous() -> tuple[MultimodalModel, TokenizerSet]:
     return model, toy_tokenizers(34, image=ToyCodec("continuous", 3, 4))
 
 
-def vectors(model: MultimodalModel, cache: Cache, name: str, count: int, seeds) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def vectors(
+    model: MultimodalModel, state: ModelState, name: str, count: int, seeds: Sequence[int]
+) -> torch.Tensor:
     """A sampler whose result names the state and the seed that it was given."""
-    mark = torch.stack([cache.position.float(), torch.tensor(seeds).float(), cache[0].ssm[:, 0, 0]])
+    mark = torch.stack([state.position.float(), torch.tensor(seeds).float(), state[0].ssm[:, 0, 0]])
     return mark.T[:, None].expand(-1, count, -1)
 
 

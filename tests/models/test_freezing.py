@@ -13,7 +13,7 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.models import freezing
+from mixture_of_mamba.models import frozen as frozen_module
 from mixture_of_mamba.models.freezing import freeze
 
 TEXT, IMAGE = 13, 9
@@ -31,9 +31,9 @@ def make(**fields) -> MultimodalModel:  # type: ignore[no-untyped-def]
 @pytest.fixture(autouse=True)
 def nothing_frozen() -> Iterator[None]:
     """What an earlier test froze is not this test's business."""
-    freezing._ACTIVE.clear()
+    frozen_module._ACTIVE.clear()
     yield
-    freezing._ACTIVE.clear()
+    frozen_module._ACTIVE.clear()
 
 
 @pytest.fixture
@@ -138,13 +138,13 @@ def test_other_optimizers_go_on_when_the_model_is_gone(batch) -> None:
     freeze(model, ["text"])
     optimizer = decaying(other)
     step(other, batch, optimizer)
-    assert len(freezing._ACTIVE) == 1
+    assert len(frozen_module._ACTIVE) == 1
     alive = weakref.ref(model)
     del model
     gc.collect()
     assert alive() is None
     step(other, batch, optimizer)
-    assert not freezing._ACTIVE
+    assert not frozen_module._ACTIVE
 
 
 def test_weights_that_are_loaded_later_are_kept(batch) -> None:
@@ -209,7 +209,7 @@ def test_what_one_freeze_holds_another_does_not_give_back(
     step(model, batch, decaying(model))
     assert all((p != start[n]).any() for n, p in model.named_parameters())
     kept.release()
-    assert not freezing._ACTIVE
+    assert not frozen_module._ACTIVE
 
 
 def test_parameters_that_needed_no_gradient_do_not_need_one_after_a_release(batch) -> None:

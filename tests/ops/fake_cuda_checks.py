@@ -94,7 +94,7 @@ def step(model: MultimodalModel, batch: Batch, autocast: bool, **options: Any) -
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         out = model(batch, **options)
     out.loss.backward()
-    found = {"loss": out.loss, **{f"total {k}": v for k, v in out.totals.items()}}
+    found = {"loss": out.loss, "totals": out.totals, "counts": out.counts}
     found |= {f"d {name}": p.grad for name, p in model.named_parameters()}
     if out.logits is not None:
         found["logits"] = out.logits

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..models import Cache, MultimodalModel, precision
+from ..models import ModelState, MultimodalModel, precision
 from .ownership import Owned, continues, starts
 from .sequence import TokenSequence, left_pad
 
@@ -36,7 +36,7 @@ class Decoder(Protocol):
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these sequences only."""
 
-    def cache(self, rows: Sequence[int]) -> Cache:
+    def cache(self, rows: Sequence[int]) -> ModelState:
         """State of some sequences, for samplers of continuous modalities."""
 
 
@@ -82,7 +82,7 @@ class CachedDecoder(Owned):
     def __init__(self, model: MultimodalModel) -> None:
         super().__init__()
         self.model = model
-        self._cache: Cache | None = None
+        self._cache: ModelState | None = None
 
     @starts
     def start(self, prompts: Sequence[TokenSequence]) -> Tensor:
@@ -91,7 +91,7 @@ class CachedDecoder(Owned):
         return logits
 
     @starts
-    def resume(self, cache: Cache) -> None:
+    def resume(self, cache: ModelState) -> None:
         """Go on from a snapshot; the caller has the logits that belong to it."""
         self._store(cache)
 
@@ -117,14 +117,14 @@ class CachedDecoder(Owned):
         self._store(self._present.select(rows))
 
     @continues
-    def cache(self, rows: Sequence[int]) -> Cache:
+    def cache(self, rows: Sequence[int]) -> ModelState:
         return self._present.select(rows)
 
-    def _store(self, cache: Cache) -> None:
+    def _store(self, cache: ModelState) -> None:
         self._cache = cache
 
     @property
-    def _present(self) -> Cache:
+    def _present(self) -> ModelState:
         if self._cache is None:
             raise RuntimeError("the decoder has read no prompt yet; call start first")
         return self._cache
@@ -133,7 +133,7 @@ class CachedDecoder(Owned):
     def _device(self) -> torch.device:
         return self.model.device
 
-    def _read(self, batch: Batch, before: Cache | None) -> tuple[Tensor, Cache]:
+    def _read(self, batch: Batch, before: ModelState | None) -> tuple[Tensor, ModelState]:
         """Long prompts are read piece by piece: memory does not grow with them either."""
         b, t = batch.shape
         # a piece must not cut a continuous segment, whose vectors know their place in it
@@ -188,7 +188,7 @@ class RecomputingDecoder(Owned):
     def keep(self, rows: Sequence[int]) -> None:
         self._sequences = [self._sequences[row] for row in rows]
 
-    def cache(self, rows: Sequence[int]) -> Cache:
+    def cache(self, rows: Sequence[int]) -> ModelState:
         raise ValueError(
             "continuous modalities are sampled from the state at their begin token, and the "
             "transformer baselines have none; use a model with mixer='mamba'"

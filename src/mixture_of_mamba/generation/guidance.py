@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..models import Cache, MultimodalModel
+from ..models import ModelState, MultimodalModel
 from .decoders import Decoder
 from .ownership import Owned, continues, starts
 from .sequence import TokenSequence
@@ -51,7 +51,7 @@ class GuidedDecoder(Owned):
         self.other.keep(rows)
 
     @continues
-    def cache(self, rows: Sequence[int]) -> Cache:
+    def cache(self, rows: Sequence[int]) -> ModelState:
         return self.decoder.cache(rows)
 
     def _mix(self, given: Tensor, bare: Tensor) -> Tensor:

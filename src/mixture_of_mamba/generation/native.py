@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..layers import MambaBlock, MambaState
 from ..layers.fused import block_weights
-from ..models import Cache, MultimodalModel
+from ..models import ModelState, MultimodalModel
 from ..ops import native
 from ..ops.decode_step import DecodeStep
 from .decoders import CachedDecoder
@@ -75,7 +75,7 @@ class NativeDecoder(CachedDecoder):
         self._position = self._position + 1
         return self._step(x, modality_ids, self._states)
 
-    def _store(self, cache: Cache) -> None:
+    def _store(self, cache: ModelState) -> None:
         def copied(x: Tensor) -> Tensor:  # the states change in place; the cache may be a snapshot
             return x.detach().to(torch.float32, copy=True).contiguous()
 
@@ -83,10 +83,10 @@ class NativeDecoder(CachedDecoder):
         self._position, self._document = cache.position, cache.document
 
     @property
-    def _present(self) -> Cache:
+    def _present(self) -> ModelState:
         """Borrows the states: what is kept of it must be copied, as selecting rows does."""
         if not self._states:
             raise RuntimeError("the decoder has read no prompt yet; call start first")
         dtype = self.model.embedding.weight.dtype
         blocks = tuple(MambaState(conv.to(dtype), ssm) for conv, ssm in self._states)
-        return Cache(self.model.config, blocks, self._position, self._document)
+        return ModelState(self.model.config, blocks, self._position, self._document)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..layers import MambaBlock, MambaState
 from ..layers.fused import plain_weights
 from ..layers.plain import as_built
-from ..models import Cache, MultimodalModel
+from ..models import ModelState, MultimodalModel
 from ..models.backbone import Backbone
 from ..models.vocabulary import DiscreteHead
 from .decoders import CachedDecoder
@@ -139,7 +139,7 @@ class SteppingDecoder(CachedDecoder):
             blocks.append(after)
         norm = self.model.backbone.norm
         x = F.rms_norm(x, (x.shape[-1],), norm.weight, norm.eps)
-        self._store(Cache(before.config, tuple(blocks), before.position + 1, before.document))
+        self._store(ModelState(before.config, tuple(blocks), before.position + 1, before.document))
         return self.model.head(x)
 
 
