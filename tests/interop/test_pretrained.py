@@ -188,7 +188,7 @@ def test_other_architectures_are_refused(tmp_path: Path, change: dict, message: 
 
 def test_an_unknown_config_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "falcon_mamba"}')
-    with pytest.raises(ValueError, match=r"falcon_mamba.*no Mamba-1 model"):
+    with pytest.raises(ValueError, match=r"falcon_mamba.*not a Mamba-1 model"):
         load_dense(tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_diverged_validation_stops_before_it_is_logged(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         nan = (math.nan, {"text": 1.0, "image": math.nan, "speech": 1.0}, {})
-        patch.setattr("mixture_of_mamba.training.loop.validation_losses", lambda *a: nan)
+        patch.setattr("mixture_of_mamba.training.trainer.validation_losses", lambda *a: nan)
         with pytest.raises(NonFiniteLoss, match="the validation loss of image became NaN"):
             train(tiny_config(), run, build=build)
     assert losses(run, "validation") == []

@@ -72,7 +72,7 @@ def test_kill_nine_loses_nothing(tmp_path: Path, whole: Path, moment: str) -> No
     script = f"""
 import os, runpy, signal, sys
 from pathlib import Path
-from mixture_of_mamba.training import checkpoint, loop
+from mixture_of_mamba.training import checkpoint, trainer
 def kill(*args): os.kill(os.getpid(), signal.SIGKILL)
 def at_four(act):
     def wrapped(*args, **more):
@@ -82,8 +82,8 @@ def at_four(act):
 if {moment!r} == "save_file": checkpoint.save_file = at_four(checkpoint.save_file)
 if {moment!r} == "rename": Path.rename = at_four(Path.rename)
 if {moment!r} == "step":
-    real = loop.accumulate_gradients
-    loop.accumulate_gradients = lambda *a: kill() if a[-1] == 6 else real(*a)
+    real = trainer.accumulate_gradients
+    trainer.accumulate_gradients = lambda *a: kill() if a[-1] == 6 else real(*a)
 sys.argv = [{str(TINY)!r}, {str(tmp_path / "run")!r}, "{{}}"]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -158,7 +158,9 @@ def check_runs(plan: Plan, jobs: Iterable[Job]) -> None:
     digests = plan.basis.get("data")
     for job in jobs:
         if (job.folder / "config.yaml").is_file():
-            changed = job.config.differences(read_config(job.folder), _FREE)
+            # where the plan leaves it open, a run takes it from the model that it starts from
+            free = _FREE if job.config.model.freeze is not None else {*_FREE, "model.freeze"}
+            changed = job.config.differences(read_config(job.folder), free)
             if changed:
                 raise ValueError(
                     f"{job.folder} holds a run of another configuration ({'; '.join(changed)}), "

@@ -1,4 +1,4 @@
-"""Interop: other people's checkpoints and interfaces.
+"""Interop: checkpoints and interfaces of other projects, and upcycling.
 
 `interop.official` has the official release's modules, `interop.hf` the classes for transformers
 (importing it imports transformers; nothing else here does).

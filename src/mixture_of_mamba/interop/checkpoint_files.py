@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint folder: safetensors, sharded or not, and pickles of tensors only.
+"""Reading the tensors of a checkpoint folder: safetensors or torch.save files, sharded or not.
 
 A PyTorch `.bin` file is a pickle, and a pickle can run code when it is read. Here it is read with
 `weights_only=True`: a file that asks for anything but tensors is refused.

@@ -68,7 +68,7 @@ def format_of(config: Mapping[str, Any]) -> str:
         return "state-spaces"
     found = config.get("model_type") or config.get("architectures") or sorted(config)[:6]
     raise ValueError(
-        f"config.json describes {found!r}, which is no Mamba-1 model that can be read: "
+        f"config.json describes {found!r}, which is not a Mamba-1 model that can be read: "
         "state-spaces (d_model, n_layer, …), transformers (model_type 'mamba'), or a model "
         "folder of this package is needed"
     )
@@ -188,7 +188,7 @@ def transformers_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
     """config.json for transformers' MambaForCausalLM.
 
     Raises:
-        ValueError: an `expand` that is no whole number, which transformers does not read.
+        ValueError: an `expand` that is not a whole number, which transformers does not read.
     """
     if int(config.expand) != config.expand:
         raise ValueError(

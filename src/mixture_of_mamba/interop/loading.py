@@ -1,4 +1,4 @@
-"""Any model folder, whoever wrote it."""
+"""Loading a model folder of any supported format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mask forms that the official release's modules take, brought to modality ids."""
+"""Converts the modality masks of the official release to modality ids."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def merge(
     Args:
         model: a mixture, or what `upcycle` gave.
         weights: share of each modality's expert, by name, such as its number of training tokens;
-            equal shares by default, zero for names left out.
+            equal shares by default, zero for omitted names.
 
     Raises:
         ValueError: a modality that the model lacks, a negative share, or shares that sum to zero.

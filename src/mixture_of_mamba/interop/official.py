@@ -15,7 +15,7 @@ compute what the paper says:
   missing); the scan state is float32; a call may continue with any number of tokens;
 * under autocast the output has the dtype of the matrix products (there, it fails).
 
-Each call sorts the tokens by modality anew. A network of many blocks is faster as a
+Each call sorts the tokens by modality again. A network of many blocks is faster as a
 `MultimodalModel`, which sorts once per batch.
 """
 

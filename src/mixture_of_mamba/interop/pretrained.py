@@ -1,4 +1,4 @@
-"""Dense Mamba-1 checkpoints of state-spaces/mamba and transformers, in and out."""
+"""Loading and saving dense Mamba-1 checkpoints of state-spaces/mamba and transformers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def load_dense(
     style = format_of(plain)
     if style not in ("state-spaces", "transformers"):
         raise ValueError(
-            f"{folder} is no dense checkpoint of state-spaces or transformers; "
+            f"{folder} is not a dense checkpoint of state-spaces or transformers; "
             "read it with MultimodalModel.from_pretrained"
             + (" after converting it (interop.hf)" if style == "mixture-hf" else "")
         )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..modalities.tokenizer_set import special_tokens
 from ..models import ModelConfig, MultimodalModel
+from .growth import grown_config
 from .loading import load_model
-from .upcycle import frozen_parts, grown_config, upcycle
+from .upcycle import frozen_parts, upcycle
 
 __all__ = ["Start", "start_from"]
 

@@ -50,7 +50,7 @@ class MambaBlock(nn.Module):
 
         Args:
             x: (b, t, d_model); with `routing`, (r, d_model) in row order, as models call a block.
-            modality_ids: (b, t) integers; may be left out where there is one modality.
+            modality_ids: (b, t) integers; may be omitted if there is one modality.
             routing: of the batch, made once for all blocks; in place of the ids.
             document_ids: (b, t); convolution and scan restart where they change along t.
             state: what an earlier call returned for the tokens before these.

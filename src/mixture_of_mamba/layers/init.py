@@ -1,4 +1,4 @@
-"""Where initial values come from: one generator per parameter and expert."""
+"""Random generators of initial values: one per parameter and expert."""
 
 from __future__ import annotations
 

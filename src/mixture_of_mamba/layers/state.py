@@ -1,4 +1,4 @@
-"""The state of one block: all that a sequence's past is to a state-space model."""
+"""The recurrent state of one block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, never half; the previous one stays until the next is safe.
+"""Saving and loading checkpoints; one is complete or absent, and the last one stays till then.
 
 A checkpoint is a folder `step-00000500`: the model as `save_pretrained` writes it (so that any
 checkpoint can be loaded as a model), `optimizer.safetensors`, and `training.json` with the position

@@ -1,4 +1,4 @@
-"""One process or many: the Fabric of a run, and how FSDP2 divides the model."""
+"""Distributed training: the Fabric of a run, FSDP2 sharding, and what ranks exchange."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _shard(objective: Objective, mesh: Any) -> Objective:
 def shutdown(fabric: Fabric) -> None:
     """Destroy the process group, and with it the threads of its backend."""
     if fabric.world_size > 1 and torch.distributed.is_initialized():
-        gc.collect()  # nothing that is gone may hold on to the group until the interpreter exits
+        gc.collect()  # garbage must not keep the group alive until the interpreter exits
         torch.distributed.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run while it trains: claimed, checked against the run's data, given its model."""
+"""The run folder during training: claim it, record config and data digests, publish the model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def prepare_folder(lock: FolderLock, config: RunConfig, *, resume: bool) -> None
     for place in (folder, folder / "checkpoints"):
         for left in place.glob(f"{PART}*"):  # of a process that was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-    if not resume:  # of a run that goes on, when its data has been held against it
+    if not resume:  # a resumed run writes it once its data was compared
         write_config(folder, config)
 
 
@@ -88,8 +88,8 @@ def _check(folder: Path, config: RunConfig, *, resume: bool) -> None:
 
 @contextmanager
 def cleanup_on_failure(folder: Path, *, ours: bool) -> Iterator[None]:
-    """Inside, a run gets ready in a folder that `prepare_folder` has claimed. Where that fails,
-    nothing stays in its way: the command can be given again, corrected.
+    """Remove what a new run wrote into its folder if the body fails, so that the corrected command
+    can be given again.
 
     Args:
         ours: whether this process is to clear the folder (the first one, of a new run).
@@ -106,11 +106,11 @@ def cleanup_on_failure(folder: Path, *, ours: bool) -> Iterator[None]:
 
 
 def check_data(folder: Path, data: Any) -> None:
-    """Keep the digests of a run's data in data.json, or hold the data of a resumed run against it.
+    """Write the digests of a run's data to data.json, or compare the data of a resumed run with it.
 
     Args:
         data: with `digests`, {what: digest}, and `made_from`, {what the data depends on: value};
-            without them, nothing is kept and nothing is held.
+            without them, nothing is written and nothing compared.
 
     Raises:
         ValueError: the run began with other data; what changed is named.
@@ -145,7 +145,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Write config.yaml, complete or not at all; where one call stops is not the run's business."""
+    """Write config.yaml, complete or not at all, without stop_after, which is of one call only."""
     plain = config.to_dict()
     plain["train"]["stop_after"] = None
     write_text(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))

@@ -1,4 +1,4 @@
-"""What a run keeps as it is: `model.freeze`, or what `mom upcycle --freeze` wrote into a model."""
+"""Frozen parts of a run: from model.freeze, or from the upcycle.json of its pretrained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many processes a launcher started of this program, and whether the run is set up for them."""
+"""Checks of the number of processes that torchrun, mpirun or Slurm started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COUNTS = (
 
 
 def started(environment: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """(processes, launcher); 1 where nobody says that there are more."""
+    """(processes, launcher); 1 where no variable of a launcher is set."""
     given = os.environ if environment is None else environment
     for name, launcher in _COUNTS:
         if given.get(name, "").isdigit():

@@ -1,4 +1,4 @@
-"""One writer for a folder: a lock that names its holder, and that ends with the holder."""
+"""A lock on a run folder: one writer at a time, named in the lock, released when it ends."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ except ImportError:  # Windows
 __all__ = ["LOCK", "FolderInUse", "FolderLock", "writer_of"]
 
 LOCK = ".lock"
+#: Attempts and seconds between them: `writer_of` holds the lock for a moment.
 _TRIES, _PAUSE = 10, 0.03
-"""`writer_of` holds a lock for a moment: it is tried more than once."""
 
 
 class FolderInUse(RuntimeError):
@@ -111,7 +111,7 @@ class FolderLock:
 
 
 def writer_of(folder: Path) -> str | None:
-    """Who writes into a folder, in words; None where nobody does."""
+    """The process that writes into a folder, in words; None if there is none."""
     try:
         file = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object a line, appended and flushed, cut back to the checkpoint on resume."""
+"""metrics.jsonl: one JSON object a line, flushed at once, truncated to the checkpoint on resume."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics.jsonl; an unfinished last line is left out.
+    """The complete lines of a metrics.jsonl; an unfinished last line is skipped.
 
     Raises:
-        ValueError: a line in the middle that is no JSON object.
+        ValueError: a line in the middle is not a JSON object.
     """
     lines = path.read_text(encoding="utf-8").split("\n")
     read = []
@@ -67,5 +67,5 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number} is no JSON object: {error}") from error
+            raise ValueError(f"{path}, line {number} is not a JSON object: {error}") from error
     return read

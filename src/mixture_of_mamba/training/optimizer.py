@@ -1,4 +1,4 @@
-"""AdamW over two groups of parameters, and the limit on the gradients' norm."""
+"""AdamW with weight decay on matrices only, and clipping of the gradients' norm."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def make_optimizer(
 
 @torch.no_grad()
 def clip_grad_norm(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
-    """Bring the joint norm of all gradients down to `clip`.
+    """Scale all gradients so that their joint norm is at most `clip`.
 
     Args:
-        parameters: those without a gradient are left out.
+        parameters: those without a gradient are ignored.
         clip: largest norm; 0 for no limit.
 
     Returns:
-        The norm before the limit, a scalar on the parameters' device; nothing synchronises.
+        The norm before clipping, a scalar on the parameters' device; nothing synchronises.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)

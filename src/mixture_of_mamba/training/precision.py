@@ -1,4 +1,4 @@
-"""`train.precision auto` becomes what is measured to be faster, before anything is written."""
+"""Resolves `train.precision auto` to the precision that is measured to be faster."""
 
 from __future__ import annotations
 

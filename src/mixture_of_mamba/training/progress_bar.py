@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar on a terminal, elsewhere a line per evaluation."""
+"""Progress of a training on stderr: a bar on a terminal, elsewhere a line per evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The random number generators of a process, as plain values."""
+"""Saving, restoring and isolating the random number generators of a process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
-    """Draw from `seed` inside, and leave every generator as it was before."""
+    """Seed torch inside the block, and restore every generator after it."""
     before = random_state()
     torch.manual_seed(torch_seed(seed))
     try:

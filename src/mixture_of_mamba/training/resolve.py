@@ -1,4 +1,4 @@
-"""What a run's config leaves open, decided before anything is written into its folder."""
+"""Resolves what a run's config leaves open, before anything is written into its folder."""
 
 from __future__ import annotations
 

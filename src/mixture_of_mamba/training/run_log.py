@@ -1,4 +1,4 @@
-"""What is written and shown of a run: metrics.jsonl, TensorBoard events and a progress bar."""
+"""The log of a run: metrics.jsonl, TensorBoard events and the progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading runs back: their config, their model and their tokenizers."""
+"""Loading runs from their folders: config, model and tokenizers."""
 
 from __future__ import annotations
 

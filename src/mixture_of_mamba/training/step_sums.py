@@ -1,4 +1,4 @@
-"""Sums of the losses of steps: kept on the device until they are read, and then checked."""
+"""Loss sums of the latest steps: kept on the device until they are read and checked."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ __all__ = ["TensorBoardLog"]
 
 
 class TensorBoardLog:
-    """Writes under `folder/tensorboard`; a resumed run hides what it writes anew.
+    """Writes under `folder/tensorboard`; a resumed run hides the events that it writes again.
 
     Attributes:
         writer: torch's SummaryWriter, for pictures and sound; None where TensorBoard is off.
@@ -55,5 +55,5 @@ class TensorBoardLog:
 
     def close(self) -> None:
         if self.writer is not None:
-            with suppress(OSError):  # an interrupted or full disk has been said
+            with suppress(OSError):  # `write` has raised it
                 self.writer.close()

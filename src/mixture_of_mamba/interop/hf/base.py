@@ -1,4 +1,4 @@
-"""What both models for transformers share."""
+"""Base class of the models for transformers: initial values and module lists."""
 
 from __future__ import annotations
 

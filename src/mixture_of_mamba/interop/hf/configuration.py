@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from ...layers import parse_split
 from ...models import Modality, ModelConfig
 from ..formats import TRANSFORMERS_NAMES, rank_or_default
-from ..upcycle import parse_modality
+from ..growth import parse_modality
 
 __all__ = ["MixtureOfMambaConfig"]
 

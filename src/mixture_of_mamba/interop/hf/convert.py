@@ -1,4 +1,4 @@
-"""The same weights as MultimodalModel and as transformers' class."""
+"""Converts between MultimodalModel and the class for transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where documents start in a call, whichever of the usual ways says so."""
+"""Document boundaries of a call, from position_ids, document_ids, seq_idx or cu_seq_lens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["PACKING_KEYWORDS", "document_starts", "last_real", "packed_documents"]
+__all__ = [
+    "PACKING_KEYWORDS",
+    "document_starts",
+    "last_document",
+    "last_real",
+    "packed_documents",
+]
 
 #: What collators for packed rows give besides position_ids and document_ids.
 PACKING_KEYWORDS = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
@@ -98,3 +104,18 @@ def _per_token(ids: Tensor, shape: torch.Size, name: str) -> Tensor:
             "give one number per token"
         )
     return ids.long().expand(shape)
+
+
+def last_document(ids: Tensor, real: Tensor | None, kept: dict[str, Tensor]) -> Tensor:
+    """(b,) document of the last real token; that of the state before where the call has none.
+
+    Args:
+        ids: (b, t) documents of the tokens.
+        real: (b, t) False at padding; None without padding.
+        kept: what the cache keeps besides states.
+    """
+    if real is None:
+        return ids[:, -1].long()
+    last = last_real(real)[:, -1:]
+    found = ids.long().gather(1, last.clamp(min=0))[:, 0]
+    return torch.where(last[:, 0] >= 0, found, kept.get("document", found))

@@ -100,7 +100,7 @@ class StateGenerationMixin(GenerationMixin):  # type: ignore[misc]
     def _whole(
         self, ids: Tensor, attention_mask: Tensor | None, given: dict[str, Tensor | None]
     ) -> dict[str, Any]:
-        """Prompt and drawn tokens anew: these have the modality of their ids, and continue the
+        """Prompt and drawn tokens again: these have the modality of their ids, and continue the
         document of the prompt."""
         inputs = {"input_ids": ids, "attention_mask": attention_mask}
         if (modality := given["modality_ids"]) is not None:

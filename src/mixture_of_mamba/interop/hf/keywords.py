@@ -1,4 +1,4 @@
-"""Keywords that transformers and its users hand to a forward: those we know, and no others."""
+"""Keyword arguments of `forward`: the names of a cache, those without effect, unknown ones."""
 
 from __future__ import annotations
 

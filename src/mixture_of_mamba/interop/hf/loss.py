@@ -1,4 +1,4 @@
-"""Which labels count, and logits that see only the vocabulary of their own modality."""
+"""The labels that count, and logits over the vocabulary of each token's own modality."""
 
 from __future__ import annotations
 

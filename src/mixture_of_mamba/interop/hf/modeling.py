@@ -1,7 +1,7 @@
 """Mixture-of-Mamba over tokens as transformers' models: cache, generate(), Trainer, adapters.
 
 Token ids are joint: the vocabulary of each modality follows that of the one before it. The modality
-of a token is therefore known from its id, and `modality_ids` may be left out.
+of a token is therefore known from its id, and `modality_ids` may be omitted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...layers import MambaBlock, MambaState
 from ...ops import Routing
 from .base import MixtureOfMambaPreTrainedModel
 from .configuration import MixtureOfMambaConfig
-from .documents import document_starts, last_real, packed_documents
+from .documents import document_starts, last_document, last_real, packed_documents
 from .generation import StateGenerationMixin
 from .keywords import one_cache, refuse_unknown, without_effect
 from .loss import counted_labels, own_vocabulary, shifted, warn_of_uncounted
@@ -81,7 +81,7 @@ class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
             attention_mask: (b, t) of 0 and 1, or (b, s) with the s - t columns before these;
                 padding is passed over, wherever it stands.
             modality_ids: (b, t); by default that of each token id.
-            document_ids: (b, t) of packed documents; the state starts anew where they change.
+            document_ids: (b, t) of packed documents; the state is reset where they change.
             cache: what an earlier call returned for the tokens before these; any number of tokens
                 may follow. It is moved on. `cache_params` and `past_key_values` mean the same.
             position_ids: (b, t); a position that does not follow the one before it starts a
@@ -140,7 +140,7 @@ class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
             if input_ids is not None:
                 kept |= add_seen(kept, input_ids)
             if document_ids is not None:
-                kept["document"] = _last_document(document_ids.expand(shape), real, kept)
+                kept["document"] = last_document(document_ids.expand(shape), real, kept)
             write_states(cache, after, self._plain, kept)
         documents = None if starts is None else starts.long().cumsum(1)
         output = BackboneOutput(tensors[-1], cache, tuple(tensors) if every else None, documents)
@@ -338,12 +338,3 @@ class MixtureOfMambaForCausalLM(StateGenerationMixin, MixtureOfMambaPreTrainedMo
         return self.loss_function(
             logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
         )
-
-
-def _last_document(ids: Tensor, real: Tensor | None, kept: dict[str, Tensor]) -> Tensor:
-    """(b,) document of the last real token; of the state before where the call has none."""
-    if real is None:
-        return ids[:, -1].long()
-    last = last_real(real)[:, -1:]
-    found = ids.long().gather(1, last.clamp(min=0))[:, 0]
-    return torch.where(last[:, 0] >= 0, found, kept.get("document", found))

@@ -1,4 +1,4 @@
-"""What the models for transformers return."""
+"""Output classes of the models for transformers."""
 
 from __future__ import annotations
 

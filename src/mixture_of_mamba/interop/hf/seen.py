@@ -1,4 +1,4 @@
-"""Which token ids a state has seen: their number and a digest, whose size does not grow."""
+"""Number and digest of the token ids that a state has seen."""
 
 from __future__ import annotations
 

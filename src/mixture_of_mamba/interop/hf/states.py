@@ -1,4 +1,4 @@
-"""Block states inside transformers' caches, and what else of the tokens so far a cache keeps."""
+"""Block states, and facts of the tokens so far, inside transformers' caches."""
 
 from __future__ import annotations
 
