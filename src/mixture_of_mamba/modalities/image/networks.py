@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..options import CODE_SIZE
+
 __all__ = ["CHUNK", "FOLD", "build_network", "to_pixels", "to_unit"]
 
 #: Side of the square of pixels that is folded into channels before the first convolution.
-FOLD = 4
+FOLD = CODE_SIZE
 #: Channels of the convolutions.
 WIDTH = 64
 #: Images encoded or decoded at once.

@@ -1,40 +1,24 @@
-"""Images as codes: a small VQ-VAE, one code for each 4x4 pixels.
-
-diffusers' `VQModel` with the quantizer of `vector-quantize-pytorch`: k-means initialisation, moving
-averages and restarts of dead codes keep the whole codebook in use.
-"""
+"""Images as codes: a small VQ-VAE, one code for each 4x4 pixels."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...extras import needs
-from ...seeding import torch_seed
 from ..codec import Codec
 from ..options import VQOptions
 from .files import IMAGE, fit_image
-from .networks import CHUNK, FOLD, build_network, to_pixels, to_unit
+from .networks import CHUNK, FOLD, to_pixels, to_unit
+from .vq_network import build, one_thread, train
 
 __all__ = ["VQImageTokenizer"]
-
-#: Channels in front of the quantizer.
-WIDTH = 64
-#: Entries of a code vector.
-DIM = 16
-#: Images in a training step.
-BATCH = 16
-LEARNING_RATE = 3e-3
 
 _META, _WEIGHTS = "picture.json", "picture.safetensors"
 
@@ -69,10 +53,8 @@ class VQImageTokenizer(Codec):
         report: Callable[[str], None],
     ) -> VQImageTokenizer:
         """Learns the codes of (s, s, 3) uint8 images; takes about 40 ms a step on one core."""
-        with one_thread(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed(seed))
-            network = _build(options.codes)
-            _train(network, np.asarray(prepared), options.steps, seed, report)
+        images, codes, steps = np.asarray(prepared), options.codes, options.steps
+        network = train(images, codes=codes, steps=steps, seed=seed, report=report)
         weights = {k: v.detach().contiguous().clone() for k, v in network.state_dict().items()}
         return cls(options, weights)
 
@@ -146,65 +128,7 @@ class VQImageTokenizer(Codec):
     def _loaded(self) -> Any:
         if self._network is None:
             with torch.random.fork_rng(devices=[]):
-                network = _build(self.options.codes)
+                network = build(self.options.codes)
             network.load_state_dict(self._weights)
             self._network = network.eval()
         return self._network
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch computes on one thread inside the block, so that results, whose last digits decide
-    between codes, do not depend on the machine's number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _build(codes: int) -> Any:
-    with needs("the image tokenizer", "train"):
-        from diffusers.models.autoencoders.vq_model import VQModel
-        from vector_quantize_pytorch import VectorQuantize
-    network = build_network(VQModel, WIDTH, num_vq_embeddings=codes, vq_embed_dim=DIM)
-    network.quantize = VectorQuantize(
-        dim=DIM,
-        codebook_size=codes,
-        accept_image_fmap=True,
-        kmeans_init=True,
-        kmeans_iters=10,
-        decay=0.95,
-        threshold_ema_dead_code=1,
-        commitment_weight=0.5,
-        sync_codebook=False,  # one process of a distributed run fits it while the others wait
-    )
-    return network.to(memory_format=torch.channels_last)
-
-
-def _train(
-    network: Any, images: np.ndarray, steps: int, seed: int, report: Callable[[str], None]
-) -> None:
-    rng = np.random.default_rng([seed, 11])
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=1e-4
-    )
-    warmup = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps)),
-    )
-    network.train()
-    for step in range(steps):
-        x = to_unit(images[rng.integers(len(images), size=BATCH)])
-        codes, _, commitment = network.quantize(network.quant_conv(network.encoder(x)))
-        error = F.mse_loss(network.decoder(network.post_quant_conv(codes)), x)
-        optimizer.zero_grad(set_to_none=True)
-        (error + commitment.sum()).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % max(1, steps // 6) == 0 or step == steps - 1:
-            report(f"image tokenizer: step {step} of {steps}, error {float(error.detach()):.4f}")
-    network.eval()
