@@ -22,9 +22,8 @@ from torch import Tensor
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.generation.decoders import CachedDecoder, Decoder
-from mixture_of_mamba.generation.native import NativeDecoder, native_step, why_not_native
 from mixture_of_mamba.generation.sequence import TokenSequence
-from mixture_of_mamba.generation.steps import SteppingDecoder
+from mixture_of_mamba.generation.stepping import SteppingDecoder, model_step, why_not_native
 from mixture_of_mamba.ops.decode_step import FORMATS
 
 from . import records
@@ -107,8 +106,9 @@ def decoders(model: MultimodalModel) -> dict[str, Decoder]:
         print(f"no native decoding: {reason}")
     else:
         for form in FORMATS:
-            found[f"native {form}"] = NativeDecoder(model, native_step(model, form))
-    return found | {"steps": SteppingDecoder(model), "model": CachedDecoder(model)}
+            found[f"native {form}"] = SteppingDecoder(model, model_step(model, form))
+    steps = SteppingDecoder(model, model_step(model, backend="torch"))
+    return found | {"steps": steps, "model": CachedDecoder(model)}
 
 
 def seconds(run: Callable[[], Any], least: float) -> float:

@@ -26,7 +26,7 @@ def _stepping(d_model: int, n_layers: int) -> Callable[[], object]:
     import torch
 
     import mixture_of_mamba as mom
-    from mixture_of_mamba.generation.decoders import decoder_maker
+    from mixture_of_mamba.generation.choice import decoder_maker
     from mixture_of_mamba.generation.sequence import TokenSequence
 
     modalities = [mom.Modality("text", "discrete", 1024), mom.Modality("image", "discrete", 257)]

@@ -9,7 +9,8 @@ import torch
 
 from mixture_of_mamba import Modality, MultimodalModel
 from mixture_of_mamba.generation import decoders
-from mixture_of_mamba.generation.decoders import CachedDecoder, RecomputingDecoder, decoder_maker
+from mixture_of_mamba.generation.choice import decoder_maker
+from mixture_of_mamba.generation.decoders import CachedDecoder, RecomputingDecoder
 from mixture_of_mamba.generation.grammar import Cursor, Grammar
 from mixture_of_mamba.generation.guidance import GuidedDecoder
 from mixture_of_mamba.generation.loop import Decoding, Event

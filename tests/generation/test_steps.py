@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from mixture_of_mamba import ModelConfig, MultimodalModel
-from mixture_of_mamba.generation.decoders import CachedDecoder, RecomputingDecoder, decoder_maker
-from mixture_of_mamba.generation.native import NativeDecoder, native_step, why_not_native
-from mixture_of_mamba.generation.steps import SteppingDecoder
+from mixture_of_mamba.generation.choice import decoder_maker
+from mixture_of_mamba.generation.decoders import CachedDecoder, RecomputingDecoder
+from mixture_of_mamba.generation.stepping import (
+    SteppingDecoder,
+    model_step,
+    why_not_native,
+)
 from mixture_of_mamba.ops import native
 
 from .tiny import make_model, random_sequence
@@ -20,7 +24,17 @@ TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
 INT8 = 0.05  # of 8 bits with one scale a row, on these random weights
 
 needs_native = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
-BOTH = [SteppingDecoder, pytest.param(NativeDecoder, marks=needs_native)]
+
+
+def in_torch(model: MultimodalModel) -> SteppingDecoder:
+    return SteppingDecoder(model, model_step(model, backend="torch"))
+
+
+def natively(model: MultimodalModel) -> SteppingDecoder:
+    return SteppingDecoder(model, model_step(model, backend="cpu"))
+
+
+BOTH = [in_torch, pytest.param(natively, marks=needs_native)]
 Kind = Callable[[MultimodalModel], CachedDecoder]
 
 
@@ -61,7 +75,7 @@ def test_steps_equal_the_model(kind: Kind, dtype: torch.dtype, mixed: bool, spli
 @pytest.mark.parametrize(("form", "most"), [("bfloat16", 2e-2), ("int8", INT8)])
 def test_narrow_weights_stay_close_to_the_model(form: str, most: float) -> None:
     model = make_model()
-    error = drift(CachedDecoder(model), NativeDecoder(model, native_step(model, form)), mixed=True)
+    error = drift(CachedDecoder(model), SteppingDecoder(model, model_step(model, form)), mixed=True)
     assert 1e-5 < error < most
 
 
@@ -103,7 +117,7 @@ def test_wrapped_projections_run_by_themselves() -> None:
             return 2 * self.inner(*args, **kwargs)
 
     model = make_model()
-    assert isinstance(decoder_maker(model)(), SteppingDecoder | NativeDecoder)
+    assert isinstance(decoder_maker(model)(), SteppingDecoder)
     mixer = model.backbone.blocks[1].mixer
     mixer.x_proj = Doubled(mixer.x_proj)
     assert type(decoder_maker(model)()) is CachedDecoder
@@ -118,7 +132,8 @@ def test_wrapped_projections_run_by_themselves() -> None:
 def test_models_that_are_not_served_natively_say_why() -> None:
     model = make_model().double()
     assert "float64" in str(why_not_native(model))
-    assert isinstance(decoder_maker(model)(), SteppingDecoder)
+    decoder = decoder_maker(model)()
+    assert isinstance(decoder, SteppingDecoder) and decoder._step.backend == "torch"
     with pytest.raises(ValueError, match="float32 and bfloat16 are served"):
         decoder_maker(model, "float32")
 
@@ -126,4 +141,4 @@ def test_models_that_are_not_served_natively_say_why() -> None:
 @needs_native
 def test_unknown_formats_are_refused() -> None:
     with pytest.raises(ValueError, match="choose from"):
-        native_step(make_model(), "int3")
+        model_step(make_model(), "int3")

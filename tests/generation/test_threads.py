@@ -12,15 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixture_of_mamba.generation.decoders import (
-    CachedDecoder,
-    Decoder,
-    RecomputingDecoder,
-    decoder_maker,
-)
+from mixture_of_mamba.generation.choice import decoder_maker
+from mixture_of_mamba.generation.decoders import CachedDecoder, Decoder, RecomputingDecoder
 from mixture_of_mamba.generation.guidance import GuidedDecoder
-from mixture_of_mamba.generation.native import why_not_native
-from mixture_of_mamba.generation.steps import SteppingDecoder
+from mixture_of_mamba.generation.stepping import SteppingDecoder, why_not_native
 
 from .tiny import make_model, random_sequence
 

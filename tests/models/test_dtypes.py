@@ -14,10 +14,11 @@ from torch import Tensor
 
 from mixture_of_mamba import MambaBlock, MambaConfig, MultimodalModel
 from mixture_of_mamba.batch import Batch
-from mixture_of_mamba.generation.decoders import CachedDecoder, decoder_maker
+from mixture_of_mamba.generation.choice import decoder_maker
+from mixture_of_mamba.generation.decoders import CachedDecoder
 from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise, empty_context
 from mixture_of_mamba.generation.sequence import TokenSequence
-from mixture_of_mamba.generation.steps import SteppingDecoder
+from mixture_of_mamba.generation.stepping import SteppingDecoder
 from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.ops import native
 from mixture_of_mamba.ops.decode_step import DecodeStep

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import mixture_of_mamba as mom
-from mixture_of_mamba.generation.decoders import decoder_maker
-from mixture_of_mamba.generation.native import NativeDecoder
+from mixture_of_mamba.generation.choice import decoder_maker
+from mixture_of_mamba.generation.stepping import SteppingDecoder
 from mixture_of_mamba.models import precision
 from mixture_of_mamba.ops import native
 from mixture_of_mamba.training.config import RunConfig, TrainConfig
@@ -110,7 +110,8 @@ def test_decoding_takes_bfloat16_where_it_is_faster(
         d_model=16, n_layers=1, modalities=[mom.Modality("text", "discrete", 20)]
     )
     decoder = decoder_maker(mom.MultimodalModel(config).eval(), "auto")()
-    assert isinstance(decoder, NativeDecoder) and decoder._step.format == taken
+    assert isinstance(decoder, SteppingDecoder)
+    assert (decoder._step.backend, decoder._step.format) == ("cpu", taken)
 
 
 def test_decoding_falls_back_where_native_calls_cannot_serve(
@@ -121,7 +122,8 @@ def test_decoding_falls_back_where_native_calls_cannot_serve(
         d_model=16, n_layers=1, modalities=[mom.Modality("text", "discrete", 20)]
     )
     model = mom.MultimodalModel(config).double().eval()
-    assert not isinstance(decoder_maker(model, "auto")(), NativeDecoder)
+    decoder = decoder_maker(model, "auto")()
+    assert isinstance(decoder, SteppingDecoder) and decoder._step.backend == "torch"
     assert made == []
 
 

@@ -22,7 +22,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from mixture_of_mamba import Batch, MambaBlock, Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.generation.decoders import CachedDecoder, decoder_maker
+from mixture_of_mamba.generation.choice import decoder_maker
+from mixture_of_mamba.generation.decoders import CachedDecoder
 from mixture_of_mamba.layers.transformer import TransformerBlock
 from mixture_of_mamba.ops import native
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mixture_of_mamba import MambaBlock, MambaConfig, Routing
 from mixture_of_mamba.layers.fused import block_weights
-from mixture_of_mamba.ops import decode_step, native
-from mixture_of_mamba.ops.decode_step import FORMATS, DecodeStep
+from mixture_of_mamba.ops import native
+from mixture_of_mamba.ops.decode_step import FORMATS, DecodeStep, cpu
 from mixture_of_mamba.ops.decode_step.pace import Pace
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=str(native.why_not()))
@@ -154,14 +154,14 @@ def test_goes_on_from_the_states_of_a_prefill() -> None:
 def test_threads_do_not_change_the_result(
     batch: int, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode_step, "PRODUCTS", 1)  # threads for the smallest model
+    monkeypatch.setattr(cpu, "PRODUCTS", 1)  # threads for the smallest model
     monkeypatch.setattr(Pace, "threads", lambda pace: pace.most)
     model = Model(CASES["mixture"][1], form)
     x, modality = tokens(batch, 3)
     before, found = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        assert model.step.most_threads(batch) == threads
+        assert model.step.prepared.most_threads(batch) == threads
         states = model.step.new_states(batch)
         found.append([model.step(x[:, t], modality[:, t], states) for t in range(STEPS)])
     torch.set_num_threads(before)
@@ -172,12 +172,12 @@ def test_threads_do_not_change_the_result(
 def test_a_tiny_model_is_stepped_by_one_thread() -> None:
     """Waking a thread costs more than it does."""
     model = Model(CASES["mixture"][1])
-    products = sum(p.weight[0].numel() for p in model.step._packs)
+    products = sum(p.weight[0].numel() for p in model.step.prepared.packed)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        enough = -(-2 * decode_step.PRODUCTS // products)
-        assert [model.step.most_threads(b) for b in (1, enough - 1, enough)] == [1, 1, 2]
+        enough = -(-2 * cpu.PRODUCTS // products)
+        assert [model.step.prepared.most_threads(b) for b in (1, enough - 1, enough)] == [1, 1, 2]
     finally:
         torch.set_num_threads(before)
 

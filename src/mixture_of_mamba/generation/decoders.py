@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..models import ModelState, MultimodalModel, precision
+from ..models import ModelState, MultimodalModel
 from .ownership import Owned, continues, starts
 from .sequence import TokenSequence, left_pad
 
-__all__ = ["CachedDecoder", "Decoder", "RecomputingDecoder", "decoder_maker"]
+__all__ = ["CachedDecoder", "Decoder", "RecomputingDecoder"]
 
+#: Tokens of a prompt that are read in one call, over all sequences.
 TOKENS_AT_ONCE = 32_768
-"""Tokens of a prompt that are read in one call, over all sequences."""
 
 
 class Decoder(Protocol):
-    """A batch of sequences under way, of one thread at a time (generate/ownership.py)."""
+    """A batch of sequences under way, of one thread at a time (ownership.py)."""
 
     model: MultimodalModel
 
@@ -38,42 +38,6 @@ class Decoder(Protocol):
 
     def cache(self, rows: Sequence[int]) -> ModelState:
         """State of some sequences, for samplers of continuous modalities."""
-
-
-def decoder_maker(model: MultimodalModel, weights: str | None = None) -> Callable[[], Decoder]:
-    """Makes decoders of the fastest kind that serves this model; they share its prepared weights.
-
-    A decoder holds one batch of sequences: threads that decode at the same time make one each.
-
-    Args:
-        model: in evaluation mode. Changes of its weights may not be seen by decoders made here.
-        weights: "float32", "bfloat16" or "int8" for native decoding on the CPU with weights in
-            this format. None: as the model has them, and natively where that can be. "auto": as
-            None, but bfloat16 or float32, whichever is measured to be faster on this machine.
-
-    Raises:
-        ValueError: native decoding was asked for by its format and cannot be, with the reason.
-    """
-    from .native import NativeDecoder, native_step, why_not_native
-    from .steps import SteppingDecoder, why_not_stepping
-
-    if weights == "auto":
-        weights = None
-        if why_not_native(model) is None:
-            weights = "bfloat16" if precision.decoding().bfloat16 else "float32"
-    step = native_step(model, weights) if weights or why_not_native(model) is None else None
-
-    def make() -> Decoder:
-        reason = why_not_native(model)  # asked each time: what was hung on a module since must run
-        if step is not None and reason is None:
-            return NativeDecoder(model, step)
-        if weights is not None:
-            raise ValueError(f"this model can no longer be decoded natively: {reason}")
-        if model.config.mixer != "mamba":
-            return RecomputingDecoder(model)
-        return CachedDecoder(model) if why_not_stepping(model) else SteppingDecoder(model)
-
-    return make
 
 
 class CachedDecoder(Owned):

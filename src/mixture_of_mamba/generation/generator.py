@@ -12,7 +12,8 @@ import numpy as np
 from ..modalities.media import TEXT
 from ..models import MultimodalModel
 from ..seeding import whole_number
-from .decoders import Decoder, decoder_maker
+from .choice import decoder_maker
+from .decoders import Decoder
 from .diffusion import DiffusionSampler, SegmentProgress
 from .grammar import Cursor, Grammar
 from .guidance import GuidedDecoder

@@ -41,8 +41,11 @@ _REGISTRY: dict[str, dict[str, str]] = {
         "selective_scan": {"triton": "triton", "cpu": "cpu", "torch": "chunked"},
         "causal_conv1d": {"triton": "triton", "cpu": "cpu", "torch": "portable"},
         "modality_linear": {"grouped": "grouped", "loop": "loop"},
+        "decode_step": {"cpu": "cpu", "torch": "portable"},
     }.items()
 }
+#: Ops whose "reference" is a formula in torch's operations.
+_FORMULAS = ("selective_scan", "causal_conv1d", "modality_linear")
 #: The one device type of a backend; on others automatic choice does not even import its module
 #: (triton on a CPU, by name, runs its interpreter).
 _DEVICE = {"triton": "cuda", "grouped": "cuda", "cpu": "cpu"}
@@ -67,6 +70,10 @@ def backends(op: str) -> tuple[str, ...]:
     return tuple(_REGISTRY[op])
 
 
+def _reference(op: str) -> tuple[str, ...]:
+    return ("reference",) if op in _FORMULAS else ()
+
+
 def load(op: str, name: str) -> ModuleType:
     """The backend's module.
 
@@ -77,7 +84,7 @@ def load(op: str, name: str) -> ModuleType:
     if module is None:
         if name not in _REGISTRY[op]:
             raise BackendError(
-                f"{op} has no backend {name!r}; choose from {[*_REGISTRY[op], 'reference']}"
+                f"{op} has no backend {name!r}; choose from {[*_REGISTRY[op], *_reference(op)]}"
             )
         module = _LOADED[op, name] = import_module(_REGISTRY[op][name])
     return module
@@ -101,7 +108,7 @@ def choose(op: str, inputs: Any, requested: str | None = None) -> tuple[str, Mod
             able = [n for n in _REGISTRY[op] if n != requested and not load(op, n).why_not(inputs)]
             raise BackendError(
                 f"{op}: backend {requested!r} cannot serve this call: {reason}; "
-                f"{' or '.join(map(repr, [*able, 'reference']))} can"
+                f"{' or '.join(map(repr, [*able, *_reference(op)])) or 'none'} can"
             )
         return requested, module
     name, reasons = active(op, inputs)
@@ -147,7 +154,7 @@ def use_backend(**names: str) -> Iterator[None]:
     for op, name in names.items():
         if op not in _REGISTRY:
             raise BackendError(f"there is no op {op!r}; choose from {sorted(_REGISTRY)}")
-        if name != "reference":  # which is a formula, not a module
+        if name not in _reference(op):  # which is a formula, not a module
             load(op, name)
     before = _TRACED.names
     preferred_now = {**_PREFERRED.get(), **names}

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from ..native_buffers import put
 
-__all__ = ["FORMATS", "DecodeCall", "DecodeLayer", "Matrix", "Packed", "pack", "together"]
-
-FORMATS = ("float32", "bfloat16", "int8")
+__all__ = ["DecodeCall", "DecodeLayer", "Matrix", "Packed", "pack", "pack_in_arena"]
 
 
 class Matrix(ctypes.Structure):
@@ -87,7 +85,7 @@ def pack(weight: Tensor, bias: Tensor | None, form: str) -> Packed:
     )
 
 
-def together(tensors: Sequence[Tensor]) -> list[Tensor]:
+def pack_in_arena(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies side by side in one mapping, on huge pages where the system grants them: a step reads
     all of it once, and with small pages it would wait for address translation."""
     starts, size = [], 0

@@ -17,6 +17,9 @@ from .op import KEPT, block
 
 __all__ = ["Weights", "mamba_block", "why_not"]
 
+#: Ops that a block is composed of.
+PARTS = {"selective_scan", "causal_conv1d", "modality_linear"}
+
 
 def why_not(x: Tensor, w: Weights, routing: Routing) -> str | None:
     """None where `mamba_block` serves this call, else the reason.
@@ -27,8 +30,8 @@ def why_not(x: Tensor, w: Weights, routing: Routing) -> str | None:
         return f"the tensors are on {x.device.type}"
     if x.dtype not in DTYPES:
         return f"it serves float32 and bfloat16, not {x.dtype}"
-    if forced := dispatch.preferences():
-        return f"backends are chosen by name: {sorted(forced)}"
+    if named := sorted(dispatch.preferences().keys() & PARTS):
+        return f"backends are chosen by name: {named}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the dtypes of single ops"
     if any(v.dtype != x.dtype for v in (w.in_weight, w.x_weight, w.dt_weight, w.out_weight)):
