@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mixture_of_mamba.training.checkpoint import checkpoints
+from mixture_of_mamba.training.checkpoint_folders import checkpoints
 from mixture_of_mamba.training.lock import LOCK, writer_of
 from mixture_of_mamba.training.metrics import read_metrics
 

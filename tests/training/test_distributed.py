@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.training.checkpoint import checkpoints
+from mixture_of_mamba.training.checkpoint_folders import checkpoints
 from mixture_of_mamba.training.distributed import to_device
 from mixture_of_mamba.training.loop import train
 

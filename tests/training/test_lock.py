@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mixture_of_mamba.training.checkpoint import checkpoints
+from mixture_of_mamba.training.checkpoint_folders import checkpoints
 from mixture_of_mamba.training.lock import LOCK, FolderInUse, FolderLock, writer_of
 from mixture_of_mamba.training.loop import Evaluation, train
 

@@ -23,7 +23,8 @@ from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.files import SUMS
 from mixture_of_mamba.processes import Stopped
 from mixture_of_mamba.training import checkpoint
-from mixture_of_mamba.training.checkpoint import CheckpointError, checkpoints
+from mixture_of_mamba.training.checkpoint import CheckpointError
+from mixture_of_mamba.training.checkpoint_folders import checkpoints
 from mixture_of_mamba.training.loop import Evaluation, train
 
 from .tiny import Data, build, build_uneven, logged, tiny_config

@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ..files import WriteError, filling, read_json, verify
 from ..models.saving import WEIGHTS, check_shapes, read_tensors, shapes_of, write_model
+from .checkpoint_folders import checkpoints
 from .distributed import gather, on_rank_zero
 from .objective import Objective
 from .random_state import random_state, set_random_state
@@ -37,10 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "TrainState",
-    "checkpoints",
     "load_checkpoint",
     "save_checkpoint",
-    "step_of",
 ]
 
 
@@ -78,16 +77,6 @@ class _Saved(NamedTuple):
     moments: dict[str, torch.Tensor]
     state: dict[str, Any]
     generators: list[dict[str, Any]]
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return sorted(p for p in (folder / "checkpoints").glob("step-*") if p.is_dir())
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step that a checkpoint's name says."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 def save_checkpoint(

@@ -13,7 +13,7 @@ import yaml
 
 from ..files import PART, filling, read_json, verify, write_json, write_text, writing
 from ..models.saving import CONFIG, WEIGHTS
-from .checkpoint import checkpoints, step_of
+from .checkpoint_folders import checkpoints, step_of
 from .config import RunConfig
 from .lock import LOCK, FolderLock
 from .runs import read_config

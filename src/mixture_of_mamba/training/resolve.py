@@ -8,7 +8,7 @@ from pathlib import Path
 from ..data.build import settled
 from ..data.config import OF_TOKENIZERS
 from ..interop.start import Start
-from .checkpoint import checkpoints
+from .checkpoint_folders import checkpoints
 from .config import RunConfig, model_config
 from .freeze import resolve_freeze
 from .precision import resolve_precision

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..models import MultimodalModel
-from .checkpoint import checkpoints, step_of
+from .checkpoint_folders import checkpoints, step_of
 from .config import RunConfig
 
 if TYPE_CHECKING:
     from ..modalities.tokenizer_set import TokenizerSet
+    from ..models import MultimodalModel
 
 __all__ = ["Run", "has_finished", "load_run", "read_config", "read_yaml"]
 
@@ -46,6 +46,7 @@ def load_run(folder: str | Path) -> Run:
         ValueError: a damaged or foreign file in it.
     """
     from ..modalities.tokenizer_set import TokenizerSet
+    from ..models import MultimodalModel  # here: a config is read without torch
 
     folder = Path(folder)
     config = read_config(folder)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models import Modality
-from .checkpoint import checkpoints
+from .checkpoint_folders import checkpoints
 from .means import Means
 
 __all__ = ["NonFiniteLoss", "StepSums", "check_finite"]
