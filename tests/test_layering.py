@@ -23,7 +23,7 @@ ALLOWED = table()
 # Modules beside the rooms, of the standard library alone.
 TOP = {
     *("cache_folders", "extras", "files", "flop_formulas", "lazy"),
-    *("private", "processes", "seeding", "startup"),
+    *("private", "processes", "seeding", "startup", "structure"),
 }
 # Libraries that `import mixture_of_mamba` must not take, and rooms that may not know them at all.
 ONLY_LIBRARIES = {"ops": {"torch", "triton", "numpy"}, "layers": {"torch"}}

@@ -11,7 +11,7 @@ import torch
 
 from mixture_of_mamba import MultimodalModel
 from mixture_of_mamba.batch import Batch
-from mixture_of_mamba.data.sampler import Schedule
+from mixture_of_mamba.data.sampler import ShuffledSampler
 from mixture_of_mamba.generation.diffusion import DiffusionOptions, denoise
 from mixture_of_mamba.generation.sampling import UniformStream
 from mixture_of_mamba.modalities.image.kl_network import train as train_autoencoder
@@ -67,7 +67,7 @@ def test_what_is_no_whole_number_is_refused(draw: Draw, seed: Any) -> None:
 
 @pytest.mark.parametrize("seed", [2**32 + 7, 2**64, 10**40])
 def test_data_takes_large_seeds(seed: int) -> None:
-    assert sorted(Schedule(5, seed).indices(0, 5)) == list(range(5))
+    assert sorted(ShuffledSampler(5, seed).indices(0, 5)) == list(range(5))
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     a, b = (train_autoencoder(images, steps=1, seed=seed).state_dict() for _ in range(2))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.data.cache import materialise
+from mixture_of_mamba.data.cache import build_or_load
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.evaluation.plan import write_plan
 from mixture_of_mamba.evaluation.samples import save_examples
@@ -67,7 +67,7 @@ def tokenizer_set(folder: Path) -> None:
 
 
 def cached(folder: Path) -> None:
-    materialise(folder, "data", {"a": 1}, lambda part: tiny_bundle("chameleon").save(part))
+    build_or_load(folder, "data", {"a": 1}, lambda part: tiny_bundle("chameleon").save(part))
 
 
 def log(folder: Path) -> None:

@@ -20,10 +20,11 @@ SIDE = 32
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps that the command line trained."""
-    data = tiny_config("transfusion", patch=8, text_fraction=0.1).content()
-    fields = {f"data.{name}": data[name] for name in ("setting", "scenes", "validation_fraction",
-              "text_vocabulary", "patch", "text_fraction")}  # fmt: skip
-    fields |= {"data.cache": tiny_config().cache, "model.d_model": 16, "model.n_layers": 1}
+    fields: dict[str, object] = {"modalities.image.codec": "patches", "modalities.speech": "null"}
+    fields |= {"modalities.image.patch": 8, "modalities.text.vocabulary": 384}
+    fields |= {"data.digits.scenes": 60, "data.digits.text_fraction": 0.1}
+    fields |= {"data.validation_fraction": 0.2, "data.cache": tiny_config().data.cache}
+    fields |= {"model.d_model": 16, "model.n_layers": 1}
     fields |= {"train.steps": 3, "train.warmup": 1, "train.batch_size": 2, "train.samples": 0}
     fields |= {"train.evaluate_batches": 1, "train.threads": 1, "train.tensorboard": "false"}
     folder = tmp_path_factory.mktemp("runs") / "a"

@@ -10,13 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from jsonargparse import set_parsing_settings
 from safetensors import SafetensorError
 
 import mixture_of_mamba
 from mixture_of_mamba.cli.errors import report
 from mixture_of_mamba.cli.main import COMMANDS, main
-from mixture_of_mamba.cli.options import Parser
+from mixture_of_mamba.cli.parser import Parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +49,7 @@ def test_both_ways_to_start_are_one() -> None:
 def test_overview_imports_no_command() -> None:
     code = (
         "import sys; from mixture_of_mamba.cli.main import main; main(['--help']);"
-        "sys.exit(str({'torch', 'jsonargparse', 'lightning', 'yaml'} & set(sys.modules)))"
+        "sys.exit(str({'torch', 'lightning', 'yaml'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "set()"
@@ -61,9 +60,8 @@ def test_help_explains_every_option(name: str) -> None:
     assert find_spec(f"mixture_of_mamba.cli.{name}"), (
         "the overview names a command without a module"
     )
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     module = import_module(f"mixture_of_mamba.cli.{name}")
-    parser = Parser(prog=f"mom {name}", exit_on_error=False)
+    parser = Parser(prog=f"mom {name}")
     module.configure(parser)
     silent = [a.dest for a in parser._actions if not a.help]
     assert not silent
@@ -82,9 +80,9 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
     [
         (["--train.stepz", "3"], "there is no option --train.stepz (did you mean --train.steps?)"),
         (["--steps=3"], "there is no option --steps (did you mean --train.steps?)"),
-        (["--train.steps", "x"], "--train.steps is 'x', which is no whole number"),
-        (["--data.patch", "x"], "--data.patch is 'x', which is no whole number"),
-        (["--train.threads=2.5"], "--train.threads is '2.5', which is no whole number"),
+        (["--train.steps", "x"], "train.steps is 'x', which is no whole number"),
+        (["-c", "transfusion", "--data.patch", "x"], "image.patch is 'x', which is no whole num"),
+        (["--train.threads=2.5"], "train.threads is '2.5', which is no whole number"),
         (["--train.steps", "0"], "train.steps is 0; it must be at least 1"),
         (["--data.setting", "speech"], "setting is 'speech'; choose from chameleon"),
         (["--model.split", "in_prj"], "split has unknown projections ['in_prj']"),
@@ -129,8 +127,7 @@ def test_wrong_values_of_every_kind_say_what_is_valid(
 def test_every_option_with_choices_names_them(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = Parser(prog=f"mom {name}", exit_on_error=False)
+    parser = Parser(prog=f"mom {name}")
     import_module(f"mixture_of_mamba.cli.{name}").configure(parser)
     for action in parser._actions:
         if action.choices and action.option_strings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +11,15 @@ import yaml
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.cli.options import Parser, add_run_options, run_config
-from mixture_of_mamba.data.build import build, settled
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec
 from mixture_of_mamba.modalities.image.kl_network import train
-from mixture_of_mamba.modalities.options import AutoencoderOptions
+from mixture_of_mamba.modalities.options import AutoencoderOptions, PatchOptions
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
 from mixture_of_mamba.training.loop import train as train_run
 from mixture_of_mamba.training.runs import read_config
-from tests.helpers.tiny_data import tiny_bundle, tiny_config
+from tests.helpers.tiny_data import prepare, tiny_bundle, tiny_config
 
 TINY = {"scenes": 40, "validation_fraction": 0.2, "text_vocabulary": 384, "image_steps": 3}
 OPTIONS = [f"--data.{name}={value}" for name, value in {**TINY, "patch": 8}.items()]
@@ -38,7 +36,8 @@ def test_train_writes_tokenizers_that_runs_reuse(
     assert "mean squared error" in said.err
     assert main(["tokenizer", "inspect", str(out)]) == 0
     assert capsys.readouterr().out == said.out
-    bundle = build(tiny_config("transfusion", tokenizers=str(out)), progress=False)
+    data = replace(tiny_config("transfusion").data, tokenizers=str(out))
+    bundle = prepare(RunConfig(data=data))
     assert bundle.tokenizers.modalities[1] == ("image", "continuous", 32)
     assert main(command) == 1
     assert "is there already and not empty" in capsys.readouterr().err
@@ -76,9 +75,13 @@ def test_a_patch_that_cannot_be_is_refused_before_the_autoencoder_is_trained(
     assert "covers 4 pixels, which must divide the patch (2 pixels)" in error
 
 
+def patch_of(config: RunConfig) -> int:
+    return int(config.modalities["image"].given["patch"])
+
+
 def reused(setting: str, folder: Path, *more: str) -> RunConfig:
     """The run that such flags describe; files and presets go in `more`."""
-    parser = Parser(prog="mom", exit_on_error=False)
+    parser = Parser(prog="mom")
     add_run_options(parser)
     flags = [f"--data.setting={setting}", f"--data.tokenizers={folder}", "--data.window=512"]
     return run_config(parser.parse_args([*flags, *more]))
@@ -88,8 +91,9 @@ def reused(setting: str, folder: Path, *more: str) -> RunConfig:
 def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tokenizers with patches of 8 pixels in Z order."""
     folder = tmp_path_factory.mktemp("patches") / "a"
-    config = tiny_config("transfusion", patch=8, patch_order="z", text_fraction=0.0)
-    build(config, progress=False).tokenizers.save(folder)
+    image = {"patch": 8, "order": "z"}
+    config = tiny_config("transfusion", image=image, digits={"text_fraction": 0.0})
+    prepare(config).tokenizers.save(folder)
     return folder
 
 
@@ -115,51 +119,80 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runs_record_what_reused_tokenizers_decide(patches: Path, cells: Path, codes: Path) -> None:
-    data = reused("transfusion", patches).data
-    assert (data.patch, data.patch_order, data.latents) == (8, "z", "patches")
+    config = reused("transfusion", patches)
+    image = config.modalities["image"]
+    assert image.to_dict() == {"codec": "patches", "size": 32, "patch": 8, "order": "z"}
     text = TokenizerSet.load(patches).modalities[0][2]  # fewer than 384: the texts have no more
-    assert (data.text_vocabulary, data.image_size) == (text, 32)
-    assert reused("transfusion", patches, "--data.patch=8", "--data.latents=patches").data == data
-    data = reused("transfusion", cells).data
-    assert (data.patch, data.patch_order, data.latents) == (4, "rows", "autoencoder")
-    data = reused("chameleon_speech", codes).data
-    assert (data.text_vocabulary, data.image_codes, data.speech_units) == (384, 32, 32)
-    assert (data.image_size, data.latents, data.patch) == (32, "patches", 4), "no latents: defaults"
+    assert config.modalities["text"].given["vocabulary"] == text
+    flags = ["--modalities.image.patch=8", "--modalities.image.codec=patches"]
+    assert reused("transfusion", patches, *flags) == config
+    assert reused("transfusion", patches, "--data.patch=8", "--data.latents=patches") == config
+    image = reused("transfusion", cells).modalities["image"]
+    assert image.codec == "autoencoder"
+    assert (image.given["patch"], image.given["order"]) == (4, "rows")
+    found = reused("chameleon_speech", codes).modalities
+    assert found["text"].given["vocabulary"] == 384
+    assert (found["image"].given["codes"], found["speech"].given["units"]) == (32, 32)
+
+
+def test_tokenizers_of_other_modalities_than_the_configs_are_refused(patches: Path) -> None:
+    parser = Parser(prog="mom")
+    add_run_options(parser)
+    args = parser.parse_args(["-c", "chameleon", f"--data.tokenizers={patches}"])
+    with pytest.raises(ValueError, match="but the config has discrete text, discrete image"):
+        run_config(args)
+
+
+def test_nothing_need_be_said_of_reused_tokenizers(patches: Path) -> None:
+    parser = Parser(prog="mom")
+    add_run_options(parser)
+    config = run_config(parser.parse_args([f"--data.tokenizers={patches}"]))
+    assert config.setting == "transfusion" and config.modalities["image"].given["patch"] == 8
 
 
 def test_values_of_a_preset_are_not_the_users(patches: Path, cells: Path, tmp_path: Path) -> None:
     """configs/transfusion.yaml says patches of 8 pixels, for those who say nothing."""
-    assert reused("transfusion", cells, "-c", "transfusion").data.patch == 4
-    assert reused("transfusion", patches, "-c", "configs/transfusion.yaml").data.patch_order == "z"
+    assert patch_of(reused("transfusion", cells, "-c", "transfusion")) == 4
+    config = reused("transfusion", patches, "-c", "configs/transfusion.yaml")
+    assert config.modalities["image"].given["order"] == "z"
     mine = tmp_path / "transfusion.yaml"  # a file of one's own under a preset's name
     mine.write_text("data: {setting: transfusion, patch: 8}")
-    with pytest.raises(ValueError, match=r"data.patch is 8, but .* made with 4"):
+    with pytest.raises(ValueError, match=r"modalities.image.patch is 8, but .* made with 4"):
         reused("transfusion", cells, "-c", str(mine))
-    with pytest.raises(ValueError, match=r"data.patch is 8, but .* made with 4"):
+    with pytest.raises(ValueError, match=r"modalities.image.patch is 8, but .* made with 4"):
         reused("transfusion", cells, "-c", "transfusion", "--data.patch=8")
-    with pytest.raises(ValueError, match=r"data.patch is 8, but .* made with 4"):
+    with pytest.raises(ValueError, match=r"modalities.image.patch is 8, but .* made with 4"):
         reused("transfusion", cells, "-c", "transfusion", "--data={patch: 8}")
     mine.write_text(f"data: {{tokenizers: {patches}}}")  # a file on top of the preset
-    parser = Parser(prog="mom", exit_on_error=False)
+    parser = Parser(prog="mom")
     add_run_options(parser)
-    both = run_config(parser.parse_args(["-c", "transfusion", "-c", str(mine)])).data
-    assert (both.patch, both.patch_order) == (8, "z")
+    both = run_config(parser.parse_args(["-c", "transfusion", "-c", str(mine)]))
+    assert both.modalities["image"].given == {"size": 32, "patch": 8, "order": "z"}
     nothing = ["--data.tokenizers=null", "--data.image_steps=1"]
-    assert reused("transfusion", cells, "-c", "transfusion", *nothing).data.patch == 8
+    assert patch_of(reused("transfusion", cells, "-c", "transfusion", *nothing)) == 8
 
 
 @pytest.mark.parametrize(
     ("setting", "flag", "words"),
     [
-        ("transfusion", "--data.patch=2", "data.patch is 2, but the tokenizers in F were made wi"),
-        ("transfusion", "--data.patch_order=rows", "data.patch_order is 'rows', but the tokeni"),
-        ("transfusion", "--data.latents=autoencoder", "data.latents is 'autoencoder', but the to"),
-        ("autoencoder", "--data.latents=patches", "data.latents is 'patches', but the tokenizers"),
-        ("autoencoder", "--data.latents=.", "data.latents is '.', but the tokenizers in F were ma"),
-        ("transfusion", "--data.latents=.", "data.latents is '.', but the tokenizers in F were ma"),
-        ("transfusion", "--data.text_vocabulary=1024", "data.text_vocabulary is 1024, but the tok"),
-        ("chameleon_speech", "--data.image_codes=512", "made with 32; give data.image_codes 32"),
-        ("chameleon_speech", "--data.speech_units=256", "made with 32; give data.speech_units 32"),
+        (
+            "transfusion",
+            "--data.patch=2",
+            "image.patch is 2, but the tokenizers in F were made wi",
+        ),
+        (
+            "transfusion",
+            "--data.patch_order=rows",
+            "image.order is 'rows', but the toke",
+        ),
+        ("transfusion", "--data.latents=autoencoder", "image.codec is 'autoencoder', but the to"),
+        ("autoencoder", "--data.latents=patches", "image.codec is 'patches', but the tokenizers"),
+        ("autoencoder", "--data.latents=.", "image.pretrained is '.', but the tokenizers in F br"),
+        ("transfusion", "--data.latents=.", "image.codec is 'autoencoder', but the tokenizers in"),
+        ("transfusion", "--data.text_vocabulary=1024", "text.vocabulary is 1024, but the tok"),
+        ("chameleon_speech", "--data.image_codes=512", "made with 32; give modalities.image.cod"),
+        ("chameleon_speech", "--data.speech_units=256", "made with 32; give modalities.speech.u"),
+        ("transfusion", "--modalities.image.patch=2", "image.patch is 2, but the tokenizers in"),
     ],
 )
 def test_what_reused_tokenizers_contradict_is_refused(
@@ -180,34 +213,29 @@ def test_what_reused_tokenizers_contradict_is_refused(
     error = capsys.readouterr().err
     assert words.replace(" F ", f" {folder} ") in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
-    name, _, value = flag.removeprefix("--data.").partition("=")
-    fields: dict[str, Any] = {name: int(value) if value.isdigit() else value}
-    with pytest.raises(ValueError, match="or give other tokenizers"):
-        build(DataConfig(setting=setting, tokenizers=str(folder), window=512, **fields))
 
 
 def test_a_run_from_python_records_them_too(patches: Path, tmp_path: Path) -> None:
     """So that the command line can resume it, which reads the tokenizers before it compares."""
-    data = tiny_config("transfusion", tokenizers=str(patches), text_fraction=0.0)
-    fields = {"image_codes", "speech_units", "text_vocabulary"}
-    data = replace(data, window=512, **dict.fromkeys(fields))
-    assert data.patch is None
+    tiny = tiny_config("transfusion", digits={"text_fraction": 0.0}).data
     config = RunConfig(
-        data=data,
+        data=replace(tiny, tokenizers=str(patches), window=512),
         model=ModelSettings(d_model=16, n_layers=1),
         train=TrainConfig(steps=1, batch_size=2, samples=0, tensorboard=False, progress=False),
     )
-    train_run(config, tmp_path / "run", build=lambda data: build(data, progress=False))
-    recorded = read_config(tmp_path / "run").data
-    assert recorded == settled(data) and (recorded.patch, recorded.patch_order) == (8, "z")
+    assert config.modalities == {}, "left to the tokenizers"
+    train_run(config, tmp_path / "run", build=prepare)
+    recorded = read_config(tmp_path / "run")
+    assert recorded == config.resolved() and patch_of(recorded) == 8
     assert main(["train", "--out", str(tmp_path / "run"), "--resume", "--train.steps=2"]) == 0
 
 
-def test_a_field_left_to_tokenizers_is_not_read_before_they_are(patches: Path) -> None:
-    config = DataConfig(setting="transfusion", tokenizers=str(patches))
-    with pytest.raises(ValueError, match=r"data.patch is left to the tokenizers in .*settled"):
-        config.chosen("patch")
-    assert settled(config).chosen("patch") == 8
+def test_a_codec_left_to_tokenizers_is_not_read_before_they_are(patches: Path) -> None:
+    data = DataConfig(tokenizers=str(patches))
+    config = RunConfig(modalities={"text": {}, "image": {"patch": 8}}, data=data)
+    with pytest.raises(ValueError, match="left to reused tokenizers"):
+        _ = config.modalities["image"].options
+    assert config.resolved().modalities["image"].options == PatchOptions(patch=8, order="z")
 
 
 @pytest.mark.parametrize(
@@ -216,8 +244,8 @@ def test_a_field_left_to_tokenizers_is_not_read_before_they_are(patches: Path) -
         (["train"], "where to? give: mom tokenizer train --out FOLDER"),
         (["inspect"], "which folder? give: mom tokenizer inspect FOLDER"),
         (["inspect", "/nowhere"], "/nowhere holds no tokenizers"),
-        (["train", "--out", "x", "--data.latents", "vae"], "latents is 'vae'; choose from patches"),
-        (["train", "--out", "x", "--data.patch", "3"], "patch is 3; choose 2, 4 or 8"),
+        (["train", "--out", "x", "--data.latents", "vae"], "image.pretrained is 'vae', which does"),
+        (["train", "--out", "x", "--data.patch", "3"], "image.patch is 3; choose 2, 4 or 8"),
     ],
 )
 def test_errors_are_one_clear_line(

@@ -9,9 +9,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mixture_of_mamba.data.listing import Listing, list_documents
+from mixture_of_mamba.modalities.image.files import IMAGE
+from mixture_of_mamba.modalities.media import TEXT
+from mixture_of_mamba.modalities.speech.files import SOUND
 from tests.helpers.tiny_data import bundle, spoken
 
-__all__ = ["bundle", "documents", "media", "spoken", "write_jsonl", "write_png", "write_wav"]
+__all__ = [
+    "bundle",
+    "documents",
+    "listed",
+    "media",
+    "spoken",
+    "write_jsonl",
+    "write_png",
+    "write_wav",
+]
+
+
+#: The media of text, images and speech.
+MEDIA = {"text": TEXT, "image": IMAGE, "speech": SOUND}
+
+
+def listed(source: Path) -> Listing:
+    """The documents of a source of text, images and speech."""
+    return list_documents(source, MEDIA)
 
 
 def write_png(path: Path, seed: int, size: tuple[int, int] = (50, 40)) -> Path:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.errors import DataError
-from mixture_of_mamba.data.listing import list_documents
 from mixture_of_mamba.modalities.text import TextTokenizer
-from tests.data.conftest import write_jsonl
+from tests.data.conftest import listed, write_jsonl
 from tests.data.test_user_data import own_config
+from tests.helpers.tiny_data import prepare
 from tests.modalities.speech.test_files import bad_sounds
 
 BASE64 = base64.b64encode(bytes(range(256)) * 12).decode()
@@ -51,7 +50,7 @@ def test_each_names_its_line_and_says_what_helps(
     source = tmp_path / "d.jsonl"
     source.write_bytes(b'[{"text": "good"}]\n' + line + b'\n[{"text": "fine"}]\n')
     with pytest.raises(DataError, match=message) as error:
-        build(own_config(source, tmp_path), progress=False)
+        prepare(own_config(source, tmp_path))
     assert str(error.value).startswith(f"{source}:2: ")
     assert "data.skip_bad" in str(error.value)
     assert len(str(error.value)) < 600
@@ -72,11 +71,11 @@ def test_all_together_are_left_out_and_the_rest_is_there(media: Path, tmp_path: 
     bad += [json.dumps([{"audio": name}]).encode() for name in sounds]
     (folder / "d.jsonl").write_bytes(b"\n".join([*rows[:3], *bad, *rows[3:], rows[0]]))
     (folder / "e.PARQUET").write_bytes(b"PAR1 and no more")
-    bundle = build(own_config(folder, tmp_path, skip_bad=True), progress=False)
+    bundle = prepare(own_config(folder, tmp_path, skip_bad=True))
     facts = bundle.facts
-    assert facts["left_out"] == len(bad) + 1
+    assert facts["skipped"] == len(bad) + 1
     assert facts["train"]["documents"] + facts["validation"]["documents"] == 6
-    assert any("e.PARQUET: is no readable Parquet" in why for why in facts["left_out_because"])
+    assert any("e.PARQUET: is no readable Parquet" in why for why in facts["skipped_because"])
     (twins,) = [line for line in facts["notes"] if "content that others have" in line]
     assert "left out: 1 documents" in twins
     assert twins.endswith(f"d.jsonl:{len(bad) + 7}, as {folder / 'd.jsonl'}:1")
@@ -87,11 +86,11 @@ def test_a_picture_above_the_limit_is_a_bad_document(media: Path, tmp_path: Path
     source = write_jsonl(tmp_path / "d.jsonl", rows)
     config = own_config(source, tmp_path, max_pixels=50 * 40 - 1)
     with pytest.raises(DataError, match=r"d\.jsonl:2: image .* 50 x 40 pixels, but at most 1,999"):
-        build(config, progress=False)
+        prepare(config)
     rows = [[{"text": "a"}], [{"audio": str(media / "sound0.wav")}], [{"text": "b"}]]
     source = write_jsonl(tmp_path / "d.jsonl", rows)
     with pytest.raises(DataError, match=r"d\.jsonl:2: audio .* lasts 1 s, but at most 1 s"):
-        build(own_config(source, tmp_path, max_seconds=1.1), progress=False)
+        prepare(own_config(source, tmp_path, max_seconds=1.1))
 
 
 def test_a_text_that_the_tokenizer_cannot_take_is_its_documents_failure(
@@ -107,8 +106,8 @@ def test_a_text_that_the_tokenizer_cannot_take_is_its_documents_failure(
     image, audio = {"image": str(media / "picture0.png")}, {"audio": str(media / "sound0.wav")}
     rows = [[{"text": text}, image, audio] for text in ("a", "b", "a zebra", "b a", "a b")]
     source = write_jsonl(tmp_path / "d.jsonl", rows)
-    fields = {"text_tokenizer": str(tmp_path / "words.json")}
-    facts = build(own_config(source, tmp_path, **fields), progress=False).facts
+    fields = {"text": {"vocabulary": 280, "tokenizer": str(tmp_path / "words.json")}}
+    facts = prepare(own_config(source, tmp_path, **fields)).facts
     assert facts["train"]["unknown"] + facts["validation"]["unknown"] == 1
     assert any("1 stretches of text that" in line for line in facts["notes"])
     plain = json.loads((tmp_path / "words.json").read_text())
@@ -116,7 +115,7 @@ def test_a_text_that_the_tokenizer_cannot_take_is_its_documents_failure(
     (tmp_path / "words.json").write_text(json.dumps(plain))
     config = own_config(source, tmp_path, **fields)
     with pytest.raises(ValueError, match=r"words\.json cannot encode"):
-        build(config, progress=False)
+        prepare(config)
 
 
 def test_one_failing_text_among_many_is_found(
@@ -134,9 +133,9 @@ def test_one_failing_text_among_many_is_found(
     rows = [[{"text": text}, image, audio] for text in ("six", "seven", "eight", "nine")]
     source = write_jsonl(tmp_path / "d.jsonl", rows)
     with pytest.raises(DataError, match=rf"^{source}:2: RuntimeError: no seven; repair it"):
-        build(own_config(source, tmp_path), progress=False)
-    facts = build(own_config(source, tmp_path, skip_bad=True), progress=False).facts
-    assert facts["left_out_because"] == [f"{source}:2: RuntimeError: no seven"]
+        prepare(own_config(source, tmp_path))
+    facts = prepare(own_config(source, tmp_path, skip_bad=True)).facts
+    assert facts["skipped_because"] == [f"{source}:2: RuntimeError: no seven"]
     assert facts["train"]["documents"] + facts["validation"]["documents"] == 3
 
 
@@ -146,14 +145,14 @@ def test_messages_show_only_the_beginning_of_what_they_quote(tmp_path: Path) -> 
 
     pictures = pa.array([[{"image": b"\x89PNG" + bytes(100_000)}], [{"image": b"ab"}]])
     parquet.write_table(pa.table({"segments": pictures}), tmp_path / "d.parquet")
-    first, second = list_documents(tmp_path / "d.parquet").documents
+    first, second = listed(tmp_path / "d.parquet").documents
     assert len(str(first.error)) < 500 + len(str(tmp_path))
     assert "image is bytes b'\\x89PNG" in str(first.error)
     assert "(100,004 long), not a filled string" in str(first.error)
     assert "image is b'ab'" in str(second.error)
     rows = [{"text": ["word"] * 100_000}, {"sound": "x" * 100_000}, {"text": {"a": "x" * 9999}}]
     write_jsonl(tmp_path / "e.jsonl", [[row] for row in rows])  # type: ignore[list-item]
-    for document in list_documents(tmp_path / "e.jsonl").documents:
+    for document in listed(tmp_path / "e.jsonl").documents:
         assert len(str(document.error)) < 500 + len(str(tmp_path))
 
 
@@ -167,5 +166,5 @@ def test_capitals_in_a_suffix_change_nothing(tmp_path: Path, name: str) -> None:
     else:
         parquet.write_table(pa.table({"segments": [[{"text": "a"}]]}), tmp_path / name)
     for source in (tmp_path / name, tmp_path):
-        (document,) = list_documents(source).documents
+        (document,) = listed(source).documents
         assert document.segments == (("text", "a"),)

@@ -6,19 +6,18 @@ import hashlib
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.bundle import DataBundle
-from mixture_of_mamba.data.cache import content_hash, materialise
+from mixture_of_mamba.data.cache import build_or_load, content_hash
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.data.digits.facts import parse_facts
-from tests.helpers.tiny_data import tiny_bundle, tiny_config
+from tests.helpers.tiny_data import prepare, tiny_bundle, tiny_config, with_data
 
 
 def test_batches_fit_a_model_of_these_modalities(bundle: DataBundle) -> None:
@@ -97,10 +96,10 @@ def test_image_values_are_of_unit_scale() -> None:
 
 
 def test_a_second_build_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config("transfusion", scenes=20, cache=str(tmp_path))
-    first = build(config, progress=False)
+    config = tiny_config("transfusion", digits={"scenes": 20}, cache=str(tmp_path))
+    first = prepare(config)
     monkeypatch.setattr("mixture_of_mamba.data.build._build", None)  # would raise if it were called
-    second = build(config, progress=False)
+    second = prepare(config)
     for name in ("tokens", "modality_ids", "document_ids", "segment_ids", "loss_mask"):
         np.testing.assert_array_equal(getattr(first.train, name), getattr(second.train, name))
     np.testing.assert_array_equal(first.train.values["image"], second.train.values["image"])
@@ -111,8 +110,9 @@ def test_a_second_build_reads_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_text_fraction_zero_means_scenes_alone(tmp_path: Path) -> None:
-    config = tiny_config("transfusion", scenes=20, text_fraction=0.0, cache=str(tmp_path))
-    bundle = build(config, progress=False)
+    digits = {"scenes": 20, "text_fraction": 0.0}
+    config = tiny_config("transfusion", digits=digits, cache=str(tmp_path))
+    bundle = prepare(config)
     images = bundle.train.tokens_by_modality()["image"]
     assert images == 16 * 64
     assert 0 < bundle.train.padding < bundle.train.tokens.size / 2
@@ -122,9 +122,16 @@ _DIGEST = """
 import hashlib, sys
 from pathlib import Path
 from mixture_of_mamba.data.build import build
-from mixture_of_mamba.data.config import DataConfig
-build(DataConfig(scenes=20, validation_fraction=0.2, text_vocabulary=300, image_codes=16,
-                 image_steps=3, speech_units=16, cache=sys.argv[1]), progress=False)
+from mixture_of_mamba.training.config import RunConfig
+config = RunConfig.from_dict({
+    "modalities": {
+        "text": {"codec": "bpe", "vocabulary": 300},
+        "image": {"codec": "vq", "codes": 16, "steps": 3},
+        "speech": {"codec": "units", "units": 16},
+    },
+    "data": {"digits": {"scenes": 20}, "validation_fraction": 0.2, "cache": sys.argv[1]},
+})
+build(config.data, config.modalities)
 """
 
 
@@ -154,13 +161,13 @@ def test_many_builders_of_one_thing_build_it_once(tmp_path: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
-from mixture_of_mamba.data.cache import materialise
+from mixture_of_mamba.data.cache import build_or_load
 def make(folder):
     with open(sys.argv[1] + "/made", "a") as log:
         log.write("x")
     time.sleep(0.3)
     (folder / "content").write_text("whole")
-folder = materialise(Path(sys.argv[1]), "thing", {"a": 1}, make)
+folder = build_or_load(Path(sys.argv[1]), "thing", {"a": 1}, make)
 assert (folder / "content").read_text() == "whole"
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
@@ -176,7 +183,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        materialise(tmp_path, "thing", {}, fail)
+        build_or_load(tmp_path, "thing", {}, fail)
     assert [p.suffix for p in tmp_path.iterdir()] in ([], [".lock"])
 
 
@@ -186,36 +193,35 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path: Path) -> None:
     leftover.mkdir()
     other = tmp_path / ".part-thing-0123456789abcdef-abc"
     other.mkdir()
-    folder = materialise(tmp_path, "thing", {"a": 1}, lambda f: None)
+    folder = build_or_load(tmp_path, "thing", {"a": 1}, lambda f: None)
     assert folder.is_dir() and other.is_dir() and not leftover.exists()
 
 
 def test_hashes_tell_configs_apart() -> None:
-    one, two = DataConfig(seed=0).content(), DataConfig(seed=1).content()
+    one, two = DataConfig(seed=0).cache_key(), DataConfig(seed=1).cache_key()
     assert content_hash(one) == content_hash(dict(reversed(one.items())))
     assert content_hash(one) != content_hash(two)
-    assert DataConfig(cache="x").content() == DataConfig(cache="y").content()
+    assert DataConfig(cache="x").cache_key() == DataConfig(cache="y").cache_key()
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"setting": "cameleon"}, "choose from chameleon"),
-        ({"text_fraction": 1.0}, "text_fraction is 1.0"),
+        ({"digits": {"text_fraction": 1.0}}, "text_fraction is 1.0"),
         ({"validation_fraction": 0.0}, "validation_fraction is 0"),
         ({"window": 0}, "at least 16"),
-        ({"scenes": 1}, "at least 20"),
+        ({"digits": {"scenes": 1}}, "at least 20"),
         ({"seed": -1}, "at least 0"),
-        ({"setting": "transfusion", "window": 64}, "takes 68 positions and is never cut"),
-        ({"patch": 3}, "choose 2, 4 or 8"),
-        ({"image_size": 30}, "multiple of 8"),
-        ({"image_size": 64}, "embedded scenes are 32 pixels"),
-        ({"text_vocabulary": 10}, "at least 270"),
+        ({"window": 64}, "takes 68 positions and is never cut"),
+        ({"image": {"patch": 3}}, "choose 2, 4 or 8"),
+        ({"image": {"size": 30}}, "multiple of 8"),
+        ({"image": {"size": 64}}, "embedded scenes are 32 pixels"),
+        ({"text": {"vocabulary": 10}}, "at least 270"),
     ],
 )
-def test_wrong_values_are_refused(fields: dict[str, object], message: str) -> None:
+def test_wrong_values_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DataConfig(**fields)  # type: ignore[arg-type]
+        tiny_config("transfusion", **fields)
 
 
 @pytest.mark.parametrize(
@@ -223,19 +229,22 @@ def test_wrong_values_are_refused(fields: dict[str, object], message: str) -> No
     [
         ({"source": "/nowhere/at.jsonl"}, "does not exist"),
         ({"tokenizers": "/nowhere"}, "is no folder"),
-        ({"latents": "magic"}, "latents is 'magic'"),
+        (
+            {"image": {"codec": "autoencoder", "pretrained": "magic"}},
+            "modalities.image.pretrained is 'magic', which does not exist",
+        ),
     ],
 )
-def test_what_is_not_there_is_named(fields: dict[str, object], message: str) -> None:
-    config = DataConfig(**fields)  # type: ignore[arg-type]  # as a value it is fine: see load_run
+def test_what_is_not_there_is_named(fields: dict[str, Any], message: str) -> None:
+    config = tiny_config("transfusion", **fields)  # as a value it is fine: see load_run
     with pytest.raises(ValueError, match=message):
-        build(config, progress=False)
+        prepare(config)
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(ImportError, match=r"pip install 'mixture-of-mamba\[speech\]'"):
-        build(tiny_config("chameleon_speech", cache=str(tmp_path)), progress=False)
+        prepare(tiny_config("chameleon_speech", cache=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +266,7 @@ def test_a_damaged_cached_file_is_named_and_made_anew(
         made.append(folder)
         tiny_bundle("chameleon").save(folder)
 
-    folder = materialise(tmp_path, "data", {"a": 1}, make)
+    folder = build_or_load(tmp_path, "data", {"a": 1}, make)
     path = folder / name
     whole = path.read_bytes()
     bad = bytearray(whole)
@@ -265,20 +274,21 @@ def test_a_damaged_cached_file_is_named_and_made_anew(
     path.write_bytes(bad if how == "flipped" else whole[: len(whole) // 2])
     if how == "gone":
         path.unlink()
-    assert materialise(tmp_path, "data", {"a": 1}, make) == folder and len(made) == 2
+    assert build_or_load(tmp_path, "data", {"a": 1}, make) == folder and len(made) == 2
     said = capsys.readouterr().err
     assert "made anew" in said and str(path) in said
     assert path.read_bytes() == whole
-    assert materialise(tmp_path, "data", {"a": 1}, make) == folder and len(made) == 2
+    assert build_or_load(tmp_path, "data", {"a": 1}, make) == folder and len(made) == 2
     assert {p.name for p in tmp_path.iterdir()} == {folder.name, f"{folder.name}.lock"}
 
 
 def test_data_names_its_digests(tmp_path: Path) -> None:
     """Equal data has equal ones, wherever it was made; other data differs in what is other."""
-    config = tiny_config("chameleon", image_steps=2, scenes=30, text_fraction=0.0)
-    one = build(replace(config, cache=str(tmp_path / "a")), progress=False)
-    two = build(replace(config, cache=str(tmp_path / "b")), progress=False)
-    other = build(replace(config, cache=str(tmp_path / "a"), window=128), progress=False)
+    digits = {"scenes": 30, "text_fraction": 0.0}
+    config = tiny_config("chameleon", image={"steps": 2}, digits=digits)
+    one = prepare(with_data(config, cache=str(tmp_path / "a")))
+    two = prepare(with_data(config, cache=str(tmp_path / "b")))
+    other = prepare(with_data(config, cache=str(tmp_path / "a"), window=128))
     assert set(one.digests) == {
         *("train windows", "validation windows", "text tokenizer", "image tokenizer")
     }

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from mixture_of_mamba.data.build import build
-from mixture_of_mamba.data.fingerprints import stamps
-from mixture_of_mamba.data.listing import Listing, list_documents
-from tests.data.conftest import write_jsonl, write_png
+from mixture_of_mamba.data.fingerprints import fingerprints
+from mixture_of_mamba.data.listing import Listing
+from tests.data.conftest import listed, write_jsonl, write_png
 from tests.data.test_user_data import own_config
+from tests.helpers.tiny_data import prepare
 
 
 def names(listing: Listing, folder: Path) -> list[str]:
@@ -29,7 +30,7 @@ def test_hidden_files_and_backup_copies_are_named_and_not_read(tmp_path: Path) -
     hidden = (".ipynb_checkpoints/a-checkpoint.txt", "sub/.c.txt", "d.txt~", "__MACOSX/a.txt")
     for name in hidden:
         stem(tmp_path, name)
-    listing = list_documents(tmp_path)
+    listing = listed(tmp_path)
     assert names(listing, tmp_path) == ["a", "sub/b"]
     assert listing.notes == [
         f"not read: 4 hidden or backup, first: {tmp_path / '.ipynb_checkpoints'}"
@@ -45,7 +46,7 @@ def test_runs_and_prepared_data_below_the_source_are_no_documents(tmp_path: Path
     stem(tmp_path, "comparison/configs/x")
     write_jsonl(tmp_path / "comparison/d.jsonl", [[{"text": "no document"}]])
     stem(tmp_path, "data-0123/key.json")
-    listing = list_documents(tmp_path)
+    listing = listed(tmp_path)
     assert len(listing.documents) == 2
     (note,) = listing.notes
     assert note.startswith("not read: 3 folders that hold runs or prepared data")
@@ -54,10 +55,10 @@ def test_runs_and_prepared_data_below_the_source_are_no_documents(tmp_path: Path
 def test_a_run_below_its_source_can_be_resumed(tmp_path: Path) -> None:
     """Its files do not change the data."""
     write_jsonl(tmp_path / "d.jsonl", [[{"text": "a"}], [{"text": "b"}]])
-    before = stamps(list_documents(tmp_path).documents)
+    before = fingerprints(listed(tmp_path).documents)
     for name in ("config.yaml", "checkpoints/x", "metrics.jsonl", "model/config.json"):
         stem(tmp_path, f"runs/a/{name}")
-    assert stamps(list_documents(tmp_path).documents) == before
+    assert fingerprints(listed(tmp_path).documents) == before
 
 
 def test_linked_folders_are_read_and_no_folder_twice(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_linked_folders_are_read_and_no_folder_twice(tmp_path: Path) -> None:
     (own / "again").symlink_to(other)
     (own / "aside").symlink_to(own / "real")
     (own / "real" / "up").symlink_to(own)
-    assert names(list_documents(own), own) == ["a", "again/c", "real/b"]
+    assert names(listed(own), own) == ["a", "again/c", "real/b"]
 
 
 def test_files_that_no_document_names_are_counted(tmp_path: Path) -> None:
@@ -77,13 +78,13 @@ def test_files_that_no_document_names_are_counted(tmp_path: Path) -> None:
     write_png(tmp_path / "left.png", 1)
     stem(tmp_path, "notes.txt")
     write_jsonl(tmp_path / "d.jsonl", [[{"text": "a"}, {"image": "named.png"}], [{"text": "b"}]])
-    listing = list_documents(tmp_path)
+    listing = listed(tmp_path)
     assert len(listing.documents) == 2
     first = tmp_path / "left.png"
     assert listing.notes == [f"not read: 2 files that belong to no document, first: {first}"]
     (tmp_path / "d.jsonl").unlink()
     stem(tmp_path, "sound.m4a")
-    assert list_documents(tmp_path).notes == [
+    assert listed(tmp_path).notes == [
         f"not read: 1 files that belong to no document, namely: {tmp_path / 'sound.m4a'}"
     ]
 
@@ -91,7 +92,7 @@ def test_files_that_no_document_names_are_counted(tmp_path: Path) -> None:
 def test_text_that_is_not_utf_8_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("one\ntwo café".encode("latin-1"))
     (tmp_path / "b.txt").write_bytes("\ufeffein Übermut".encode())
-    first, second = list_documents(tmp_path).documents
+    first, second = listed(tmp_path).documents
     assert f"{tmp_path / 'a.txt'}:2: is not UTF-8 (byte 0xe9)" in str(first.error)
     assert second.segments == (("text", "ein Übermut"),)
 
@@ -110,7 +111,7 @@ def test_a_folder_that_may_not_be_listed_is_a_bad_document(
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    closed, _ = list_documents(tmp_path).documents
+    closed, _ = listed(tmp_path).documents
     assert str(closed.error) == f"{tmp_path / 'closed'}: Permission denied"
 
 
@@ -120,14 +121,14 @@ def test_another_content_of_equal_size_and_time_is_noticed(tmp_path: Path, size:
     write_jsonl(tmp_path / "d.jsonl", [[{"image": "a.png"}]])
     picture = tmp_path / "a.png"
     picture.write_bytes(bytes(size))
-    before, times = stamps(list_documents(tmp_path).documents), picture.stat()
-    assert stamps(list_documents(tmp_path).documents) == before
+    before, times = fingerprints(listed(tmp_path).documents), picture.stat()
+    assert fingerprints(listed(tmp_path).documents) == before
     with picture.open("r+b") as file:
         file.seek(size // 2)
         file.write(b"x")
     os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert picture.stat().st_mtime_ns == times.st_mtime_ns and picture.stat().st_size == size
-    assert stamps(list_documents(tmp_path).documents) != before
+    assert fingerprints(listed(tmp_path).documents) != before
 
 
 def test_equal_documents_are_taken_once_so_that_none_is_in_both_splits(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_equal_documents_are_taken_once_so_that_none_is_in_both_splits(tmp_path:
     ]
     source = write_jsonl(tmp_path / "d.jsonl", rows)
     config = own_config(source, tmp_path, setting="transfusion", validation_fraction=0.5)
-    bundle = build(config, progress=False)
+    bundle = prepare(config)
     captions = {e.caption for e in bundle.validation_examples}
     assert len(bundle.validation_examples) == len(captions) == 2
     assert bundle.train.tokens_by_modality()["image"] == 2 * 64
@@ -166,7 +167,7 @@ def test_a_second_run_from_the_cache_says_the_same(
     config = own_config(tmp_path, tmp_path / ".cache", setting="transfusion", skip_bad=True)
     said = []
     for _ in range(2):
-        build(config)
+        build(config.data, config.modalities)
         lines = [line.split(" s  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
         said.append([line for line in lines if line.startswith(("left out", "not read"))])
     assert said[0] == said[1]

@@ -9,7 +9,7 @@ import pytest
 
 from mixture_of_mamba.data import progress
 from mixture_of_mamba.data.digits.voices import Speaking, choose_voice
-from mixture_of_mamba.data.progress import Progress
+from mixture_of_mamba.data.stage_log import StageLog
 
 
 def test_a_line_comes_after_every_stretch_of_silence(
@@ -17,7 +17,7 @@ def test_a_line_comes_after_every_stretch_of_silence(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    say = Progress()
+    say = StageLog()
     for second in range(36):
         now[0] = float(second)
         if second == 15:
@@ -25,7 +25,7 @@ def test_a_line_comes_after_every_stretch_of_silence(
         say.still(f"at {second}")
     lines = [line.split("s  ")[1] for line in capsys.readouterr().err.splitlines()]
     assert lines == ["at 10", "a stage", "at 25", "at 35"]
-    quiet = Progress(enabled=False)
+    quiet = StageLog(enabled=False)
     now[0] += 100
     quiet.still("nothing")
     assert capsys.readouterr().err == ""

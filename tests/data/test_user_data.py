@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.bundle import DataBundle
-from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.data.errors import DataError
+from mixture_of_mamba.training.config import RunConfig
 from tests.data.conftest import documents, write_jsonl, write_png, write_wav
+from tests.helpers.tiny_data import prepare, tiny_config
 
 
-def own_config(source: Path, cache: Path, **changes: object) -> DataConfig:
-    fields: dict[str, object] = {
-        "setting": "chameleon_speech",
-        "source": str(source),
-        "validation_fraction": 0.2,
-        "text_vocabulary": 280,
-        "image_codes": 8,
-        "image_steps": 2,
-        "speech_units": 8,
-        "cache": str(cache),
-    }
-    return DataConfig(**{**fields, **changes})  # type: ignore[arg-type]
+def own_config(source: Path, cache: Path, **changes: Any) -> RunConfig:
+    tiny: dict[str, Any] = {"text": {"vocabulary": 280}, "speech": {"units": 8}}
+    if changes.get("setting") != "transfusion":
+        tiny["image"] = {"codes": 8, "steps": 2}
+    changes = {**tiny, "source": str(source), "cache": str(cache), **changes}
+    return tiny_config(**changes)
 
 
 @pytest.fixture(scope="module")
-def own(media: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DataBundle, DataConfig]:
+def own(media: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DataBundle, RunConfig]:
     """Ten documents from JSONL, with paths relative to the file."""
     rows = [
         [{k: v.replace(str(media) + "/", "") for k, v in s.items()} for s in row]
@@ -38,10 +33,10 @@ def own(media: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DataBund
     ]
     source = write_jsonl(media / "documents.jsonl", rows)
     config = own_config(source, tmp_path_factory.mktemp("cache"))
-    return build(config, progress=False), config
+    return prepare(config), config
 
 
-def test_jsonl_documents_become_windows(own: tuple[DataBundle, DataConfig]) -> None:
+def test_jsonl_documents_become_windows(own: tuple[DataBundle, RunConfig]) -> None:
     bundle, _ = own
     counts = {
         name: bundle.train.tokens_by_modality()[name] + bundle.validation.tokens_by_modality()[name]
@@ -50,10 +45,10 @@ def test_jsonl_documents_become_windows(own: tuple[DataBundle, DataConfig]) -> N
     assert counts["image"] == 9 * 65
     assert counts["speech"] == 9 * (1.2 * 25 + 1)  # 1.2 s at 25 units, and the end token
     assert bundle.facts["train"]["documents"] + bundle.facts["validation"]["documents"] == 10
-    assert bundle.facts["left_out"] == 0
+    assert bundle.facts["skipped"] == 0
 
 
-def test_examples_are_the_users_own_files(own: tuple[DataBundle, DataConfig], media: Path) -> None:
+def test_examples_are_the_users_own_files(own: tuple[DataBundle, RunConfig], media: Path) -> None:
     from PIL import Image
 
     bundle, _ = own
@@ -70,7 +65,7 @@ def test_examples_are_the_users_own_files(own: tuple[DataBundle, DataConfig], me
 
 
 def test_parquet_holds_the_same_documents(
-    own: tuple[DataBundle, DataConfig], media: Path, tmp_path: Path
+    own: tuple[DataBundle, RunConfig], media: Path, tmp_path: Path
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -78,7 +73,7 @@ def test_parquet_holds_the_same_documents(
     segment = pa.struct([(kind, pa.string()) for kind in ("text", "image", "audio")])
     table = pa.table({"segments": pa.array(documents(media), pa.list_(segment))})
     parquet.write_table(table, tmp_path / "documents.parquet")
-    bundle = build(own_config(tmp_path / "documents.parquet", tmp_path), progress=False)
+    bundle = prepare(own_config(tmp_path / "documents.parquet", tmp_path))
     np.testing.assert_array_equal(bundle.train.tokens, own[0].train.tokens)
     np.testing.assert_array_equal(bundle.validation.tokens, own[0].validation.tokens)
 
@@ -92,35 +87,34 @@ def test_a_folder_of_files_groups_them_by_stem(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("words alone")
     (folder / "ignored.bin").write_bytes(b"x")
     config = own_config(folder, tmp_path, setting="transfusion")
-    bundle = build(config, progress=False)
+    bundle = prepare(config)
     total = bundle.facts["train"]["documents"] + bundle.facts["validation"]["documents"]
     assert total == 5
     assert bundle.train.tokens_by_modality()["image"] in (3 * 64, 4 * 64)
 
 
 def test_tokenizers_can_be_reused(
-    own: tuple[DataBundle, DataConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: tuple[DataBundle, RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, config = own
     bundle.tokenizers.save(tmp_path / "tokenizers")
-    monkeypatch.setattr("mixture_of_mamba.data.build.train_tokenizers", None)
-    again = build(
-        own_config(Path(config.source), tmp_path, tokenizers=str(tmp_path / "tokenizers")),
-        progress=False,
+    monkeypatch.setattr("mixture_of_mamba.data.build.fit_tokenizers", None)
+    again = prepare(
+        own_config(Path(config.data.source), tmp_path, tokenizers=str(tmp_path / "tokenizers"))
     )
     np.testing.assert_array_equal(again.train.tokens, bundle.train.tokens)
 
 
 def test_tokenizers_of_another_setting_are_refused(
-    own: tuple[DataBundle, DataConfig], media: Path, tmp_path: Path
+    own: tuple[DataBundle, RunConfig], media: Path, tmp_path: Path
 ) -> None:
     own[0].tokenizers.save(tmp_path / "tokenizers")
     source = write_jsonl(tmp_path / "d.jsonl", [[{"text": "a"}], [{"text": "b"}]])
     config = own_config(
         source, tmp_path, setting="chameleon", tokenizers=str(tmp_path / "tokenizers")
     )
-    with pytest.raises(ValueError, match="choose the setting they were made for"):
-        build(config, progress=False)
+    with pytest.raises(ValueError, match="choose the modalities that they were made for"):
+        prepare(config)
 
 
 def test_a_changed_picture_is_noticed(tmp_path: Path) -> None:
@@ -128,11 +122,11 @@ def test_a_changed_picture_is_noticed(tmp_path: Path) -> None:
     for i in range(3):
         write_png(tmp_path / f"p{i}.png", i)
     source = write_jsonl(tmp_path / "d.jsonl", rows)
-    config = own_config(source, tmp_path / "cache", setting="transfusion", patch=8)
-    before = build(config, progress=False)
+    config = own_config(source, tmp_path / "cache", setting="transfusion", image={"patch": 8})
+    before = prepare(config)
     for i in range(3):
         write_png(tmp_path / f"p{i}.png", i + 40, size=(60, 60))
-    after = build(config, progress=False)
+    after = prepare(config)
     assert not np.array_equal(before.train.values["image"], after.train.values["image"])
 
 
@@ -166,7 +160,7 @@ def test_bad_documents_name_file_and_line(kind: str, broken: Path, tmp_path: Pat
     source = broken / f"{kind.replace(' ', '-')}.jsonl"
     source.write_text(f'[{{"text": "good"}}]\n\n{line}\n[{{"text": "fine"}}]\n')
     with pytest.raises(DataError, match=message) as error:
-        build(own_config(source, tmp_path), progress=False)
+        prepare(own_config(source, tmp_path))
     assert str(error.value).startswith(f"{source}:3: ")
     assert "data.skip_bad" in str(error.value)
 
@@ -176,36 +170,36 @@ def test_skip_bad_counts_and_goes_on(broken: Path, tmp_path: Path) -> None:
     good = [json.dumps([{"text": f"good {i}"}, {"image": "fine.png"}]) for i in range(6)]
     source = broken / "mixed.jsonl"
     source.write_text("\n".join([*good[:3], *(line for line, _ in BAD.values()), *good[3:]]))
-    config = own_config(source, tmp_path, setting="transfusion", patch=8, skip_bad=True)
-    facts = build(config, progress=False).facts
+    config = own_config(source, tmp_path, setting="transfusion", image={"patch": 8}, skip_bad=True)
+    facts = prepare(config).facts
     assert facts["train"]["documents"] + facts["validation"]["documents"] == 6
-    assert facts["left_out"] == len(BAD)
-    assert any("no valid JSON" in reason for reason in facts["left_out_because"])
+    assert facts["skipped"] == len(BAD)
+    assert any("no valid JSON" in reason for reason in facts["skipped_because"])
 
 
 def test_a_kind_that_the_setting_lacks_is_refused(media: Path, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "d.jsonl", [[{"audio": str(media / "sound0.wav")}]] * 2)
-    with pytest.raises(DataError, match="has audio, but setting 'chameleon' has only"):
-        build(own_config(source, tmp_path, setting="chameleon"), progress=False)
+    with pytest.raises(DataError, match=r"segment 1 is \{'audio': .* the modalities of the run"):
+        prepare(own_config(source, tmp_path, setting="chameleon"))
 
 
 def test_sources_that_hold_nothing_are_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="holds no documents"):
-        build(own_config(empty, tmp_path), progress=False)
+        prepare(own_config(empty, tmp_path))
     (tmp_path / "words.doc").write_text("x")
     with pytest.raises(DataError, match=r"neither \.jsonl nor \.parquet"):
-        build(own_config(tmp_path / "words.doc", tmp_path), progress=False)
+        prepare(own_config(tmp_path / "words.doc", tmp_path))
     one = write_jsonl(tmp_path / "one.jsonl", [[{"text": "alone"}]])
     with pytest.raises(DataError, match="at least 2 are needed"):
-        build(own_config(one, tmp_path), progress=False)
+        prepare(own_config(one, tmp_path))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(DataError, match="no readable Parquet"):
-        build(own_config(tmp_path / "bad.parquet", tmp_path), progress=False)
+        prepare(own_config(tmp_path / "bad.parquet", tmp_path))
 
 
 def test_text_alone_needs_a_setting_it_can_fill(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "d.jsonl", [[{"text": f"words {i}"}] for i in range(5)])
     with pytest.raises(ValueError, match="hold no image"):
-        build(own_config(source, tmp_path, setting="chameleon"), progress=False)
+        prepare(own_config(source, tmp_path, setting="chameleon"))

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from benchmarks.__main__ import BENCHMARKS
-from jsonargparse import set_parsing_settings
 
 import mixture_of_mamba as mom
 from mixture_of_mamba.cli.main import COMMANDS
-from mixture_of_mamba.cli.options import PARTS, Parser
+from mixture_of_mamba.cli.parser import Parser
+from mixture_of_mamba.training.config import SECTIONS
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, commands, links
 
 SCRIPTS = sorted((ROOT / "benchmarks").rglob("*.py"))
@@ -37,8 +37,7 @@ def code(page: Path) -> Iterator[str]:
 @cache
 def flags_of(command: str) -> frozenset[str]:
     """Flags of a sub-command of mom."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = Parser(prog=f"mom {command}", exit_on_error=False)
+    parser = Parser(prog=f"mom {command}")
     import_module(f"mixture_of_mamba.cli.{command}").configure(parser)
     return frozenset(flag for action in parser._actions for flag in action.option_strings)
 
@@ -54,6 +53,7 @@ def flags_in(words: str) -> set[str]:
 
 def has(flags: frozenset[str], flag: str) -> bool:
     """Whether a flag is one, or an entry of one that is a mapping."""
+    flag = re.sub(r"^--modalities\.\w+\.", "--modalities.NAME.", flag)
     return flag in flags or (flag.count(".") > 1 and flag.rpartition(".")[0] in flags)
 
 
@@ -116,7 +116,7 @@ def test_every_command_and_flag_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_field_exists(page: Path) -> None:
     """`data.patch`, `train.steps`: a field of a run's config, or a module of that room."""
-    valid = {part: {field.name for field in fields(kind)} for part, kind in PARTS.items()}
+    valid = {part: {field.name for field in fields(kind)} for part, kind in SECTIONS.items()}
     for text in code(page):
         if found := re.fullmatch(r"(data|train)\.(?!json)(\w+)", text):
             part, name = found.groups()

@@ -15,7 +15,6 @@ from mixture_of_mamba.generation import Generator
 from mixture_of_mamba.modalities.image.files import grid, read_image, write_image
 from mixture_of_mamba.modalities.speech.files import read_sound, write_sound
 from mixture_of_mamba.ops import decode_step, native
-from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.folder import write_config
 
 from ..helpers.tiny_data import tiny_config
@@ -28,7 +27,7 @@ def run_folder(
     """A run folder as training leaves it, with a picture and a sound beside it."""
     generator, (example, _) = learnt
     folder = tmp_path_factory.mktemp("run")
-    write_config(folder, RunConfig(data=tiny_config()))
+    write_config(folder, tiny_config())
     generator.model.save_pretrained(folder / "model")
     generator.tokenizers.save(folder / "tokenizers")
     write_image(folder / "scene.png", example.items["image"])

@@ -81,14 +81,13 @@ def test_padding_keeps_its_ids(checkpoint: Path) -> None:
 @pytest.fixture(scope="module")
 def config(checkpoint: Path) -> RunConfig:
     vocabulary = load_dense(checkpoint).config.modalities[0].size + 3  # document, its end, image
-    data = tiny_config(
-        "chameleon", text_tokenizer=str(checkpoint), text_vocabulary=vocabulary, text_fraction=0.0
-    )
+    text = {"tokenizer": str(checkpoint), "vocabulary": vocabulary}
+    tiny = tiny_config("chameleon", text=text, digits={"text_fraction": 0.0})
     settings = {"init_from": str(checkpoint), **SETTINGS}
     quiet = {"samples": 0, "tensorboard": False, "progress": False, "device": "cpu"}
     plain = {"steps": 2, "batch_size": 2, "warmup": 0, "learning_rate": 0.0, "evaluate_batches": 1}
     run = RunConfig.from_dict({"model": settings, "train": {**plain, **quiet}})
-    return replace(run, data=data)
+    return replace(run, modalities=tiny.modalities, data=tiny.data)
 
 
 def test_a_run_begins_with_the_weights_and_the_tokenizer(
@@ -111,8 +110,6 @@ def test_bad_tokenizers_are_named(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="is no tokenizer"):
         TextTokenizer.pretrained(tmp_path)
-    with pytest.raises(ValueError, match="bring a text tokenizer too; give one of them"):
-        tiny_config(text_tokenizer=str(checkpoint), tokenizers=str(tmp_path))
     text = TextTokenizer.pretrained(checkpoint)
     assert TextTokenizer.pretrained(checkpoint, text.size + 9).size == text.size + 9
 
@@ -133,8 +130,8 @@ def test_a_start_of_another_shape_is_refused_before_data_is_prepared(
     message: str | None,
 ) -> None:
     size = load_dense(checkpoint).config.modalities[0].size
-    given = ["--model.init_from", str(checkpoint), "--data.text_tokenizer", str(checkpoint)]
-    given += ["--data.setting", "chameleon", "--data.text_vocabulary", str(size + 3)]
+    given = ["--model.init_from", str(checkpoint), "--modalities.text.tokenizer", str(checkpoint)]
+    given += ["-c", "chameleon", "--modalities.text.vocabulary", str(size + 3)]
     for name, value in SETTINGS.items():
         given += [f"--model.{name}", str(value).lower()]
     given += ["--data.cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run"), *flags]
@@ -143,7 +140,7 @@ def test_a_start_of_another_shape_is_refused_before_data_is_prepared(
         def prepared(*args: Any, **more: Any) -> Any:
             raise RuntimeError("data is prepared")
 
-        patch.setattr("mixture_of_mamba.data.build.materialise", prepared)
+        patch.setattr("mixture_of_mamba.data.build.build_or_load", prepared)
         assert main(["train", *given]) == 1
     assert (message or "data is prepared") in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

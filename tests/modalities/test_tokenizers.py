@@ -17,11 +17,11 @@ from tests.helpers.tiny_data import tiny_config
 
 
 def test_modalities_are_in_order_with_the_sizes_that_a_model_needs(spoken: DataBundle) -> None:
-    config = tiny_config("chameleon_speech")
+    modalities = tiny_config("chameleon_speech").modalities
     assert spoken.tokenizers.modalities == [
-        ("text", "discrete", config.text_vocabulary),
-        ("image", "discrete", config.image_codes + 1),
-        ("speech", "discrete", config.speech_units + 1),
+        ("text", "discrete", modalities["text"].given["vocabulary"]),
+        ("image", "discrete", modalities["image"].given["codes"] + 1),
+        ("speech", "discrete", modalities["speech"].given["units"] + 1),
     ]
 
 

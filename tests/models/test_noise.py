@@ -136,11 +136,11 @@ def test_latents_are_not_clipped(kind: str) -> None:
         ({"cond_drop_prob": 1.0}, "diffusion.cond_drop_prob is 1.0"),
         ({"timestep_power": 0.0}, "diffusion.timestep_power is 0.0"),
         ({"opening_tokens": -1}, "diffusion.opening_tokens is -1"),
-        ({"timesteps": "abc"}, "diffusion.timesteps is 'abc'; it must be a whole number"),
-        ({"timesteps": True}, "diffusion.timesteps is True; it must be a whole number"),
-        ({"timestep_power": "1"}, "diffusion.timestep_power is '1'; it must be a number"),
-        ({"schedule": 3}, "diffusion.schedule is 3; it must be a name"),
-        ({"guidance": 2}, "unknown fields ['guidance']; choose from prediction"),
+        ({"timesteps": "abc"}, "diffusion.timesteps is 'abc', which is no whole number"),
+        ({"timesteps": True}, "diffusion.timesteps is True, which is no whole number"),
+        ({"timestep_power": "much"}, "diffusion.timestep_power is 'much', which is no number"),
+        ({"schedule": 3}, "diffusion.schedule is 3, which is no text"),
+        ({"guidance": 2}, "unknown field 'guidance'; choose from prediction"),
     ],
 )
 def test_a_wrong_setting_is_named(plain: dict, words: str) -> None:

@@ -17,7 +17,10 @@ def test_yaml_round_trip() -> None:
         model=ModelSettings(loss_weights={"text": 0.5}, split="in_proj+x_proj"),
         train=TrainConfig(steps=7, threads=2),
     )
-    assert RunConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+    assert (
+        RunConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict(), sort_keys=False)))
+        == config
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,5 +107,5 @@ def test_an_old_and_a_new_name_must_agree() -> None:
     both = {"train": {"accumulate": 2, "gradient_accumulation_steps": 2}}
     assert RunConfig.from_dict(both).train.gradient_accumulation_steps == 2
     both["train"]["accumulate"] = 3
-    with pytest.raises(ValueError, match=r"c.yaml gives train.accumulate, which is now called"):
+    with pytest.raises(ValueError, match=r"c.yaml gives train.accumulate as 3 and train"):
         RunConfig.from_dict(both, "c.yaml")

@@ -55,10 +55,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_some_rank_lacks_a_modality() -> None:
     """What the tests below rely on: at some step one rank has images and the other has none."""
-    from mixture_of_mamba.data.sampler import Schedule
+    from mixture_of_mamba.data.sampler import ShuffledSampler
 
     windows = build_uneven(None).train
-    order = Schedule(len(windows), 0)
+    order = ShuffledSampler(len(windows), 0)
     has = [
         [
             bool((windows.batch(order.indices(step, 1, r, 2)).modality_ids == 1).any())

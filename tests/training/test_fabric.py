@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
-from mixture_of_mamba.data.sampler import Schedule
+from mixture_of_mamba.data.sampler import ShuffledSampler
 from mixture_of_mamba.training.distributed import make_fabric, sum_over_ranks
 from mixture_of_mamba.training.gradients import accumulate_gradients
 from mixture_of_mamba.training.objective import MicroBatch, Objective, ObjectiveOutput
@@ -27,7 +27,7 @@ def model() -> MultimodalModel:
 
 def in_torch(windows: Windows, config: Any) -> tuple[list[float], list[float], nn.Module]:
     """Losses, gradient norms and the model; whole batches, or in autocast part by part."""
-    ours, order = model(), Schedule(len(windows), config.seed)
+    ours, order = model(), ShuffledSampler(len(windows), config.seed)
     optimizer = torch.optim.SGD(ours.parameters(), lr=RATE)
     losses, norms = [], []
     half = config.precision == "bf16"
@@ -58,7 +58,7 @@ def in_fabric(windows: Windows, config: Any) -> tuple[list[float], list[float], 
     objective = Objective(model())
     module = fabric.setup_module(objective)
     optimizer = torch.optim.SGD(objective.parameters(), lr=RATE)
-    order, losses, norms = Schedule(len(windows), config.seed), [], []
+    order, losses, norms = ShuffledSampler(len(windows), config.seed), [], []
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
         sums, norm = accumulate_gradients(fabric, module, windows, order, config, step)

@@ -7,26 +7,27 @@ from typing import Any
 
 import pytest
 
-from mixture_of_mamba.data.build import build
 from mixture_of_mamba.models.diffusion import NOISE_BINS
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.metrics import read_metrics
-from tests.helpers.tiny_data import tiny_config
+from tests.helpers.tiny_data import prepare, tiny_config
 
 
 def run(folder: Path, split: str = "all", resume: bool = False, **settings: Any) -> list[dict]:
     """Six steps of a tiny run; the lines of its metrics without their times."""
     fields = {"steps": 6, "batch_size": 2, "warmup": 1, "evaluate_every": 3, "log_every": 1}
     fields |= {"checkpoint_every": 3, "evaluate_batches": 2, "samples": 0, "tensorboard": False}
+    tiny = tiny_config("transfusion", image={"patch": 8})
     config = RunConfig(
-        data=tiny_config("transfusion", patch=8),
+        modalities=tiny.modalities,
+        data=tiny.data,
         model=ModelSettings(
             d_model=16, n_layers=2, d_state=4, split=split, loss_weights={"image": 5.0}
         ),
         train=TrainConfig(**(fields | {"device": "cpu", "progress": False} | settings)),
     )
-    train(config, folder, build=lambda c: build(c, progress=False), resume=resume)
+    train(config, folder, build=prepare, resume=resume)
     timed = ("seconds", "tokens_per_second")
     lines = read_metrics(folder / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]

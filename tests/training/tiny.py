@@ -108,7 +108,12 @@ def tiny_config(**train: Any) -> RunConfig:
     return RunConfig.from_dict(
         {
             # of one's own: a window of the embedded scenes must hold a whole picture
-            "data": {"window": WINDOW, "source": "mine", "image_size": 8},
+            "modalities": {
+                "text": {"codec": "bpe"},
+                "image": {"codec": "vq", "size": 8},
+                "speech": {"codec": "units"},
+            },
+            "data": {"window": WINDOW, "source": "mine"},
             "model": {"d_model": 16, "n_layers": 2},
             "train": values | train,
         }

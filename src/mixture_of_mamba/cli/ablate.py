@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from .compare import add_comparison_options, command_line
-from .options import add_run_options, run_config
+from .options import Parser, add_run_options, run_config
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -18,7 +16,7 @@ HELP = (
 )
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     add_comparison_options(parser, seeds=[0], samples=0)
     add_run_options(parser)
 

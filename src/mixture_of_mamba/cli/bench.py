@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from .parser import Parser
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -17,7 +18,7 @@ HELP = (
 ROOT = Path(__file__).parents[3]  # of a checkout that is installed with `pip install -e`
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], help="by default cuda where there is one"
     )

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
-
-from .options import add_run_options, run_config
+from .options import Parser, add_run_options, run_config
 
 if TYPE_CHECKING:
     from ..data.digits.proportions import Proportion
@@ -23,7 +21,7 @@ HELP = (
 )
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -41,7 +39,7 @@ def configure(parser: ArgumentParser) -> None:
     add_run_options(parser)
 
 
-def add_comparison_options(parser: ArgumentParser, *, seeds: list[int], samples: int) -> None:
+def add_comparison_options(parser: Parser, *, seeds: list[int], samples: int) -> None:
     """What comparisons and ablations have in common."""
     parser.add_argument("--out", type=str, required=True, help="folder of the comparison")
     parser.add_argument(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-
-from jsonargparse import ArgumentParser, Namespace
 
 from ..training.config import RunConfig
 from ..training.runs import read_yaml
 from .compare import command_line, print_figures
-from .options import preset_path
+from .options import Parser, preset_path
 
 __all__ = ["HELP", "configure", "demo_config", "run"]
 
@@ -26,7 +25,7 @@ VARIANTS = ("dense", "mom")
 SHARE_WITHOUT_KERNELS = 0.25
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     parser.add_argument("--out", type=str, default="runs/demo", help="folder of the comparison")
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0, 1], help="one run per variant and seed"

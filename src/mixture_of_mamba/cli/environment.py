@@ -24,7 +24,7 @@ __all__ = ["environment"]
 
 #: Packages whose versions are shown.
 PACKAGES = (
-    *("torch", "numpy", "safetensors", "lightning", "jsonargparse", "tokenizers", "diffusers"),
+    *("torch", "numpy", "safetensors", "lightning", "tokenizers", "diffusers"),
     *("transformers", "triton", "scikit-learn", "espeakng-loader", "pyarrow", "soundfile"),
     "tensorboard",
 )

@@ -101,11 +101,11 @@ def configure(parser: Any) -> None:
     parser.add_argument(
         "--seed",
         default=None,
-        type=int | None,
+        type=int,
         help="of the first sample, default 0; sample i has seed + i",
     )
     for name, (kind, text) in OPTIONS.items():
-        parser.add_argument(f"--{name}", default=None, type=kind | None, help=text)
+        parser.add_argument(f"--{name}", default=None, type=kind, help=text)
     parser.add_argument(
         "--weights",
         default=None,

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with unwinding():
             return _run(name, args[1:])
-    except SystemExit as stop:  # --help, --print_config
+    except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:
         sys.stdout = None  # type: ignore[assignment]  # nobody reads on; nothing to flush at exit
@@ -54,14 +54,12 @@ def _run(name: str, args: list[str]) -> int:
     from . import allocator
 
     allocator.configure()
-    from jsonargparse import set_parsing_settings
 
     from ..training.launch import check_alone
-    from .options import Parser
+    from .parser import Parser
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     module = import_module(f"mixture_of_mamba.cli.{name}")
-    parser = Parser(prog=f"mom {name}", description=module.HELP, exit_on_error=False)
+    parser = Parser(prog=f"mom {name}", description=module.HELP)
     module.configure(parser)
     places = [a for a in parser._actions if not a.option_strings]
     named = [f"[{a.dest.upper()}]" if a.nargs == "?" else a.dest.upper() for a in places]

@@ -1,218 +1,206 @@
-"""The fields of a run as options: a YAML preset, overridden by dotted flags."""
+"""A run's config as options: YAML files and presets by name, overridden by dotted flags."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+import ast
+import inspect
+import textwrap
+from argparse import SUPPRESS, ArgumentError, Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
 
-from ..data.config import OF_TOKENIZERS, DataConfig
-from ..training.config import ModelSettings, RunConfig, TrainConfig, nearest, unknown_fields
-from ..training.old_names import RENAMED, with_new_names
+from ..modalities.config import DEFAULT, check_kinds, merged, modalities_from
+from ..modalities.registry import names as codec_names
+from ..modalities.registry import options_of
+from ..structure import nearest
+from ..training.config import SECTIONS, RunConfig, known_fields
+from ..training.old_names import OLD_FIELDS
+from .parser import Parser
 
-__all__ = ["Parser", "add_run_options", "preset_names", "preset_path", "run_config"]
+__all__ = ["Parser", "add_run_options", "field_names", "preset_names", "preset_path", "run_config"]
 
-PARTS = {"data": DataConfig, "model": ModelSettings, "train": TrainConfig}
-_TYPES = {
-    "<class 'int'>": "whole number",
-    "<class 'float'>": "number",
-    "<class 'bool'>": "true or false",
-    "<class 'str'>": "text",
-    "<class 'dict'>": "mapping",
-}
+_ALL = ("modalities", *SECTIONS)
 
 
-class Parser(ArgumentParser):
-    """Raises instead of exiting; finds presets by name; names the nearest valid flag.
-
-    `-c` counts first wherever it stands, so that a flag always overrides the file.
-
-    Attributes:
-        ignored: parts of a config file that the command has no use for, such as "train".
-    """
-
-    ignored: tuple[str, ...] = ()
-
-    def parse_args(self, args: list[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        given = [_renamed(arg) for arg in args or []]
-        flags = [s for action in self._actions for s in action.option_strings]
-        files: list[str] = []
-        if "--config" in flags:
-            given = _config_first(given)
-            if "--resume" in given and "-c" not in given:
-                given = _config_of_run(given) + given
-            for i, value in enumerate(given):
-                if value == "-c" and i + 1 < len(given):
-                    files.append(given[i + 1])
-                    given[i + 1] = self._checked(given[i + 1], flags)
-        for value in given:
-            name = value.partition("=")[0]
-            if name.startswith("--") and not _known(name, flags):
-                hint = nearest(name[2:], [f[2:] for f in flags if f.startswith("--")])
-                raise ArgumentError(
-                    None, f"there is no option {name}{hint.replace('mean ', 'mean --')}"
-                )
-        try:
-            parsed = super().parse_args(given, **kwargs)
-        except ArgumentError as error:
-            places = [a.dest for a in self._actions if not a.option_strings]
-            raise ArgumentError(None, _plain(str(error), places)) from error
-        if parsed.get("data.tokenizers") is not None:
-            _leave_to_tokenizers(parsed, _set_by_user(given, files))
-        return parsed
-
-    def _checked(self, name: str, flags: list[str]) -> str:
-        """The config's path; its text where parts of it are ignored."""
-        path = preset_path(name)
-        try:
-            plain = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(plain, dict):
-            raise ValueError(
-                f"{path} holds no mapping; it needs fields such as train: {{steps: 500}}"
-            )
-        valid = [f[2:] for f in flags if f.startswith("--")]
-        new = with_new_names(plain, str(path))
-        used = {part: value for part, value in new.items() if part not in self.ignored}
-        if problem := unknown_fields(used, valid, str(path)):
-            raise ValueError(problem)
-        return json.dumps(used) if used != plain else str(path)
-
-
-#: jsonargparse's and argparse's messages -> words of the command line.
-_MESSAGES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
-    (
-        r'Parser key "(\S+?)"(?: element \d+)?: Expected an? (.+?)\. Got value: (.*)',
-        lambda m: f"--{m[1]} is {m[3]!r}, which is no {_TYPES.get(m[2], m[2])}",
-    ),
-    (  # of fields that may be left out
-        r'Parser key "(\S+?)": Does not validate against any of the Union subtypes '
-        r"Subtypes: \[(<class '\w+'>), <class 'NoneType'>\] .* Given value: (.*)",
-        lambda m: f"--{m[1]} is {m[3]!r}, which is no {_TYPES.get(m[2], m[2])}",
-    ),
-    (
-        r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)",
-        lambda m: f"{m[1]} is {m[2]!r}; choose from {m[3].replace(chr(39), '')}",
-    ),
-    (r"argument (\S+): expected (?:at least )?one argument", lambda m: f"{m[1]} needs a value"),
-    (r"^unrecognized arguments: (.*)", lambda m: f"there is no place for {m[1]}; see --help"),
-)
-
-
-def _plain(message: str, places: Sequence[str] = ()) -> str:
-    """A parser's message in words of the command line.
+def add_run_options(
+    parser: Parser, sections: tuple[str, ...] = _ALL, base: Mapping[str, Any] | None = None
+) -> None:
+    """Add -c and the fields of a run.
 
     Args:
-        places: names of arguments without a flag.
+        sections: parts of the config that the command uses; others of a file are not read.
+        base: modalities where nothing is said about them.
     """
-    message = " ".join(message.split())
-    for pattern, words in _MESSAGES:
-        message = re.sub(pattern, words, message)
-
-    def missing(m: re.Match[str]) -> str:
-        names = [n.upper() if n in places else f"--{n}" for n in m[1].split(", ")]
-        return f"missing {', '.join(names)}; see --help"
-
-    return re.sub(r"the following arguments are required: (.*)", missing, message)
-
-
-def _known(name: str, flags: list[str]) -> bool:
-    """Whether a flag exists, or names an entry of a mapping (--model.loss_weights.image)."""
-    return name in flags or any(f.count(".") == 1 and name.startswith(f + ".") for f in flags)
-
-
-def _renamed(arg: str) -> str:
-    """A flag under its name of this version."""
-    name, equals, value = arg.partition("=")
-    return f"--{RENAMED.get(name[2:], name[2:])}{equals}{value}" if name[:2] == "--" else arg
-
-
-def _config_first(args: list[str]) -> list[str]:
-    files: list[str] = []
-    rest: list[str] = []
-    i = 0
-    while i < len(args):
-        name, equals, value = args[i].partition("=")
-        if name in ("-c", "--config") and (equals or i + 1 < len(args)):
-            files += ["-c", value if equals else args[i + 1]]
-            i += 1 if equals else 2
-        else:
-            rest.append(args[i])
-            i += 1
-    return files + rest
-
-
-def _set_by_user(args: list[str], files: list[str]) -> set[str]:
-    """Dotted names that flags and the user's own files set; a shipped preset is not the user's."""
-    names: set[str] = set()
-    parts: list[Any] = []
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
-        name, equals, value = arg.partition("=")
-        if name == "--data":  # a file, or the fields themselves: --data '{patch: 8}'
-            value = value if equals else following
-            parts.append(
-                yaml.safe_load(Path(value).read_text() if Path(value).is_file() else value)
-            )
-        elif name.startswith("--"):
-            names.add(name[2:])
-    for file in map(preset_path, files):
-        shipped = _shipped(file.stem)
-        if not (shipped.is_file() and shipped.read_bytes() == file.read_bytes()):
-            parts.append((yaml.safe_load(file.read_text()) or {}).get("data"))
-    return names | {f"data.{field}" for part in parts if isinstance(part, dict) for field in part}
-
-
-def _leave_to_tokenizers(parsed: Namespace, named: set[str]) -> None:
-    """What reused tokenizers decide is theirs, unless the user said something."""
-    for field in OF_TOKENIZERS:
-        if f"data.{field}" not in named:
-            parsed[f"data.{field}"] = None
-
-
-def _config_of_run(args: list[str]) -> list[str]:
-    """-c of the run that --out names, where there is one."""
-    for name, value in zip(args, [*args[1:], ""], strict=True):
-        out = value if name == "--out" else name.removeprefix("--out=")
-        if name.startswith("--out") and (path := Path(out) / "config.yaml").is_file():
-            return ["-c", str(path)]
-    return []
-
-
-def add_run_options(parser: ArgumentParser) -> None:
-    """Add -c and every field of data, model and train."""
+    parser.sections, parser.base = sections, dict(base or DEFAULT)
     parser.add_argument(
         "-c",
         "--config",
-        action=ActionConfigFile,
+        action="append",
+        default=[],
+        metavar="FILE",
         help=f"a YAML file, or a preset by name: {', '.join(preset_names())}; flags override it",
     )
-    for name, kind in PARTS.items():
-        parser.add_class_arguments(kind, name)
+    if "modalities" in sections:
+        group = parser.add_argument_group(
+            "modalities",
+            "NAME is that of a modality: "
+            + "; ".join(f"{name} ({entry['codec']})" for name, entry in parser.base.items())
+            + " by default. --modalities.NAME null takes one away.",
+        )
+        group.add_argument(
+            "--modalities.NAME.codec",
+            default=SUPPRESS,
+            metavar="CODEC",
+            help=f"{', '.join(codec_names())}, or a class of your own as package.module:Class",
+        )
+        for option, (text, default, codecs) in _codec_options().items():
+            group.add_argument(
+                f"--modalities.NAME.{option}",
+                default=SUPPRESS,
+                metavar="VALUE",
+                help=f"{', '.join(codecs)}: {text} (default: {default})".replace("%", "%%"),
+            )
+    for section in SECTIONS:
+        if section in sections:
+            group = parser.add_argument_group(section)
+            for name, text, default in _documented(SECTIONS[section], f"{section}."):
+                group.add_argument(
+                    f"--{name}",
+                    default=SUPPRESS,
+                    metavar="VALUE",
+                    help=f"{text} (default: {default})".replace("%", "%%"),
+                )
+
+
+def field_names() -> list[str]:
+    """Dotted names of all fields of a run but those of modalities."""
+    return [name for s, kind in SECTIONS.items() for name, _, _ in _documented(kind, f"{s}.")]
+
+
+def _documented(kind: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(dotted name, text of its docstring, default) of each field, nested ones in their place."""
+    texts, hints = _docstrings(kind), get_type_hints(kind)
+    for field in fields(kind):
+        if is_dataclass(hints[field.name]):
+            yield from _documented(hints[field.name], f"{prefix}{field.name}.")  # type: ignore[arg-type]
+            continue
+        default = field.default if field.default is not MISSING else "none"
+        yield (
+            f"{prefix}{field.name}",
+            texts.get(field.name, ""),
+            "null" if default is None else default,
+        )
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """Texts that stand below the fields of a dataclass and of those that it derives from."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for before, node in zip(body.body, body.body[1:], strict=False):
+            match before, node:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                    value=ast.Constant(value=str(text))
+                ):
+                    found[name] = " ".join(text.split())
+    return found
+
+
+def _codec_options() -> dict[str, tuple[str, Any, list[str]]]:
+    """Option -> (its text, its default, the codecs that have it)."""
+    found: dict[str, tuple[str, Any, list[str]]] = {}
+    for codec in codec_names():
+        for name, text, default in _documented(options_of(codec)):
+            found.setdefault(name, (text, default, []))[2].append(codec)
+    return found
 
 
 def run_config(args: Namespace) -> RunConfig:
     """The run that the parsed options describe, with what its reused tokenizers decide.
 
     Raises:
+        ArgumentError: a flag of no field.
         ValueError: a value out of range, or one that reused tokenizers contradict.
     """
-    plain = args.as_dict()
-    config = RunConfig.from_dict(
-        {part: {f.name: plain[part][f.name] for f in fields(kind)} for part, kind in PARTS.items()}
-    )
-    if config.data.tokenizers is None:
-        return config
-    from ..data.build import settled
+    files = list(args.config)
+    if not files and getattr(args, "resume", False):
+        files = [str(path)] if (path := Path(args.out) / "config.yaml").is_file() else []
+    layers = [(_read(file), str(file), _is_preset(file)) for file in map(preset_path, files)]
+    layers.append((_flags(args.fields), "the command line", False))
+    plain: dict[str, Any] = {}
+    told: dict[str, Any] = {}  # the modalities that files and flags describe
+    said: dict[str, Any] = {}  # the same without presets, which reused tokenizers overrule
+    for values, source, preset in layers:
+        base = told or args.base
+        layer = known_fields(values, source, base, reused=False)
+        over = layer.pop("modalities", None) or {}
+        # a file that names every codec lists all modalities of the run
+        whole = values is not layers[-1][0] and all(e and "codec" in e for e in over.values())
+        if over:
+            told = merged(base, over, replace=whole)
+        if not preset:
+            mine = known_fields(values, source, base, reused=True).get("modalities") or {}
+            said = merged(said, mine, replace=whole and bool(mine))
+        plain = _over(plain, {k: v for k, v in layer.items() if k in args.sections})
+    if (plain.get("data") or {}).get("tokenizers") in (None, "null", ""):
+        return RunConfig.from_dict({**plain, "modalities": told or args.base}).resolved()
+    config = RunConfig.from_dict({**plain, "modalities": said}).resolved()
+    if told:
+        kinds = {name: m.kind for name, m in modalities_from(told).items()}
+        check_kinds(kinds, config.modalities, str(config.data.tokenizers))
+    return config
 
-    return replace(config, data=settled(config.data))
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values of a YAML file."""
+    try:
+        plain = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    return plain  # type: ignore[no-any-return]
+
+
+def _flags(given: list[tuple[str, str]]) -> dict[str, Any]:
+    """Nested values of dotted flags; a value in braces is a mapping, in brackets a list.
+
+    Raises:
+        ArgumentError: a flag of no field.
+    """
+    plain: dict[str, Any] = {}
+    valid = field_names()
+    for name, text in given:
+        known = name in (*valid, *_ALL, *OLD_FIELDS) or name.startswith("modalities.")
+        inside = any(v.startswith(f"{name}.") or name.startswith(f"{v}.") for v in valid)
+        if not (known or inside):
+            hint = nearest(name, valid).replace("mean ", "mean --")
+            raise ArgumentError(None, f"there is no option --{name}{hint}")
+        nested: Any = text
+        if text.startswith(("{", "[")):
+            nested = yaml.safe_load(text)
+        elif name in _ALL:
+            nested = _read(Path(text)) if Path(text).is_file() else text
+        elif name.count(".") == 1 and name.startswith("modalities.") and text == "null":
+            nested = None
+        for part in reversed(name.split(".")):
+            nested = {part: nested}
+        plain = _over(plain, nested)
+    return plain
+
+
+def _over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values laid over others."""
+    found = dict(base)
+    for name, value in over.items():
+        below = found.get(name)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        found[name] = _over(below, value) if both else value  # type: ignore[arg-type]
+    return found
 
 
 def preset_names() -> list[str]:
@@ -225,6 +213,11 @@ def preset_names() -> list[str]:
 
 def _shipped(name: str) -> Path:
     return Path(str(resources.files("mixture_of_mamba"))) / "configs" / f"{name}.yaml"
+
+
+def _is_preset(file: Path) -> bool:
+    shipped = _shipped(file.stem)
+    return shipped.is_file() and shipped.read_bytes() == file.read_bytes()
 
 
 def preset_path(name: str) -> Path:

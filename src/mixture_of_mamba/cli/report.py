@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from .compare import print_figures
+from .parser import Parser
 
 __all__ = ["HELP", "configure", "run"]
 
 HELP = "Rebuild comparison.json and report.html from the logs of a comparison's runs."
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     parser.add_argument("folder", type=str, help="--out of mom compare, mom ablate or mom demo")
 
 

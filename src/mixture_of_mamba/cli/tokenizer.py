@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import ActionConfigFile, Namespace
 
-from ..data.config import DataConfig
-from .options import Parser
+from ..training.config import RunConfig
+from .options import Parser, add_run_options, run_config
 
 __all__ = ["HELP", "configure", "run"]
 
 HELP = (
-    "Train the tokenizers of a data config (text, images, speech; by default a KL autoencoder of "
+    "Train the tokenizers of a config's modalities (by default text and a KL autoencoder of "
     "the embedded images) and write them to a folder that runs reuse with --data.tokenizers. "
     "`inspect` describes such a folder, or the tokenizers/ of a run."
 )
@@ -27,15 +26,8 @@ def configure(parser: Parser) -> None:
     parser.add_argument("action", choices=["train", "inspect"], help="what to do")
     parser.add_argument("folder", nargs="?", default=None, help="of the tokenizers to inspect")
     parser.add_argument("--out", type=str, default=None, help="folder that the tokenizers go to")
-    parser.ignored = ("model", "train")
-    parser.add_argument(
-        "-c",
-        "--config",
-        action=ActionConfigFile,
-        help="a YAML file, or a preset by name, of which the data: fields count; flags override it",
-    )
-    parser.add_class_arguments(DataConfig, "data")
-    parser.set_defaults({"data.setting": "transfusion", "data.latents": "autoencoder"})
+    base = {"text": {"codec": "bpe"}, "image": {"codec": "autoencoder"}}
+    add_run_options(parser, ("modalities", "data"), base)
 
 
 def run(args: Namespace) -> int:
@@ -47,17 +39,16 @@ def run(args: Namespace) -> int:
     out = args.out or args.folder
     if out is None:
         raise ValueError("where to? give: mom tokenizer train --out FOLDER")
-    plain = args.as_dict()["data"]
-    return train(DataConfig(**{f.name: plain[f.name] for f in fields(DataConfig)}), Path(out))
+    return train(run_config(args), Path(out))
 
 
-def train(config: DataConfig, out: Path) -> int:
+def train(config: RunConfig, out: Path) -> int:
     """Build the data (its cache keeps what runs will ask for) and write its tokenizers."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already and not empty; give another folder")
     from ..data.build import build
 
-    bundle = build(config)
+    bundle = build(config.data, config.modalities)
     bundle.tokenizers.save(out)
     images = [e.items["image"] for e in bundle.validation_examples if "image" in e.items]
     tokenizer = bundle.tokenizers.non_text.get("image")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-
-from .options import add_run_options, run_config
+from .options import Parser, add_run_options, run_config
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -18,7 +17,7 @@ HELP = (
 )
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """Add the fields of a run, --out and --resume."""
     parser.add_argument("--out", type=str, required=True, help="folder of the run")
     parser.add_argument(

@@ -13,7 +13,7 @@ from typing import Any
 from ..files import PART, SUMS, DamagedFile, filling, verify, writing
 from ..private import NotPrivate, check_folder
 
-__all__ = ["content_hash", "materialise"]
+__all__ = ["build_or_load", "content_hash"]
 
 ELSEWHERE = "choose another folder with data.cache or the environment variable MOM_CACHE"
 
@@ -24,7 +24,7 @@ def content_hash(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def materialise(
+def build_or_load(
     root: Path, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]
 ) -> Path:
     """The folder `kind-HASH` below `root`, made by `make(folder)` where it is missing.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from .errors import BadDocuments
 from .examples import Example
@@ -14,23 +12,22 @@ from .examples import Example
 __all__ = ["Corpus", "Item", "Source"]
 
 Item = tuple[str, str | int]
-"""(modality, content): a string for text, else an index into the corpus's arrays."""
+"""(modality, content): a string for text, else an index into the corpus's items."""
 
 
 @dataclass
 class Corpus:
-    """Documents of one split; pictures and sound are kept beside them.
+    """Documents of one split; what is not text is kept beside them.
 
     Attributes:
         documents: their items in order.
-        images: (n, s, s, 3) uint8.
-        frames: of each utterance its log-mel frames, (frames, MELS).
+        items: of each modality other than text its items, as its codec's `prepare` gives them; a
+            modality that is still under way is not there.
         where: of each document its file and line; empty where there are none to name.
     """
 
     documents: list[list[Item]]
-    images: np.ndarray
-    frames: Sequence[np.ndarray] = field(default_factory=list)
+    items: dict[str, Sequence[Any]] = field(default_factory=dict)
     where: Sequence[str] = ()
 
     def texts(self) -> list[str]:
@@ -42,7 +39,7 @@ class Source(Protocol):
     """A source of documents, split into training and validation.
 
     What takes long may still be under way after construction: `training` may be read at once for
-    its texts and images; `finish` waits for the rest.
+    its texts and the items that are there; `finish` waits for the rest.
 
     Attributes:
         training, validation: the two splits.
@@ -66,5 +63,5 @@ class Source(Protocol):
         ...
 
     def examples(self) -> list[Example]:
-        """Some validation documents in the raw; after `finish`."""
+        """Some validation documents untokenized; after `finish`."""
         ...

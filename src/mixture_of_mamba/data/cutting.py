@@ -1,9 +1,9 @@
-"""Documents that are longer than a window, in parts that fit.
+"""Documents that are longer than a window, in pieces that fit.
 
 Pictures are never cut. Other items and texts are cut only where they are too long by themselves,
 and a text stays with the item that it belongs to: the one behind it, if the document begins with
-text; else the one in front of it. Where both do not fit together, the part of the text that is next
-to the item stays with it.
+text; else the one in front of it. Where both do not fit together, the piece of the text that is
+next to the item stays with it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 
 from ..modalities.documents import EncodedDocument
 
-__all__ = ["Part", "cut"]
+__all__ = ["Piece", "cut"]
 
 
-class Part(NamedTuple):
+class Piece(NamedTuple):
     """Positions start..stop of a document, on their own."""
 
     document: EncodedDocument
@@ -40,30 +40,30 @@ class _Run(NamedTuple):
 
 def cut(
     document: EncodedDocument, window: int, *, whole: Collection[int] = (), together: bool = True
-) -> Iterator[Part]:
-    """The parts of a document, in order, each of at most `window` positions.
+) -> Iterator[Piece]:
+    """The pieces of a document, in order, each of at most `window` positions.
 
     Args:
         whole: modality ids whose items are never cut.
-        together: whether a text stays with the item beside it; else parts end between any two
+        together: whether a text stays with the item beside it; else pieces end between any two
             segments, as late as they can.
 
     Raises:
         ValueError: an item that is never cut does not fit into a window.
     """
     if len(document) <= window:
-        yield Part(document, 0, len(document))
+        yield Piece(document, 0, len(document))
         return
     segments = _segments(document)
     for start, stop, modality in segments:
         if modality in whole and stop - start > window:
             raise ValueError(
-                f"an image takes {stop - start} positions, but a window has {window}; an image is "
-                "never cut: choose a larger window, a smaller image_size or a larger patch"
+                f"an item takes {stop - start} positions, but a window has {window}; it is never "
+                "cut: choose a larger window, or options of its modality that make it shorter"
             )
     spans = _together(segments, window) if together else _between(segments, window)
     for start, stop in spans:
-        yield Part(document, start, stop)
+        yield Piece(document, start, stop)
 
 
 def _segments(document: EncodedDocument) -> list[_Run]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ..modalities.documents import EncodedDocument
-from ..modalities.tokenizer_set import TokenizerSet
+from ..modalities.tokenizer_set import TEXT, TokenizerSet
 from .corpus import Corpus
 from .errors import BadDocuments
-from .progress import Progress
+from .stage_log import StageLog
 
 __all__ = ["EncodedCorpus", "encode_corpus"]
 
+#: Items encoded between two lines of progress.
 CHUNK = 1024
-"""Texts and pictures encoded between two lines of progress."""
 
 
 @dataclass
@@ -36,40 +35,40 @@ class EncodedCorpus:
 
 
 def encode_corpus(
-    corpus: Corpus, tokenizers: TokenizerSet, bad: BadDocuments, say: Progress
+    corpus: Corpus, tokenizers: TokenizerSet, bad: BadDocuments, log: StageLog
 ) -> EncodedCorpus:
     """Every document as tokens; what becomes of those that fail is `bad`'s to say."""
-    texts = _texts(corpus, tokenizers, say)
+    texts = _texts(corpus, tokenizers, log)
     encoded: dict[str, list[np.ndarray]] = {}
     for name, codec in tokenizers.non_text.items():
-        prepared: Any = corpus.images if name == "image" else corpus.frames
+        prepared = corpus.items.get(name, ())
         encoded[name] = []
         for start in range(0, len(prepared), CHUNK):
-            say.still(f"{name}: encoded {start:,} of {len(prepared):,} items")
+            log.still(f"{name}: encoded {start:,} of {len(prepared):,} items")
             encoded[name] += codec.encode(prepared[start : start + CHUNK])
     done = EncodedCorpus()
     for number, document in enumerate(corpus.documents):
         with bad.document(corpus.where[number] if corpus.where else f"document {number}"):
             items = []
             for name, content in document:
-                if name != "text":
+                if name != TEXT:
                     items.append((name, encoded[name][int(content)]))
                     continue
                 ids = tokenizers.text.encode([str(content)])[0] if texts is None else next(texts)
                 done.unknown += int((ids == tokenizers.text.unknown).sum())
                 items.append((name, ids))
-            whole = all(name == "text" for name, _ in document)
+            whole = all(name == TEXT for name, _ in document)
             (done.text if whole else done.mixed).append(tokenizers.assemble(items))
     return done
 
 
-def _texts(corpus: Corpus, tokenizers: TokenizerSet, say: Progress) -> Iterator[np.ndarray] | None:
+def _texts(corpus: Corpus, tokenizers: TokenizerSet, log: StageLog) -> Iterator[np.ndarray] | None:
     """All texts at once; None where one of them fails, and each document must show whether it is
     its own."""
     texts, out = corpus.texts(), []
     try:
         for start in range(0, len(texts), CHUNK):
-            say.still(f"encoded {start:,} of {len(texts):,} texts")
+            log.still(f"text: encoded {start:,} of {len(texts):,} items")
             out += tokenizers.text.encode(texts[start : start + CHUNK])
     except Exception:
         return None

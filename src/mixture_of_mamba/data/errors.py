@@ -20,16 +20,16 @@ class DataError(ValueError):
 
 
 class BadDocuments:
-    """What becomes of documents that fail, at any stage: an error, or a line in `left_out`.
+    """What becomes of documents that fail, at any stage: an error, or a line in `skipped`.
 
     Attributes:
-        left_out: of each document that was left out, its file and line and why.
+        skipped: of each document that was left out, its file and line and why.
     """
 
     def __init__(self, skip: bool) -> None:
         """skip: whether they are left out; else the first one ends the preparation."""
         self._skip = skip
-        self.left_out: list[str] = []
+        self.skipped: list[str] = []
 
     @contextmanager
     def document(self, where: str) -> Iterator[None]:
@@ -49,7 +49,7 @@ class BadDocuments:
                     bad.where,
                     f"{bad.what}; repair it, or leave such documents out with data.skip_bad",
                 ) from error
-            self.left_out.append(str(bad))
+            self.skipped.append(str(bad))
 
 
 def data_error(where: str, error: Exception) -> DataError:

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .listing import Listed
+from .listing import ListedDocument
 
-__all__ = ["stamps"]
+__all__ = ["fingerprints"]
 
 EDGE = 4096
 """Bytes at either end of a file that are part of its stamp; up to twice as many are all of it."""
 
 
-def stamps(documents: Iterable[Listed]) -> list[Any]:
+def fingerprints(documents: Iterable[ListedDocument]) -> list[Any]:
     """Texts as they are; of every named file its path, size, times, number and a digest of its
     edges. A file that was written to has another time of change, whatever became of its time of
     modification."""

@@ -2,50 +2,48 @@
 
 Three layouts:
 
-    documents.jsonl     a document a line: [{"text": "..."}, {"image": "a.png"}, {"audio": "a.wav"}]
-    documents.parquet   column "segments", a list of {text, image, audio} with one of them not null
+    documents.jsonl     one a line: [{"text": "..."}, {"image": "a.png"}, {"speech": "a.wav"}]
+    documents.parquet   column "segments", a list of {text, image, ...} with one of them not null
     a folder            of such files; or of a.txt, a.png, a.wav: files of one stem are a document
 
-Paths are relative to the file that names them.
+The keys are the names of the run's modalities; "audio" stands for "speech". Paths are relative to
+the file that names them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..extras import needs
 from ..modalities.input_checks import check_text
+from ..modalities.media import Media
 from .errors import DataError, data_error
 from .folders import counted, files_below
 
-__all__ = ["KINDS", "Listed", "Listing", "list_documents"]
+__all__ = ["ListedDocument", "Listing", "list_documents"]
 
-KINDS = ("text", "image", "audio")
+#: Characters of a user's content that a message repeats.
 SHOWN = 80
-"""Characters of a user's content that a message repeats."""
+#: Longest path, characters.
 LONGEST_PATH = 1024
+#: Keys that are accepted beside the names of modalities.
+ALIASES = {"audio": "speech"}
 
 _FILES = (".jsonl", ".parquet")
-_SUFFIXES = {
-    "text": {".txt", ".md"},
-    "image": {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"},
-    "audio": {".wav", ".flac", ".ogg", ".mp3"},
-}
-_KIND_OF = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedDocument:
     """One document as it was named.
 
     Attributes:
         where: file and line, for messages.
-        segments: (kind of KINDS, text or path); empty where `error` is set.
+        segments: (modality, text or path); empty where `error` is set.
         error: what is wrong with its form.
     """
 
@@ -63,12 +61,15 @@ class Listing:
         notes: a line for each kind of file that the folder holds and no document names.
     """
 
-    documents: list[Listed] = field(default_factory=list)
+    documents: list[ListedDocument] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def list_documents(source: Path) -> Listing:
+def list_documents(source: Path, media: Mapping[str, Media]) -> Listing:
     """Every document of a .jsonl or .parquet file or of a folder.
+
+    Args:
+        media: of each modality of the run.
 
     Raises:
         DataError: the source is of no known form, or holds nothing.
@@ -77,26 +78,32 @@ def list_documents(source: Path) -> Listing:
         if source.suffix.lower() not in _FILES:
             what = "is neither .jsonl nor .parquet; see docs/data.md for the forms"
             raise DataError(str(source), what)
-        return Listing(list(_file(source)))
+        return Listing(list(_file(source, media)))
     found = files_below(source)
     listing = Listing(notes=found.notes())
     for error in found.unreadable:
         where = str(error.filename)
-        listing.documents.append(Listed(where, error=data_error(where, error)))
+        listing.documents.append(ListedDocument(where, error=data_error(where, error)))
     tables = [path for path in found.files if path.suffix.lower() in _FILES]
     if tables:
         for path in tables:
-            listing.documents += _file(path)
+            listing.documents += _file(path, media)
         rest = _unnamed(found.files, tables, listing.documents)
     else:
-        listing.documents += _stems(source, found.files)
-        rest = [path for path in found.files if path.suffix.lower() not in _KIND_OF]
+        names = _by_suffix(media)
+        listing.documents += _stems(source, found.files, names)
+        rest = [path for path in found.files if path.suffix.lower() not in names]
     if rest:
         listing.notes.append(f"not read: {counted(rest, 'files that belong to no document')}")
     return listing
 
 
-def _unnamed(files: list[Path], tables: list[Path], documents: list[Listed]) -> list[Path]:
+def _by_suffix(media: Mapping[str, Media]) -> dict[str, str]:
+    """Suffix -> modality; the first one, where several have the same files."""
+    return {suffix: name for name in reversed(list(media)) for suffix in media[name].suffixes}
+
+
+def _unnamed(files: list[Path], tables: list[Path], documents: list[ListedDocument]) -> list[Path]:
     """Files beside tables of documents that none of these names."""
     named = {
         os.path.realpath(value)
@@ -108,17 +115,17 @@ def _unnamed(files: list[Path], tables: list[Path], documents: list[Listed]) -> 
     return [p for p in files if p not in own and os.path.realpath(p) not in named]
 
 
-def _file(path: Path) -> Iterator[Listed]:
+def _file(path: Path, media: Mapping[str, Media]) -> Iterator[ListedDocument]:
     """A table's documents; where it cannot be read on, an error stands for the rest."""
     try:
-        yield from _jsonl(path) if path.suffix.lower() == ".jsonl" else _parquet(path)
+        yield from (_jsonl if path.suffix.lower() == ".jsonl" else _parquet)(path, media)
     except (ImportError, MemoryError):
         raise
     except Exception as error:
-        yield Listed(str(path), error=data_error(str(path), error))
+        yield ListedDocument(str(path), error=data_error(str(path), error))
 
 
-def _jsonl(path: Path) -> Iterator[Listed]:
+def _jsonl(path: Path, media: Mapping[str, Media]) -> Iterator[ListedDocument]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -128,9 +135,9 @@ def _jsonl(path: Path) -> Iterator[Listed]:
                 value = json.loads(line, object_pairs_hook=_once)
             except Exception as error:  # too deep, too many digits, not UTF-8 ...
                 what = f"is no valid JSON ({_short(error)}); every line is one list of segments"
-                yield Listed(where, error=DataError(where, what))
+                yield ListedDocument(where, error=DataError(where, what))
             else:
-                yield _document(where, value, path.parent)
+                yield _document(where, value, path.parent, media)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,7 +147,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _parquet(path: Path) -> Iterator[Listed]:
+def _parquet(path: Path, media: Mapping[str, Media]) -> Iterator[ListedDocument]:
     with needs("reading Parquet", "train"):
         import pyarrow.parquet as parquet
     try:
@@ -151,7 +158,7 @@ def _parquet(path: Path) -> Iterator[Listed]:
         raise DataError(
             str(path),
             f"has the columns {_short(table.schema_arrow.names)}, but documents stand in a column "
-            "'segments', a list of {text, image, audio}",
+            f"'segments', a list of {{{', '.join(media)}}}",
         )
     number = 0
     for batch in table.iter_batches(batch_size=1024, columns=["segments"]):
@@ -163,30 +170,31 @@ def _parquet(path: Path) -> Iterator[Listed]:
                     {k: v for k, v in s.items() if v is not None} if isinstance(s, dict) else s
                     for s in entry
                 ]
-            yield _document(f"{path}: row {number}", named, path.parent)
+            yield _document(f"{path}: row {number}", named, path.parent, media)
 
 
-def _stems(folder: Path, files: list[Path]) -> Iterator[Listed]:
+def _stems(folder: Path, files: list[Path], names: Mapping[str, str]) -> Iterator[ListedDocument]:
     groups: dict[Path, list[tuple[str, Path]]] = {}
     for path in files:
-        if kind := _KIND_OF.get(path.suffix.lower()):
-            groups.setdefault(path.with_suffix(""), []).append((kind, path))
+        if name := names.get(path.suffix.lower()):
+            groups.setdefault(path.with_suffix(""), []).append((name, path))
     if not groups:
         raise DataError(
             str(folder),
             "holds no documents: no .jsonl, no .parquet, and no files of "
-            f"{', '.join(sorted(_KIND_OF))}",
+            f"{', '.join(sorted(names))}",
         )
+    order = list(dict.fromkeys(reversed(list(names.values()))))
     for stem, members in groups.items():
-        members.sort(key=lambda f: (KINDS.index(f[0]), f[1]))
+        members.sort(key=lambda f: (order.index(f[0]), f[1]))
         try:
-            segments = [(kind, _read_text(p) if kind == "text" else p) for kind, p in members]
+            segments = [(name, _read_text(p) if name == "text" else p) for name, p in members]
             filled = tuple(s for s in segments if s[1] != "")
             if not filled:
                 raise DataError(str(stem), "every text of this document is empty")
-            yield Listed(str(stem), filled)
+            yield ListedDocument(str(stem), filled)
         except Exception as error:
-            yield Listed(str(stem), error=data_error(str(stem), error))
+            yield ListedDocument(str(stem), error=data_error(str(stem), error))
 
 
 def _read_text(path: Path) -> str:
@@ -202,39 +210,43 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _document(where: str, value: Any, base: Path) -> Listed:
+def _document(where: str, value: Any, base: Path, media: Mapping[str, Media]) -> ListedDocument:
     try:
         if isinstance(value, dict) and set(value) == {"segments"}:
             value = value["segments"]
         if not isinstance(value, list) or not value:
             raise DataError(where, "a document is a list of at least one segment")
-        return Listed(where, tuple(_segment(where, i, s, base) for i, s in enumerate(value, 1)))
+        segments = (_segment(where, i, s, base, media) for i, s in enumerate(value, 1))
+        return ListedDocument(where, tuple(segments))
     except Exception as error:
-        return Listed(where, error=data_error(where, error))
+        return ListedDocument(where, error=data_error(where, error))
 
 
-def _segment(where: str, number: int, value: Any, base: Path) -> tuple[str, str | Path]:
-    if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in KINDS:
+def _segment(
+    where: str, number: int, value: Any, base: Path, media: Mapping[str, Media]
+) -> tuple[str, str | Path]:
+    key = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else None
+    name = ALIASES.get(key, key) if isinstance(key, str) else ""
+    if name not in media:
+        forms = ", ".join(f'{{"{n}": {"..." if n == "text" else "path"}}}' for n in media)
         raise DataError(
             where,
-            f"segment {number} is {_short(value)}; a segment is one of "
-            '{"text": ...}, {"image": path}, {"audio": path}',
+            f"segment {number} is {_short(value)}; a segment is one of {forms}, the modalities of "
+            "the run",
         )
-    kind, content = next(iter(value.items()))
+    content = value[key]
     if not isinstance(content, str) or not content.strip():
-        raise DataError(
-            where, f"segment {number}: {kind} is {_short(content)}, not a filled string"
-        )
+        raise DataError(where, f"segment {number}: {key} is {_short(content)}, not a filled string")
     check_text(content)
-    if kind == "text":
-        return kind, content
+    if name == "text":
+        return name, content
     if len(content) > LONGEST_PATH or content.startswith("data:"):
         raise DataError(
             where,
-            f"segment {number}: {kind} is {_short(content)}, {len(content):,} characters, which is "
+            f"segment {number}: {key} is {_short(content)}, {len(content):,} characters, which is "
             "no path; write the content into a file, and give its path",
         )
-    return kind, base / content
+    return name, base / content
 
 
 def _short(value: Any) -> str:

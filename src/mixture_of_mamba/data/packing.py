@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from ..modalities.documents import EncodedDocument
-from .cutting import Part, cut
+from .cutting import Piece, cut
 from .windows import PackedWindows
 
 __all__ = ["pack"]
@@ -51,20 +51,20 @@ def pack(
     rng = np.random.default_rng([seed, 19])
     order = rng.permutation(len(documents))
     uncut = {names.index(name) for name in whole}
-    parts: list[Part] = []
+    pieces: list[Piece] = []
     for i in order:
         continuous = {names.index(name) for name in documents[i].values}
-        parts += cut(documents[i], window, whole=uncut | continuous, together=together)
-    if text_fraction is None or not parts:
+        pieces += cut(documents[i], window, whole=uncut | continuous, together=together)
+    if text_fraction is None or not pieces:
         budget = sum(map(len, text))
     else:
-        budget = int(sum(map(len, parts)) * text_fraction / (1 - text_fraction))
+        budget = int(sum(map(len, pieces)) * text_fraction / (1 - text_fraction))
     stream = _TextStream(text, budget, rng)
     windows = []
-    for filled in _best_fit(parts, window):
+    for filled in _best_fit(pieces, window):
         filled.extend(stream.take(window - sum(map(len, filled))))
         windows.append(filled)
-    while stream.left >= window or (stream.left and not parts):
+    while stream.left >= window or (stream.left and not pieces):
         windows.append(stream.take(window))
     return _layout([windows[i] for i in rng.permutation(len(windows))], names, window)
 
@@ -77,44 +77,44 @@ class _TextStream:
     ) -> None:
         self.left = budget if text else 0
         self._rest = self._endless(text, rng)
-        self._now: Part | None = None
+        self._now: Piece | None = None
 
     @staticmethod
-    def _endless(text: Sequence[EncodedDocument], rng: np.random.Generator) -> Iterator[Part]:
+    def _endless(text: Sequence[EncodedDocument], rng: np.random.Generator) -> Iterator[Piece]:
         while True:
             for i in rng.permutation(len(text)):
-                yield Part(text[i], 0, len(text[i]))
+                yield Piece(text[i], 0, len(text[i]))
 
-    def take(self, count: int) -> list[Part]:
-        """Parts of together `count` tokens, or fewer where the budget ends."""
-        parts = []
+    def take(self, count: int) -> list[Piece]:
+        """Pieces of together `count` tokens, or fewer where the budget ends."""
+        pieces = []
         count = min(count, self.left)
         self.left -= count
         while count > 0:
-            part = self._now if self._now is not None else next(self._rest)
-            stop = min(part.stop, part.start + count)
-            parts.append(Part(part.document, part.start, stop))
-            count -= stop - part.start
-            self._now = Part(part.document, stop, part.stop) if stop < part.stop else None
-        return parts
+            piece = self._now if self._now is not None else next(self._rest)
+            stop = min(piece.stop, piece.start + count)
+            pieces.append(Piece(piece.document, piece.start, stop))
+            count -= stop - piece.start
+            self._now = Piece(piece.document, stop, piece.stop) if stop < piece.stop else None
+        return pieces
 
 
-def _best_fit(parts: list[Part], window: int) -> Iterator[list[Part]]:
-    pool: list[Part] = []
-    rest = iter(parts)
+def _best_fit(pieces: list[Piece], window: int) -> Iterator[list[Piece]]:
+    pool: list[Piece] = []
+    rest = iter(pieces)
     while True:
-        pool.extend(part for _, part in zip(range(LOOK_AHEAD - len(pool)), rest, strict=False))
+        pool.extend(piece for _, piece in zip(range(LOOK_AHEAD - len(pool)), rest, strict=False))
         if not pool:
             return
         filled = [pool.pop(0)]
         room = window - len(filled[0])
-        while fitting := [i for i, part in enumerate(pool) if len(part) <= room]:
+        while fitting := [i for i, piece in enumerate(pool) if len(piece) <= room]:
             filled.append(pool.pop(max(fitting, key=lambda i: (len(pool[i]), -i))))
             room -= len(filled[-1])
         yield filled
 
 
-def _layout(windows: list[list[Part]], names: Sequence[str], window: int) -> PackedWindows:
+def _layout(windows: list[list[Piece]], names: Sequence[str], window: int) -> PackedWindows:
     count = len(windows)
     modality_ids = np.zeros((count, window), np.uint8)
     tokens, document_ids, segment_ids = (np.zeros((count, window), np.int32) for _ in range(3))
@@ -122,9 +122,9 @@ def _layout(windows: list[list[Part]], names: Sequence[str], window: int) -> Pac
     padding = 0
     values: dict[str, list[np.ndarray]] = {}
     value_counts: dict[str, np.ndarray] = {}
-    for w, parts in enumerate(windows):
+    for w, pieces in enumerate(windows):
         at, segment = 0, 0
-        for number, (document, start, stop) in enumerate(parts):
+        for number, (document, start, stop) in enumerate(pieces):
             here = slice(at, at + stop - start)
             modality_ids[w, here] = document.modality_ids[start:stop]
             tokens[w, here] = document.tokens[start:stop]
@@ -140,7 +140,7 @@ def _layout(windows: list[list[Part]], names: Sequence[str], window: int) -> Pac
                 many = int((document.modality_ids[start:stop] == m).sum())
                 values.setdefault(name, []).append(v[first : first + many].astype(np.float16))
                 value_counts.setdefault(name, np.zeros(count, np.int64))[w] += many
-        document_ids[w, at:] = len(parts)
+        document_ids[w, at:] = len(pieces)
         segment_ids[w, at:] = segment
         padding += window - at
     return PackedWindows(

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["Schedule"]
+__all__ = ["ShuffledSampler"]
 
 
-class Schedule:
+class ShuffledSampler:
     """Shuffled passes over `count` windows, one after the other.
 
     A function of (seed, step) alone: every variant, process and resumed run sees the same order,

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..modalities.image.files import fit_image, read_image
-from ..modalities.speech.files import read_sound
-from ..modalities.speech.mel import HOP, SAMPLE_RATE, log_mel
+from ..modalities.config import ModalityConfig
+from ..modalities.media import Limits
+from ..modalities.registry import codec_class
+from ..modalities.tokenizer_set import TEXT
 from .config import DataConfig
 from .corpus import Corpus, Item
 from .errors import BadDocuments, DataError
 from .examples import Example
-from .listing import Listed, Listing
-from .progress import Progress
+from .listing import ListedDocument, Listing
+from .stage_log import StageLog
 
 __all__ = ["UserDocuments"]
 
+#: Validation documents that are kept untokenized.
 EXAMPLES = 256
-"""Validation documents that are kept in the raw."""
+#: Seconds of sound that are kept untokenized with them, all together.
 EXAMPLE_SECONDS = 1200
-"""Sound that is kept in the raw with them, all together."""
-
-_MODALITY = {"text": "text", "image": "image", "audio": "speech"}
 
 
 class UserDocuments:
@@ -42,14 +42,20 @@ class UserDocuments:
 
     text_fraction: float | None = None
 
-    def __init__(self, config: DataConfig, listing: Listing, say: Progress) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        modalities: Mapping[str, ModalityConfig],
+        listing: Listing,
+        log: StageLog,
+    ) -> None:
         self.bad = BadDocuments(config.skip_bad)
         readable: dict[bytes, _Document] = {}
         twins: list[tuple[str, str]] = []
         for number, listed in enumerate(listing.documents):
-            say.still(f"read {number:,} of {len(listing.documents):,} documents")
+            log.still(f"read {number:,} of {len(listing.documents):,} documents")
             with self.bad.document(listed.where):
-                document = _Document(listed, config)
+                document = _Document(listed, config, modalities)
                 first = readable.setdefault(document.digest(), document)
                 if first is not document:
                     twins.append((document.where, first.where))
@@ -63,18 +69,18 @@ class UserDocuments:
         if len(documents) < 2:
             raise DataError(
                 config.source,
-                f"{len(documents)} readable documents ({len(self.bad.left_out)} left out, "
+                f"{len(documents)} readable documents ({len(self.bad.skipped)} left out, "
                 f"{len(twins)} repeated); at least 2 are needed, one to train on and one to hold "
                 "out",
             )
         held = _held_out(len(documents), config)
-        parts = {
+        splits = {
             split: [d for d, h in zip(documents, held, strict=True) if h == (split == "validation")]
             for split in ("train", "validation")
         }
-        self._held = parts["validation"]
-        self.training = _corpus(parts["train"], config.chosen("image_size"))
-        self.validation = _corpus(parts["validation"], config.chosen("image_size"))
+        self._held = splits["validation"]
+        self.training = _corpus(splits["train"])
+        self.validation = _corpus(splits["validation"])
 
     def finish(self) -> None:
         """Nothing is under way."""
@@ -93,41 +99,40 @@ class UserDocuments:
 
 
 class _Document:
-    """One document with its pictures and sounds opened; sounds are kept as log-mel frames.
+    """One document with its files opened, each item as its codec keeps it.
 
     Attributes:
-        seconds: of its first sound.
+        segments: (modality, text or prepared item).
+        seconds: of the sounds of its example.
     """
 
-    def __init__(self, listed: Listed, config: DataConfig) -> None:
+    def __init__(
+        self,
+        listed: ListedDocument,
+        config: DataConfig,
+        modalities: Mapping[str, ModalityConfig],
+    ) -> None:
         if listed.error is not None:
             raise listed.error
         self.where = listed.where
         self.seconds = 0.0
-        self._config = config
-        self._audio: Path | None = None
-        names = {name for name, _ in config.modalities}
-        self.segments: list[tuple[str, str | np.ndarray]] = []
-        for kind, value in listed.segments:
-            name = _MODALITY[kind]
-            if name not in names:
-                raise DataError(
-                    listed.where,
-                    f"has {kind}, but setting {config.setting!r} has only "
-                    f"{', '.join(sorted(names))}; choose a setting that has it",
-                )
-            self.segments.append((name, self._content(kind, value)))
+        self._limits = Limits(max_pixels=config.max_pixels, max_seconds=config.max_seconds)
+        self._modalities = modalities
+        self._sounds: dict[str, Path] = {}
+        self.segments: list[tuple[str, Any]] = [
+            (name, value if name == TEXT else self._prepared(name, Path(value)))
+            for name, value in listed.segments
+        ]
 
-    def _content(self, kind: str, value: str | Path) -> str | np.ndarray:
-        if kind == "text":
-            return str(value)
-        if kind == "image":
-            picture = read_image(value, self._config.max_pixels)
-            return fit_image(picture, self._config.chosen("image_size"))
-        frames = log_mel(read_sound(value, self._config.max_seconds)[0]).astype(np.float16)
-        if self._audio is None:
-            self._audio, self.seconds = Path(value), len(frames) * HOP / SAMPLE_RATE
-        return frames
+    def _prepared(self, name: str, path: Path) -> Any:
+        modality = self._modalities[name]
+        codec = codec_class(modality.name)
+        item = codec.media.read(path, self._limits)
+        if isinstance(item, tuple) and name not in self._sounds:
+            # (waveform, rate): large, and read again for an example
+            self._sounds[name] = path
+            self.seconds += len(item[0]) / item[1]
+        return codec.prepare(item, modality.options)
 
     def digest(self) -> bytes:
         """Of its content as it is trained on."""
@@ -139,15 +144,15 @@ class _Document:
         return hashed.digest()
 
     def example(self, heard: bool) -> Example:
-        """Its texts, its first picture and, if `heard`, its first sound."""
+        """Its texts, and the first item of every other modality; sounds only if `heard`."""
         items: dict[str, Any] = {}
         for name, content in self.segments:
-            if name != "speech":
+            if name not in self._sounds:
                 items.setdefault(name, content)
-        if texts := [str(c) for name, c in self.segments if name == "text"]:
-            items["text"] = "\n".join(texts)
-        if self._audio is not None and heard:
-            items["speech"] = read_sound(self._audio, self._config.max_seconds)
+        if texts := [str(c) for name, c in self.segments if name == TEXT]:
+            items[TEXT] = "\n".join(texts)
+        for name, path in self._sounds.items() if heard else ():
+            items[name] = codec_class(self._modalities[name].name).media.read(path, self._limits)
         return Example(items)
 
 
@@ -159,19 +164,17 @@ def _held_out(count: int, config: DataConfig) -> np.ndarray:
     return held
 
 
-def _corpus(documents: list[_Document], size: int) -> Corpus:
-    images: list[np.ndarray] = []
-    frames: list[np.ndarray] = []
+def _corpus(documents: list[_Document]) -> Corpus:
+    items: dict[str, list[Any]] = {}
     rows: list[list[Item]] = []
     for document in documents:
         row: list[Item] = []
         for name, content in document.segments:
-            if isinstance(content, str):
+            if name == TEXT:
                 row.append((name, content))
                 continue
-            into = images if name == "image" else frames
-            row.append((name, len(into)))
-            into.append(content)
+            kept = items.setdefault(name, [])
+            row.append((name, len(kept)))
+            kept.append(content)
         rows.append(row)
-    stacked = np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
-    return Corpus(rows, stacked, frames, where=[document.where for document in documents])
+    return Corpus(rows, dict(items), where=[document.where for document in documents])

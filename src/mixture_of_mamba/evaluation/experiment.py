@@ -77,7 +77,9 @@ def _run(
     check_plan(plan, out)
     for remark in plan.config.train.remarks():
         progress.say(remark)
-    bundle = build(plan.config.data)  # before anything is written: it may fail, or be stopped
+    bundle = build(
+        plan.config.data, plan.config.modalities
+    )  # before anything is written: it may fail, or be stopped
     plan = replace(plan, basis=basis_of(bundle.digests, plan.config.train.device))
     write_plan(plan, out)
     save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")

@@ -103,7 +103,7 @@ def why_not_sampled(config: RunConfig) -> str | None:
     """Why nothing is generated from a run of this config for the report; None where it is."""
     if config.model.mixer == "mamba":
         return None
-    if any(kind == "continuous" for _, kind in config.data.modalities):
+    if any(m.kind == "continuous" for m in config.modalities.values()):
         return "attention keeps no state of fixed size, from which a continuous image is denoised"
     return (
         "attention keeps no state of fixed size: each token would read all tokens before it again"

@@ -45,7 +45,7 @@ def summarise(comparison: Comparison) -> Figures:
     """The figures of finished runs."""
     c, plan = comparison, comparison.plan
     return Figures(
-        setting=plan.config.data.setting,
+        setting=plan.config.setting,
         baseline=plan.baseline,
         seeds=c.seeds,
         modalities=c.modalities,

@@ -99,5 +99,6 @@ def _room_for_text(folder: str | Path, old: ModelConfig, new: ModelConfig) -> No
         special = len(special_tokens((m.name, m.kind) for m in new.modalities[1:]))
         raise ValueError(
             f"{folder} has {before.size} text tokens, but the data's text has {after.size} with "
-            f"its {special} special tokens; give --data.text_vocabulary {before.size + special}"
+            f"its {special} special tokens; give "
+            f"--modalities.text.vocabulary {before.size + special}"
         )

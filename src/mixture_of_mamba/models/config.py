@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..layers import PROJECTIONS, MambaConfig, parse_split
 from ..seeding import whole_number
-from .noise import DiffusionConfig
+from .diffusion_config import DiffusionConfig
 from .reserved_names import is_reserved
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class ModelConfig:
             each target's softmax runs over the vocabulary of its own modality.
         tie_embeddings: the output map is the embedding.
         norm_eps: of all RMS norms.
-        diffusion: fields of DiffusionConfig (models/noise.py); defaults where left out.
+        diffusion: of continuous modalities; also as a mapping of its fields.
     """
 
     d_model: int
@@ -122,7 +122,7 @@ class ModelConfig:
     vocabulary: Literal["shared", "separate"] = "shared"
     tie_embeddings: bool = False
     norm_eps: float = 1e-5
-    diffusion: Mapping[str, Any] = field(default_factory=dict)
+    diffusion: DiffusionConfig | Mapping[str, Any] = field(default_factory=DiffusionConfig)
 
     def __post_init__(self) -> None:
         modalities = tuple(map(_modality, self.modalities))
@@ -149,7 +149,7 @@ class ModelConfig:
         if self.mixer == "attention" and self.d_model % self.head_dim:
             raise ValueError(f"head_dim {self.head_dim} does not divide d_model {self.d_model}")
         self.block  # noqa: B018  (raises where the block's own fields are wrong)
-        DiffusionConfig.parse(self.diffusion)
+        object.__setattr__(self, "diffusion", DiffusionConfig.parse(self.diffusion))
 
     @property
     def block(self) -> MambaConfig:
@@ -209,7 +209,6 @@ class ModelConfig:
         plain = asdict(self)
         plain["split"] = sorted(self.split)
         plain["modalities"] = [asdict(m) for m in self.modalities]
-        plain["diffusion"] = dict(self.diffusion)
         return plain
 
     @classmethod

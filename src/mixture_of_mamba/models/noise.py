@@ -6,10 +6,8 @@ diffusers is imported at the first use, not with this package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..extras import needs
 
@@ -17,98 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+from .diffusion_config import DiffusionConfig
+
 __all__ = ["DiffusionConfig", "NoiseSchedule", "make_scheduler", "sampling_levels"]
-
-PREDICTIONS = ("epsilon", "v", "sample", "flow")
-SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear")
-#: Names that fields of DiffusionConfig had in earlier versions -> their names now.
-OLD_NAMES = {
-    "level_power": "timestep_power",
-    "limit_before_caption": "max_timestep_before_caption",
-    "caption_dropout": "cond_drop_prob",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
-    """How continuous modalities are noised and what the network predicts.
-
-    Attributes:
-        prediction: "epsilon" (the noise), "v" (velocity of the DDPM process), "sample" (the clean
-            vectors), or "flow" (noise minus clean vectors on the straight path between them).
-        schedule: diffusers' name of the DDPM betas; the cosine schedule by default.
-        timesteps: number of noise levels `T`; a level is an integer 0..T-1, 0 the cleanest.
-        timestep_power: levels are drawn as T * u ** timestep_power with u uniform in 0..1. 1 is
-            uniform; below 1 draws more noise, where the context decides what an image shows.
-        max_timestep_before_caption: an image that stands before its caption gets levels below
-            this share of T, so that the caption can be read from it (Transfusion, arXiv
-            2408.11039).
-        opening_tokens: discrete tokens at most that stand before such an image in its document:
-            the document's and the image's begin tokens.
-        cond_drop_prob: chance in training that an image starts from an empty state instead of
-            its context; what guided sampling leans away from is learnt from these.
-    """
-
-    prediction: Literal["epsilon", "v", "sample", "flow"] = "epsilon"
-    schedule: str = "squaredcos_cap_v2"
-    timesteps: int = 1000
-    timestep_power: float = 1.0
-    max_timestep_before_caption: float = 0.5
-    opening_tokens: int = 2
-    cond_drop_prob: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(
-                f"diffusion.prediction is {self.prediction!r}; choose from {', '.join(PREDICTIONS)}"
-            )
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"diffusion.schedule is {self.schedule!r}; choose from {', '.join(SCHEDULES)}"
-            )
-        if self.timesteps < 2:
-            raise ValueError(f"diffusion.timesteps is {self.timesteps}; it must be at least 2")
-        if not 0 < self.timestep_power < float("inf"):
-            raise ValueError(
-                f"diffusion.timestep_power is {self.timestep_power}; it must be above 0"
-            )
-        if self.opening_tokens < 0:
-            raise ValueError(f"diffusion.opening_tokens is {self.opening_tokens}; give 0 or more")
-        if not 0 < self.max_timestep_before_caption <= 1:
-            raise ValueError(
-                f"diffusion.max_timestep_before_caption is {self.max_timestep_before_caption}; "
-                "it must lie above 0 and at most at 1"
-            )
-        if not 0 <= self.cond_drop_prob < 1:
-            raise ValueError(
-                f"diffusion.cond_drop_prob is {self.cond_drop_prob}; it must lie in 0..1, below 1"
-            )
-
-    @classmethod
-    def parse(cls, plain: Mapping[str, Any]) -> DiffusionConfig:
-        """From ModelConfig.diffusion.
-
-        Raises:
-            ValueError: an unknown field, or a value of another type or outside its range.
-        """
-        plain = {OLD_NAMES.get(name, name): value for name, value in plain.items()}
-        known = {f.name: f.default for f in fields(cls)}
-        if unknown := set(plain) - set(known):
-            raise ValueError(
-                f"diffusion has unknown fields {sorted(unknown)}; choose from {', '.join(known)}"
-            )
-        for name, value in plain.items():
-            number = not isinstance(value, bool) and isinstance(value, (int, float))
-            default = known[name]
-            if isinstance(default, str):
-                fits, kind = isinstance(value, str), "a name"
-            elif isinstance(default, int):
-                fits, kind = number and isinstance(value, int), "a whole number"
-            else:
-                fits, kind = number, "a number"
-            if not fits:
-                raise ValueError(f"diffusion.{name} is {value!r}; it must be {kind}")
-        return cls(**plain)
 
 
 class NoiseSchedule:

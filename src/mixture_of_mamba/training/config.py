@@ -1,17 +1,21 @@
-"""What a run is, as one value: its data, its model, its training."""
+"""What a run is, as one value: its modalities, its data, its model, its training."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
-from ..data.config import DataConfig
-from ..models import Modality, ModelConfig
-from .old_names import with_new_names
+from ..data.config import DataConfig, check_modalities
+from ..modalities.config import DEFAULT, ModalityConfig, merged, modalities_from
+from ..models.diffusion_config import DiffusionConfig
+from ..structure import field_types, structure, unknown_fields
+from .old_names import SETTINGS, with_new_names
 
-__all__ = ["ModelSettings", "RunConfig", "TrainConfig", "model_config", "nearest", "unknown_fields"]
+if TYPE_CHECKING:
+    from ..models.config import ModelConfig
+
+__all__ = ["SECTIONS", "ModelSettings", "RunConfig", "TrainConfig", "model_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +53,13 @@ class ModelSettings:
     loss_weights: dict[str, float] = field(default_factory=dict)
     """Weight of a modality's loss, by its name; by default 1, and 5 where it is continuous."""
 
-    diffusion: dict[str, Any] = field(default_factory=dict)
-    """Settings of the continuous head; its defaults where nothing is given."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Noise and target of continuous modalities."""
 
     init_from: str | None = None
     """Folder of a pretrained model whose weights the run starts from: a dense Mamba of
     state-spaces or transformers, or a model of this package. Its text tokenizer goes in
-    data.text_tokenizer. None: new weights."""
+    modalities.text.tokenizer. None: new weights."""
 
     freeze: list[str] | None = None
     """What training leaves unchanged, to the bit: names of modalities (their experts and tokens;
@@ -229,46 +233,104 @@ _FREE = {
 }
 
 
+#: The parts of a run's config beside its modalities.
+SECTIONS: dict[str, type] = {"data": DataConfig, "model": ModelSettings, "train": TrainConfig}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run; `config.yaml` of its folder."""
+    """Everything that decides a run; `config.yaml` of its folder.
 
+    Attributes:
+        modalities: codec and options by name, in the order of the modality ids, text first; also
+            as plain values. None: text, images and speech, or those of the reused tokenizers. Where
+            `data.tokenizers` names some, `resolved` fills in what they decide.
+        data, model, train: see their classes.
+    """
+
+    modalities: Mapping[str, ModalityConfig] = None  # type: ignore[assignment]  # see below
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        reused = self.data.tokenizers is not None
+        given = self.modalities or ({} if reused else DEFAULT)
+        modalities = modalities_from(given)
+        if not reused:
+            if (first := next(iter(modalities))) != "text":
+                raise ValueError(f"the first modality is {first!r}; list text first")
+            for name, modality in modalities.items():
+                if modality.codec is None:
+                    raise ValueError(f"modalities.{name} has no codec; add one, such as codec: vq")
+            modalities = {name: modality.complete() for name, modality in modalities.items()}
+        object.__setattr__(self, "modalities", modalities)
+        check_modalities(self.data, modalities)
         if self.model.init_from is not None and self.model.mixer != "mamba":
             raise ValueError(
                 f"model.init_from is {self.model.init_from!r}, but only Mambas start from a "
                 f"pretrained one and model.mixer is {self.model.mixer!r}; leave one of them out"
             )
-        # Before data is prepared for minutes: are widths, split and weights possible at all?
-        model_config(self.model, [(name, kind, 1) for name, kind in self.data.modalities])
+        if not reused:
+            self._check_model()
+
+    def _check_model(self) -> None:
+        """Before data is prepared for minutes: are widths, split and weights possible at all?"""
+        model_config(self.model, [(name, m.kind, 1) for name, m in self.modalities.items()])
+
+    def resolved(self) -> RunConfig:
+        """The same with what reused tokenizers decide.
+
+        Raises:
+            ValueError: tokenizers that do not exist, or something that contradicts them.
+        """
+        if self.data.tokenizers is None:
+            return self
+        from ..data.reuse import resolve
+
+        found = replace(self, modalities=resolve(self.data, self.modalities))
+        found._check_model()
+        return found
+
+    @property
+    def setting(self) -> str:
+        """A short name of the modalities: that of a setting of the paper, else their names."""
+        codecs = {name: modality.kind for name, modality in self.modalities.items()}
+        for setting, theirs in SETTINGS.items():
+            if codecs == {n: ModalityConfig(codec).kind for n, codec in theirs.items()}:
+                return setting
+        return "+".join(self.modalities)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values; `from_dict` reads them back."""
-        return asdict(self)
+        modalities = {name: modality.to_dict() for name, modality in self.modalities.items()}
+        parts = {name: asdict(getattr(self, name)) for name in SECTIONS}
+        return {"modalities": modalities, **parts}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], source: str = "the configuration") -> RunConfig:
         """A config from nested values; what is left out takes its default.
 
         Args:
-            plain: {"data": {...}, "model": {...}, "train": {...}}.
+            plain: {"modalities": {...}, "data": {...}, "model": {...}, "train": {...}}, also as
+                earlier versions wrote it.
             source: what to name in errors.
 
         Raises:
-            ValueError: an unknown field (with the nearest valid name), or a value out of range.
+            ValueError: an unknown field (with the nearest valid name), or a value of another type
+                or out of range.
         """
-        parts = {"data": DataConfig, "model": ModelSettings, "train": TrainConfig}
-        if not isinstance(plain, Mapping):
-            raise ValueError(f"{source} is no mapping; it needs the parts {', '.join(parts)}")
-        plain = with_new_names(plain, source)
-        valid = [f"{part}.{f.name}" for part, kind in parts.items() for f in fields(kind)]
-        if problem := unknown_fields(plain, valid, source):
-            raise ValueError(problem)
-        return cls(**{part: kind(**(plain.get(part) or {})) for part, kind in parts.items()})
+        plain = known_fields(plain, source)
+        sections: dict[str, Any] = {
+            n: structure(kind, plain.get(n) or {}, n) for n, kind in SECTIONS.items()
+        }
+        given: Any = plain.get("modalities")
+        if given and sections["data"].tokenizers is None:
+            complete = all(entry and "codec" in entry for entry in given.values())
+            given = merged(DEFAULT, given, replace=complete)
+        elif given:  # what is left out is the tokenizers'
+            given = {name: entry for name, entry in given.items() if entry is not None}
+        return cls(modalities=given, **sections)
 
     def differences(self, other: RunConfig, free: Collection[str] = _FREE) -> list[str]:
         """Fields in which `other` would compute other steps, as "field: mine -> theirs".
@@ -278,10 +340,36 @@ class RunConfig:
         """
         mine, theirs = dict(_flat(self.to_dict())), dict(_flat(other.to_dict()))
         return [
-            f"{key}: {value!r} -> {theirs[key]!r}"
-            for key, value in mine.items()
-            if value != theirs[key] and key not in free
+            f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}"
+            for key in dict.fromkeys([*mine, *theirs])
+            if mine.get(key) != theirs.get(key) and key not in free
         ]
+
+
+def known_fields(
+    plain: Any, source: str, base: Mapping[str, Any] | None = None, *, reused: bool | None = None
+) -> dict[str, Any]:
+    """Nested values of a run's config under the names of this version, all of them valid.
+
+    Args:
+        source: what to name in errors.
+        base: the modalities that these values are laid over.
+        reused: whether tokenizers are reused; None: as these values say.
+
+    Raises:
+        ValueError: an unknown field; names the nearest valid one.
+    """
+    sections = ("modalities", *SECTIONS)
+    if not isinstance(plain, Mapping):
+        raise ValueError(f"{source} holds no mapping; it needs the parts {', '.join(sections)}")
+    nested = with_new_names(plain, source, base, reused=reused)
+    valid = [
+        "modalities",
+        *(n for s, kind in SECTIONS.items() for n, _ in field_types(kind, s + ".")),
+    ]
+    if problem := unknown_fields(nested, valid, source):
+        raise ValueError(problem)
+    return nested
 
 
 def model_config(
@@ -302,50 +390,20 @@ def model_config(
         raise ValueError(
             f"model.loss_weights names {', '.join(unknown)}, but the data has {', '.join(names)}"
         )
-    return ModelConfig(
-        d_model=settings.d_model,
-        n_layers=settings.n_layers,
-        modalities=[
-            Modality(name, kind, size, settings.loss_weights.get(name))  # type: ignore[arg-type]
-            for name, kind, size in given
-        ],
-        split=settings.split,  # type: ignore[arg-type]
-        mixer=settings.mixer,  # type: ignore[arg-type]
-        d_state=settings.d_state,
-        expand=settings.expand,
-        head_dim=settings.head_dim,
-        vocabulary=settings.vocabulary,  # type: ignore[arg-type]
-        tie_embeddings=settings.tie_embeddings,
-        diffusion=settings.diffusion,
-    )
+    from ..models.config import ModelConfig  # torch, which reading a config needs not
 
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """ " (did you mean X?)" where a valid dotted name is near, else an empty string."""
-    options = list(valid)
-    last = {option.rpartition(".")[2]: option for option in reversed(options)}
-    short = name.rpartition(".")[2]
-    found = [last[short]] if short in last else difflib.get_close_matches(name, options, 1, 0.75)
-    found = found or [last[match] for match in difflib.get_close_matches(short, last, 1, 0.7)]
-    return f" (did you mean {found[0]}?)" if found else ""
-
-
-def unknown_fields(plain: Mapping[str, Any], valid: list[str], source: str) -> str | None:
-    """An error for the dotted keys of nested values that are not valid; None where all are."""
-    parts = {name.partition(".")[0] for name in valid}
-    unknown = [
-        key
-        for part, values in plain.items()
-        for key in ([f"{part}.{k}" for k in values] if isinstance(values, Mapping) else [str(part)])
-        if key not in valid and not (key in parts and values is None)
+    shared = {f.name for f in fields(ModelConfig)} & {f.name for f in fields(settings)}
+    shape: dict[str, Any] = {name: getattr(settings, name) for name in shared}
+    shape["modalities"] = [
+        {"name": name, "kind": kind, "size": size, "loss_weight": settings.loss_weights.get(name)}
+        for name, kind, size in given
     ]
-    if not unknown:
-        return None
-    named = ", ".join(f"{key!r}{nearest(key, valid)}" for key in unknown)
-    return f"{source} has unknown field{'s' if len(unknown) > 1 else ''} {named}"
+    return ModelConfig(**shape)
 
 
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for part, values in plain.items():
-        for name, value in values.items():
-            yield f"{prefix}{part}.{name}", value
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -48,7 +48,7 @@ def _with_count(part: str, start: Start) -> str:
 
 
 def _check(config: RunConfig, parts: list[str]) -> None:
-    valid = [*(name for name, _ in config.data.modalities), SHARED]
+    valid = [*config.modalities, SHARED]
     for part in parts:
         name, colon, count = part.partition(":")
         if name not in valid or (colon and not count.isdigit()):

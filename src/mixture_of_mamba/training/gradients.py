@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..data.sampler import Schedule
+from ..data.sampler import ShuffledSampler
 from ..models import MultimodalModel
 from .config import TrainConfig
 from .distributed import sum_over_ranks, to_device
@@ -26,7 +26,7 @@ def accumulate_gradients(
     fabric: Fabric,
     module: Any,
     windows: Windows,
-    order: Schedule,
+    order: ShuffledSampler,
     config: TrainConfig,
     step: int,
 ) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def _micro_batches(
     fabric: Fabric,
     model: MultimodalModel,
     windows: Windows,
-    order: Schedule,
+    order: ShuffledSampler,
     config: TrainConfig,
     step: int,
 ) -> list[Batch]:

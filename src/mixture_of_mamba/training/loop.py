@@ -49,7 +49,7 @@ def train(
         folder: of the run; new or empty, unless `resume` is given.
         resume: continue the run in `folder` from its newest checkpoint.
         on_evaluation: called after each evaluation, e.g. to show decoded samples.
-        build: data of your own: makes `tokenizers`, `train` and `validation` of config.data in
+        build: data of your own: makes `tokenizers`, `train` and `validation` of the config in
             place of `data.build.build`.
 
     Returns:
@@ -102,8 +102,8 @@ def train(
 
 def _build(config: RunConfig, build: Callable[..., Any] | None) -> Any:
     if build is not None:
-        return build(config.data)
-    return build_data(config.data, progress=is_first_process())
+        return build(config)
+    return build_data(config.data, config.modalities, progress=is_first_process())
 
 
 def _record(folder: Path, config: RunConfig, data: Any) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from ..data.build import settled
-from ..data.config import OF_TOKENIZERS
 from ..interop.start import Start
 from .checkpoint_folders import checkpoints
 from .config import RunConfig, model_config
@@ -20,17 +17,15 @@ __all__ = ["resolve_run"]
 def resolve_run(config: RunConfig, folder: Path) -> tuple[RunConfig, Start | None]:
     """A config as it is recorded, and the pretrained model that the run starts from.
 
-    Reused tokenizers decide fields of `data` that are None, a measurement decides precision "auto",
-    and the pretrained model or the run in the folder decides what is frozen.
+    Reused tokenizers decide what is left out of `modalities`, a measurement decides precision
+    "auto", and the pretrained model or the run in the folder decides what is frozen.
 
     Raises:
         FileNotFoundError, ValueError: tokenizers or a pretrained model that are not there or do not
             fit the config.
     """
     before = read_config(folder) if (folder / "config.yaml").is_file() else None
-    if any(getattr(config.data, name) is None for name in OF_TOKENIZERS):
-        config = replace(config, data=settled(config.data))
-    config = resolve_precision(config, before)
+    config = resolve_precision(config.resolved(), before)
     start = _pretrained(config, folder)
     return resolve_freeze(config, before, start), start
 
@@ -45,6 +40,9 @@ def _pretrained(config: RunConfig, folder: Path) -> Start | None:
             f"model.init_from is {start!r}, which is no folder; give that of a pretrained model, "
             "or leave it out to start from new weights"
         )
-    text = 1 if config.data.tokenizers else config.data.chosen("text_vocabulary")
-    sizes = [(name, kind, text if name == "text" else 1) for name, kind in config.data.modalities]
+    sizes = []
+    for name, modality in config.modalities.items():
+        known = config.data.tokenizers is None  # else the tokenizers' size is known with the data
+        size = getattr(modality.options, "vocabulary", 1) if known else 1
+        sizes.append((name, modality.kind, size))
     return Start(start, model_config(config.model, sizes))

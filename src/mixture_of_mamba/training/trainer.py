@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.sampler import Schedule
+from ..data.sampler import ShuffledSampler
 from ..interop.start import Start
 from ..models import MultimodalModel
 from ..models.flops import flops_per_token
@@ -72,7 +72,7 @@ class Trainer:
         self.config = c = config.train
         self._build_model(config, start)
         self.state = load_checkpoint(fabric, folder, self.objective, self.optimizer)
-        self.sampler = Schedule(len(data.train), c.seed)
+        self.sampler = ShuffledSampler(len(data.train), c.seed)
         self.sums = StepSums(folder, self.model.config.modalities, self.state.unlogged)
         tokens = c.batch_size * config.data.window
         counts = data.train.tokens_by_modality() if self.model.diffusion.modalities else None

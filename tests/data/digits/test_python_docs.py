@@ -2,6 +2,7 @@
 
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.data.digits import python_docs
+from mixture_of_mamba.data.digits.config import DigitsConfig
 from mixture_of_mamba.data.digits.python_docs import python_documentation
 from mixture_of_mamba.data.digits.source import _real_text
 
@@ -18,7 +19,7 @@ def test_code_follows_the_documentation_and_has_no_docstrings(monkeypatch):
 
 
 def test_no_module_is_both_trained_on_and_validated_on():
-    texts = _real_text(DataConfig(scenes=1000, text_code=True))
+    texts = _real_text(DataConfig(digits=DigitsConfig(scenes=1000, text_code=True)))
     assert not set(texts["train"]) & set(texts["validation"])
     assert sum(map(len, texts["validation"])) > 10_000
 

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.digits.handwriting import load_handwriting
 from mixture_of_mamba.data.digits.scene import make_scenes
 from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec
 from mixture_of_mamba.modalities.image.kl_network import train
 from mixture_of_mamba.modalities.options import AutoencoderOptions
-from tests.helpers.tiny_data import tiny_config
+from tests.helpers.tiny_data import prepare, tiny_config
 
 SMALL = {"block_out_channels": (8,), "norm_num_groups": 4}
 
@@ -105,7 +104,8 @@ def test_what_was_saved_encodes_and_decodes_the_same(folder: Path, tmp_path: Pat
 
 
 def test_runs_take_latents_of_a_folder(folder: Path) -> None:
-    bundle = build(tiny_config("transfusion", latents=str(folder), patch=4), progress=False)
+    image = {"codec": "autoencoder", "pretrained": str(folder), "patch": 4}
+    bundle = prepare(tiny_config("transfusion", image=image))
     assert bundle.tokenizers.modalities[1] == ("image", "continuous", 16)
     values = bundle.train.batch([0]).values["image"]
     assert values.shape[1] == 16
@@ -173,9 +173,10 @@ def test_channels_must_be_folded_rgb() -> None:
         AutoencoderCodec(net, AutoencoderOptions(patch=4), np.zeros(4), np.ones(4))
 
 
-def test_an_unknown_source_is_named() -> None:
-    with pytest.raises(ValueError, match="latents is 'vae'; choose from patches, autoencoder"):
-        tiny_config("transfusion", latents="vae").check_paths()
+def test_a_folder_that_is_not_there_is_named() -> None:
+    image = {"codec": "autoencoder", "pretrained": "vae"}
+    with pytest.raises(ValueError, match=r"image.pretrained is 'vae', which does not exist"):
+        prepare(tiny_config("transfusion", image=image))
 
 
 def test_diffusers_autoencoder_computes_what_latents_are_made_of(folder: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...modalities.config import ModalityConfig
+from ...modalities.registry import codec_class
 from ...modalities.speech.mel import SAMPLE_RATE
 from ..config import DataConfig
 from ..corpus import Corpus, Item
 from ..errors import BadDocuments
 from ..examples import Example
-from ..progress import Progress
+from ..stage_log import StageLog
 from .handwriting import load_handwriting
 from .python_docs import MOST_CHARACTERS, python_documentation
 from .scene import Scene, make_scenes
@@ -20,7 +23,7 @@ from .voices import Speaking, choose_voice
 __all__ = ["DigitScenes"]
 
 EXAMPLES = 256
-"""Validation scenes that are kept in the raw."""
+"""Validation scenes that are kept untokenized."""
 TEXT_HELD_OUT = 0.1
 """Share of the topics and modules whose text is kept for validation."""
 _ITEMS = ("text", "image", "speech")
@@ -34,30 +37,38 @@ class DigitScenes:
     Speaking runs in the background from the start; `finish` collects it.
     """
 
-    def __init__(self, config: DataConfig, say: Progress | None = None) -> None:
-        self.text_fraction: float | None = config.text_fraction
+    def __init__(
+        self,
+        config: DataConfig,
+        modalities: Mapping[str, ModalityConfig],
+        log: StageLog | None = None,
+    ) -> None:
+        self.text_fraction: float | None = config.digits.text_fraction
         self.bad = BadDocuments(skip=False)
         self.notes: list[str] = []
-        self._say = say = say or Progress(enabled=False)
+        self._log = log = log or StageLog(enabled=False)
         handwriting = load_handwriting(config.seed)
-        held = max(1, round(config.scenes * config.validation_fraction))
-        counts = {"validation": held, "train": config.scenes - held}
+        held = max(1, round(config.digits.scenes * config.validation_fraction))
+        counts = {"validation": held, "train": config.digits.scenes - held}
         self._scenes = {
-            split: make_scenes(count, handwriting[split], split, config.seed, say.still)
+            split: make_scenes(count, handwriting[split], split, config.seed, log.still)
             for split, count in counts.items()
         }
-        names = [name for name, _ in config.modalities]
+        self._speech = modalities.get("speech")
         self._speaking: Speaking | None = None
         self._waveforms: list[np.ndarray] = []
-        if "speech" in names:
-            self._speaking = self._speak(config.seed, min(EXAMPLES, held))
+        if self._speech is not None:
+            # the speaking processes prepare for speech units; another codec needs the sound
+            units = self._speech.codec == "units"
+            keep = min(EXAMPLES, held) if units else config.digits.scenes
+            self._speaking = self._speak(config.seed, keep)
         try:
-            real = _real_text(config, say) if config.text_fraction else {}
+            real = _real_text(config, log) if config.digits.text_fraction else {}
             self.training, self.validation = (
                 _corpus(
                     self._scenes[split],
-                    _orders(self._scenes[split], config.caption_first, config.seed),
-                    names,
+                    _orders(self._scenes[split], config.digits.caption_first, config.seed),
+                    modalities,
                     real.get(split, []),
                 )
                 for split in ("train", "validation")
@@ -77,12 +88,17 @@ class DigitScenes:
     def finish(self) -> None:
         """Waits for the speech."""
         if self._speaking is not None:
-            spoken = self._speaking.result(self._say.still)
+            spoken = self._speaking.result(self._log.still)
             self._speaking = None
             held = len(self._scenes["validation"])
-            self.validation.frames = spoken.frames[:held]
-            self.training.frames = spoken.frames[held:]
             self._waveforms = spoken.waveforms
+            assert self._speech is not None
+            prepared: Sequence[Any] = spoken.frames
+            if self._speech.codec != "units":
+                codec, options = codec_class(self._speech.name), self._speech.options
+                prepared = [codec.prepare(_sound(w), options) for w in spoken.waveforms]
+            self.validation.items["speech"] = prepared[:held]
+            self.training.items["speech"] = prepared[held:]
 
     def stop(self) -> None:
         """Ends the speaking processes."""
@@ -95,7 +111,7 @@ class DigitScenes:
         for i, scene in enumerate(self._scenes["validation"][:EXAMPLES]):
             items: dict[str, Any] = {"text": scene.caption, "image": scene.image}
             if i < len(self._waveforms):
-                items["speech"] = (self._waveforms[i].astype(np.float32) / 32767, SAMPLE_RATE)
+                items["speech"] = _sound(self._waveforms[i])
             examples.append(Example(items, scene.facts))
         return examples
 
@@ -114,7 +130,10 @@ def _orders(scenes: list[Scene], caption_first: float, seed: int) -> list[list[s
 
 
 def _corpus(
-    scenes: list[Scene], orders: list[list[str]], names: list[str], real_text: list[str]
+    scenes: list[Scene],
+    orders: list[list[str]],
+    modalities: Mapping[str, ModalityConfig],
+    real_text: list[str],
 ) -> Corpus:
     documents: list[list[Item]] = []
     for i, scene in enumerate(scenes):
@@ -123,15 +142,24 @@ def _corpus(
             "image": ("image", i),
             "speech": ("speech", i),
         }
-        documents.append([items[name] for name in orders[i] if name in names])
+        documents.append([items[name] for name in orders[i] if name in modalities])
     documents += [[("text", text)] for text in real_text]
-    return Corpus(documents, np.stack([scene.image for scene in scenes]))
+    kept: dict[str, Sequence[Any]] = {}
+    if (image := modalities.get("image")) is not None:
+        codec, options = codec_class(image.name), image.options
+        kept["image"] = [codec.prepare(scene.image, options) for scene in scenes]
+    return Corpus(documents, kept)
 
 
-def _real_text(config: DataConfig, say: Progress | None = None) -> dict[str, list[str]]:
-    limit = (5 if config.text_code else 1) * MOST_CHARACTERS
-    most = min(limit, max(100_000, config.scenes * CHARACTERS_A_SCENE))
-    texts = python_documentation(most, config.text_code, say.still if say else None)
+def _sound(samples: np.ndarray) -> tuple[np.ndarray, int]:
+    """16-bit samples as an item."""
+    return samples.astype(np.float32) / 32767, SAMPLE_RATE
+
+
+def _real_text(config: DataConfig, log: StageLog | None = None) -> dict[str, list[str]]:
+    limit = (5 if config.digits.text_code else 1) * MOST_CHARACTERS
+    most = min(limit, max(100_000, config.digits.scenes * CHARACTERS_A_SCENE))
+    texts = python_documentation(most, config.digits.text_code, log.still if log else None)
     origins = sorted({origin for origin, _ in texts})
     order = np.random.default_rng([config.seed, 23]).permutation(len(origins))
     held = {origins[i] for i in order[: max(1, int(len(origins) * TEXT_HELD_OUT))]}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 
-__all__ = ["Progress"]
+__all__ = ["StageLog"]
 
 SILENCE = 10.0
 """Seconds after which work that goes on says so."""
 
 
-class Progress:
+class StageLog:
     """One line a stage with its seconds; silent where it is switched off."""
 
     def __init__(self, enabled: bool = True) -> None:
