@@ -20,7 +20,7 @@ from mixture_of_mamba.evaluation.samples import save_examples
 from mixture_of_mamba.files import WriteError, verify
 from mixture_of_mamba.interop import save_state_spaces, save_transformers, upcycle
 from mixture_of_mamba.interop.tokenizer import copy_tokenizer
-from mixture_of_mamba.modalities.image.files import write_image
+from mixture_of_mamba.modalities.image.files import IMAGE, write_image
 from mixture_of_mamba.modalities.speech.files import write_sound
 from mixture_of_mamba.models import ModelState
 from mixture_of_mamba.training.config import RunConfig
@@ -92,7 +92,9 @@ def long_config(folder: Path) -> None:
 
 def examples(folder: Path) -> None:
     save_examples(
-        [Example({"text": "a caption", "image": noise(300, 300, 3)})] * 2, folder / "examples"
+        [Example({"text": "a caption", "image": noise(300, 300, 3)})] * 2,
+        folder / "examples",
+        {"image": IMAGE},
     )
 
 

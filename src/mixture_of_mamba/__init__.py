@@ -85,5 +85,7 @@ else:
             "training",
         ],
     )
-    if "torch" in sys.modules:  # torch.export.load asks for the operators and classes of a program
+    if sys.modules.get(
+        "torch"
+    ):  # torch.export.load asks for the operators and classes of a program
         __getattr__("MultimodalModel")

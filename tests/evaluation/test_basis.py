@@ -22,6 +22,7 @@ from mixture_of_mamba.evaluation.report import write_gallery, write_report
 from mixture_of_mamba.evaluation.samples import save_examples
 from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.files import write_json
+from mixture_of_mamba.modalities.image.files import IMAGE
 
 from .runs import make_plan, write_model, write_run, write_runs
 from .test_comparison import answers, write_facts
@@ -147,7 +148,7 @@ def test_a_run_that_was_trained_otherwise_is_not_compared(folder: Path, plan: Pl
 
 def make_samples(folder: Path, run: str, picture: int) -> None:
     examples = [Example({"text": "a caption", "image": np.full((8, 8, 3), picture, np.uint8)})]
-    save_examples(examples, folder / run / "samples")
+    save_examples(examples, folder / run / "samples", {"image": IMAGE})
     made = json.loads((folder / run / "samples" / "examples.json").read_text())
     plain = {"checkpoint": checkpoint_of(folder / run), "samples": made}
     (folder / run / "samples" / "samples.json").write_text(json.dumps(plain))
@@ -160,6 +161,7 @@ def test_samples_and_facts_of_an_older_model_are_left_out_and_named(
     save_examples(
         [Example({"text": "a caption", "image": np.zeros((8, 8, 3), np.uint8)})],
         folder / "examples",
+        {"image": IMAGE},
     )
     for run in ("dense-seed0", "mom-seed0"):
         make_samples(folder, run, 90)

@@ -25,6 +25,8 @@ from mixture_of_mamba.evaluation.scores import why_not_sampled
 from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.evaluation.tables import headline_rows, markdown_table, text_table
 from mixture_of_mamba.evaluation.variants import variant_config
+from mixture_of_mamba.modalities.image.files import IMAGE, png_bytes, read_image
+from mixture_of_mamba.modalities.speech.files import wav_bytes
 
 from .runs import FLOPS_PER_STEP, TOKENS_PER_STEP, make_plan, write_run, write_runs
 
@@ -377,7 +379,7 @@ def test_damaged_artefacts_are_named_and_in_nobodys_way(
         Example({"text": f"caption {i}", "image": np.full((8, 8, 3), i, np.uint8)})
         for i in range(2)
     ]
-    save_examples(pictures, tmp_path / "examples")
+    save_examples(pictures, tmp_path / "examples", {"image": IMAGE})
     places = [tmp_path / "examples" / "examples.json", tmp_path / "comparison.json"]
     for job in plan.jobs(tmp_path):
         (job.folder / "samples").mkdir()
@@ -398,3 +400,31 @@ def test_damaged_artefacts_are_named_and_in_nobodys_way(
     (tmp_path / "examples" / "01.png").write_bytes(b"cut")
     report_comparison(tmp_path)
     assert f"{tmp_path / 'examples' / '01.png'} is damaged" in capsys.readouterr().err
+
+
+def old_samples(folder: Path, shade: int, extra: dict[str, str]) -> list[dict[str, str]]:
+    """Samples as version 0.1 wrote them: files beside the caption, voices as "audio"."""
+    folder.mkdir()
+    (folder / "00.png").write_bytes(png_bytes(np.full((8, 8, 3), shade, np.uint8)))
+    (folder / "00.wav").write_bytes(wav_bytes(np.zeros(1600, np.float32), 16_000))
+    return [{"caption": "a red three", "image": "00.png", "audio": "00.wav", **extra}]
+
+
+def test_a_comparison_of_version_0_1_is_reported(folder: Path) -> None:
+    """Its examples, samples and facts have other keys and no figures are lost."""
+    entries = old_samples(folder / "examples", 10, {})
+    (folder / "examples" / "examples.json").write_text(json.dumps(entries))
+    for job in read_plan(folder).jobs(folder):
+        write_facts(job.folder, answers(4))
+        said = {"from_image": f"{job.variant} sees", "from_audio": f"{job.variant} hears"}
+        entries = old_samples(job.folder / "samples", 20, said)
+        plain = {"checkpoint": checkpoint_of(job.folder), "samples": entries}
+        (job.folder / "samples" / "samples.json").write_text(json.dumps(plain))
+    assert main(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png") == 3 and page.count("data:audio/wav") == 3
+    for variant in ("dense", "mom"):
+        assert f'{variant}, from image: <span class="made">{variant} sees</span>' in page
+        assert f'{variant}, from speech: <span class="made">{variant} hears</span>' in page
+    assert read_image(folder / "gallery.png").shape[2] == 3
+    assert json.loads((folder / "comparison.json").read_text())["facts"]["examples"] == 5

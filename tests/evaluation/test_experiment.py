@@ -223,8 +223,8 @@ def test_samples_are_files_that_can_be_opened(study: tuple[Path, list[str], str]
     made = json.loads((out / "mom-seed0" / "samples" / "samples.json").read_text())["samples"]
     assert [e["caption"] for e in made] == [e["caption"] for e in real[:2]]
     for folder, entry in ((out / "examples", real[0]), (out / "mom-seed0" / "samples", made[0])):
-        assert np.asarray(Image.open(folder / entry["image"])).shape == (32, 32, 3)
-    with wave.open(str(out / "examples" / real[0]["audio"])) as file:
+        assert np.asarray(Image.open(folder / entry["items"]["image"])).shape == (32, 32, 3)
+    with wave.open(str(out / "examples" / real[0]["items"]["speech"])) as file:
         assert file.getnframes() > 0.2 * file.getframerate()
 
 

@@ -82,7 +82,8 @@ def _run(
     )  # before anything is written: it may fail, or be stopped
     plan = replace(plan, basis=basis_of(bundle.digests, plan.config.train.device))
     write_plan(plan, out)
-    save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples")
+    media = {name: codec.media for name, codec in bundle.tokenizers.non_text.items()}
+    save_examples(_captioned(bundle)[: max(samples, 4)], out / "examples", media)
     native.why_not()  # compiles the kernels where needed, once for all runs
     at_a_time = jobs or default_jobs(plan.config)
     with recording_isolation(plan.jobs(out), out, at_a_time=at_a_time):

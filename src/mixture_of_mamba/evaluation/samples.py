@@ -1,4 +1,4 @@
-"""What a trained run makes of validation captions, pictures and voices, saved beside its model."""
+"""What a trained run makes of validation documents, saved beside its model for the report."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from typing import Any
 from ..data.examples import Example
 from ..files import filling
 from ..generation import Generator
-from ..modalities.image.files import png_bytes
-from ..modalities.speech.files import wav_bytes
+from ..generation.prompts import prompts_of
+from ..modalities import Media
 
 __all__ = ["save_examples", "save_samples"]
 
 
-def save_examples(examples: Sequence[Example], folder: Path) -> None:
-    """Real validation examples for the report: examples.json, PNG and WAV files."""
-    entries, files = [], {}
+def save_examples(examples: Sequence[Example], folder: Path, media: Mapping[str, Media]) -> None:
+    """Real validation examples for the report: examples.json, and a file for each item.
+
+    Args:
+        media: of the modalities other than text that are shown.
+    """
+    entries, files = [], _Files()
     for i, example in enumerate(examples):
-        entry: dict[str, Any] = {"caption": example.caption}
-        if "image" in example.items:
-            entry["image"] = f"{i:02}.png"
-            files[entry["image"]] = png_bytes(example.items["image"])
-        if "speech" in example.items:
-            entry["audio"] = f"{i:02}.wav"
-            files[entry["audio"]] = wav_bytes(*example.items["speech"])
-        entries.append(entry)
-    _write(folder, "examples.json", entries, files)
+        items = {
+            name: file
+            for name, medium in media.items()
+            if name in example.items and (file := files.add(i, name, medium, example.items[name]))
+        }
+        entries.append({"caption": example.caption, "items": items})
+    files.write(folder, "examples.json", entries)
 
 
 def save_samples(
@@ -39,51 +41,62 @@ def save_samples(
     checkpoint: Mapping[str, Any],
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Generate from each example, in every direction that the model has.
+    """Generate every other modality from the text of each example, and text from its items.
 
     Args:
         generator: of a trained run.
-        examples: validation documents; those without a picture or a voice give fewer samples.
-        folder: gets samples.json, and a PNG and a WAV file per caption.
+        examples: validation documents; those without an item of a modality give fewer samples.
+        folder: gets samples.json, and a file for each generated item.
         checkpoint: that the generator's model is, see artefacts.checkpoint_of.
         seed: of the sampling; example i has seed + i.
 
     Returns:
-        "samples" of samples.json, beside the "checkpoint": per example its caption, the names of
-        the files generated from it ("image", "audio"), and the captions generated from its real
-        picture and voice ("from_image", "from_audio").
+        "samples" of samples.json, beside the "checkpoint": per example its "caption", the files of
+        the "items" generated from it by modality, and the "texts" generated from its real items.
     """
-    names = generator.tokenizers.names
-    captions = [example.caption for example in examples]
-    entries: list[dict[str, Any]] = [{"caption": caption} for caption in captions]
-    files: dict[str, bytes] = {}
-    if "image" in names:
-        for i, made in enumerate(generator.to_image(captions, seed=seed)):
-            entries[i]["image"] = f"{i:02}.png"
-            files[f"{i:02}.png"] = png_bytes(made)
-        seen = {i: e.items["image"] for i, e in enumerate(examples) if "image" in e.items}
-        texts = generator.to_text(images=list(seen.values()), seed=seed) if seen else []
-        for i, text in zip(seen, texts, strict=True):
-            entries[i]["from_image"] = text
-    if "speech" in names:
-        for i, (wave, rate) in enumerate(generator.to_speech(captions, seed=seed)):
-            if len(wave):
-                entries[i]["audio"] = f"{i:02}.wav"
-                files[f"{i:02}.wav"] = wav_bytes(wave, rate)
-        heard = {i: e.items["speech"] for i, e in enumerate(examples) if "speech" in e.items}
-        texts = generator.to_text(speech=list(heard.values()), seed=seed) if heard else []
-        for i, text in zip(heard, texts, strict=True):
-            entries[i]["from_audio"] = text
-    plain = {"checkpoint": dict(checkpoint), "samples": entries}
-    _write(folder, "samples.json", plain, files)
+    tokenizers = generator.tokenizers
+    text = tokenizers.names[tokenizers.text_id]
+    captions = prompts_of({text: [example.caption for example in examples]})
+    entries: list[dict[str, Any]] = [
+        {"caption": example.caption, "items": {}, "texts": {}} for example in examples
+    ]
+    files = _Files()
+    for name, codec in tokenizers.non_text.items():
+        for i, item in enumerate(generator.to(name, captions, seed=seed)):
+            if file := files.add(i, name, codec.media, item):
+                entries[i]["items"][name] = file
+        real = {i: e.items[name] for i, e in enumerate(examples) if name in e.items}
+        if not real:
+            continue
+        prompts = prompts_of({name: list(real.values())})
+        for i, made in zip(real, generator.to(text, prompts, seed=seed), strict=True):
+            entries[i]["texts"][name] = made
+    files.write(folder, "samples.json", {"checkpoint": dict(checkpoint), "samples": entries})
     return entries
 
 
-def _write(
-    folder: Path, name: str, plain: dict[str, Any] | list[Any], files: Mapping[str, bytes]
-) -> None:
-    """All of it or nothing: no list of files that are not there, none of another model."""
-    with filling(folder, anew=True) as part:
-        for file, data in files.items():
-            (part / file).write_bytes(data)
-        (part / name).write_text(json.dumps(plain, indent=1) + "\n")
+class _Files:
+    """Files of items that are written together with the list that names them."""
+
+    def __init__(self) -> None:
+        self._content: dict[str, bytes] = {}
+
+    def add(self, i: int, name: str, media: Media, item: Any) -> str | None:
+        """The name of an item's file; None for an item that its medium refuses, such as an empty
+        utterance."""
+        try:
+            suffix, content = media.show(media.check(item, f"the {name} of example {i}"))
+        except ValueError:
+            return None
+        file = f"{i:02}{suffix}"
+        if file in self._content:  # of another modality
+            file = f"{i:02}-{name}{suffix}"
+        self._content[file] = content
+        return file
+
+    def write(self, folder: Path, name: str, plain: dict[str, Any] | list[Any]) -> None:
+        """All of it or nothing: no list of files that are not there, none of another model."""
+        with filling(folder, anew=True) as part:
+            for file, data in self._content.items():
+                (part / file).write_bytes(data)
+            (part / name).write_text(json.dumps(plain, indent=1) + "\n")

@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-__all__ = ["audio", "card", "escape", "figure", "image", "section", "table"]
+__all__ = ["card", "escape", "figure", "is_image", "media", "section", "table"]
+
+#: Suffix -> MIME type of files that a browser shows.
+_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".wav": "audio/wav",
+    ".mp3": "audio/mpeg",
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+}
 
 
 def section(title: str, *parts: str, intro: str = "") -> str:
@@ -53,16 +65,20 @@ def figure(svg: str, caption: str) -> str:
     )
 
 
-def image(path: Path, alt: str) -> str:
-    """A PNG file, inline."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt, quote=True)}">'
+def is_image(path: Path) -> bool:
+    """Whether a file is shown as a picture; moving ones are."""
+    return _TYPES.get(path.suffix, "").startswith("image/")
 
 
-def audio(path: Path, label: str) -> str:
-    """A WAV file, inline and playable."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<audio controls preload="metadata" aria-label="{escape(label, quote=True)}" '
-        f'src="data:audio/wav;base64,{data}"></audio>'
-    )
+def media(path: Path, label: str) -> str:
+    """A file, inline: a picture, a player of sound or video, or text."""
+    kind = _TYPES.get(path.suffix)
+    if kind is None:
+        text = path.read_bytes().decode("utf-8", "replace")
+        return f"<pre>{escape(text)}</pre>"
+    source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    said = escape(label, quote=True)
+    if kind.startswith("image/"):
+        return f'<img src="{source}" alt="{said}">'
+    player = kind.partition("/")[0]  # audio or video
+    return f'<{player} controls preload="metadata" aria-label="{said}" src="{source}"></{player}>'
