@@ -47,15 +47,17 @@ def train(config: RunConfig, out: Path) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already and not empty; give another folder")
     from ..data.build import build
+    from ..modalities.image.files import IMAGE
 
     bundle = build(config.data, config.modalities)
     bundle.tokenizers.save(out)
-    images = [e.items["image"] for e in bundle.validation_examples if "image" in e.items]
-    tokenizer = bundle.tokenizers.non_text.get("image")
-    if tokenizer is not None and images:
-        error = reconstruction_error(tokenizer, np.stack(images))
+    for name, codec in bundle.tokenizers.non_text.items():
+        images = [e.items[name] for e in bundle.validation_examples if name in e.items]
+        if codec.media is not IMAGE or not images:
+            continue
+        error = reconstruction_error(codec, np.stack(images))
         print(
-            f"image: mean squared error {error:.5f} of pixels in 0..1 over {len(images)} held-out "
+            f"{name}: mean squared error {error:.5f} of pixels in 0..1 over {len(images)} held-out "
             f"pictures ({-10 * np.log10(max(error, 1e-12)):.1f} dB)",
             file=sys.stderr,
         )
