@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from mixture_of_mamba.models.diffusion_config import DiffusionConfig
 from mixture_of_mamba.models.noise import (
-    DiffusionConfig,
     NoiseSchedule,
     make_scheduler,
     sampling_levels,

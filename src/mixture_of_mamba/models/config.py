@@ -168,7 +168,7 @@ class ModelConfig:
         )
 
     def check(self, batch: Batch) -> None:
-        """Hold a batch against these modalities.
+        """Compare a batch to these modalities.
 
         Raises:
             ValueError: a modality id, token id or value array that the model cannot take.

@@ -13,7 +13,8 @@ from ..layers.init import parameter_generator
 from ..ops import Routing
 from .config import ModelConfig
 from .continuous import ContinuousProjections
-from .noise import DiffusionConfig, NoiseSchedule
+from .diffusion_config import DiffusionConfig
+from .noise import NoiseSchedule
 from .segments import Segments, before_captions, draw_fresh_starts, find_segments
 
 __all__ = ["NOISE_BINS", "ContinuousInputs", "Diffusion"]

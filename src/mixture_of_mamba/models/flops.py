@@ -46,7 +46,7 @@ def flops_breakdown(
             gradient. Recomputation is not counted.
         window: tokens that attention compares each token with. A dense kernel works on the whole
             square of a window, so masked pairs count. The Mamba blocks do not depend on it.
-        counts: tokens (or shares of them) by modality, for the maps that only continuous
+        counts: tokens (or shares of them) by modality, for the projections that only continuous
             modalities meet; equal shares by default.
     """
     parts = _mamba(config) if config.mixer == "mamba" else _transformer(config, window)
@@ -69,7 +69,7 @@ def _matrix(width: int, out: int) -> int:
 
 
 def _continuous(d: int, dim: int, training: bool) -> int:
-    """The maps of one vector: into the network, its noise level and place, and out."""
+    """The projections of one vector: into the network, of timestep and position, and out."""
     first = _matrix(dim, d) + _matrix(2 * FREQUENCIES, d)  # of inputs without a gradient
     later = _matrix(d, d) + _matrix(d, dim)
     return 2 * first + 3 * later if training else first + later

@@ -7,17 +7,15 @@ diffusers is imported at the first use, not with this package.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..extras import needs
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
 from .diffusion_config import DiffusionConfig
 
-__all__ = ["DiffusionConfig", "NoiseSchedule", "make_scheduler", "sampling_levels"]
+__all__ = ["NoiseSchedule", "make_scheduler", "sampling_levels"]
 
 
 class NoiseSchedule:

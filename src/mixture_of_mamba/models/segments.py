@@ -75,9 +75,11 @@ def unbroken_runs(batch: Batch, starts: Tensor | None) -> Tensor:
     return new.view(-1).cumsum(0).view(ids.shape)
 
 
-def before_captions(batch: Batch, starts: Tensor | None, discrete: Tensor, opening: int) -> Tensor:
-    """(b, t) bool: at most `opening` discrete tokens of the document stand before the position, and
-    more than that after it.
+def before_captions(
+    batch: Batch, starts: Tensor | None, discrete: Tensor, most_before: int
+) -> Tensor:
+    """(b, t) bool: at most `most_before` discrete tokens of the document stand before the position,
+    and more than that after it.
 
     Args:
         starts: (b, t) bool, first tokens of documents; None: one document per window.
@@ -92,7 +94,7 @@ def before_captions(batch: Batch, starts: Tensor | None, discrete: Tensor, openi
         ends = torch.zeros_like(starts)
         ends[:, :-1] = starts[:, 1:]
         after = after - torch.where(ends, after, 0).flip(1).cummax(1).values.flip(1)
-    return (before <= opening) & (after > opening)
+    return (before <= most_before) & (after > most_before)
 
 
 def draw_fresh_starts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..batch import Batch
 
-__all__ = ["Windows", "validation_losses"]
+__all__ = ["ValidationLosses", "Windows", "validation_losses"]
 
 #: Of the noise that continuous modalities are evaluated with: the same at every evaluation.
 _NOISE_SEED = 20_250_127
@@ -32,12 +32,26 @@ class Windows(Protocol):
     def batch(self, indices: Any, *, seed: int | None = None) -> Batch: ...
 
 
+class ValidationLosses(NamedTuple):
+    """Losses over windows of the validation split.
+
+    Attributes:
+        loss: as training minimises it.
+        losses: mean by modality; None without targets.
+        noise_levels: by continuous modality, its mean by noise level, from clean to noise; None
+            without positions.
+    """
+
+    loss: float
+    losses: dict[str, float | None]
+    noise_levels: dict[str, list[float | None]]
+
+
 @torch.no_grad()
 def validation_losses(
     fabric: Fabric, objective: Any, windows: Windows, config: TrainConfig
-) -> tuple[float, dict[str, float | None], dict[str, list[float | None]]]:
-    """Mean loss per target over the first windows of the validation split, and by modality; then of
-    each continuous modality its loss by noise level, from clean to noise.
+) -> ValidationLosses:
+    """Losses over the first windows of the validation split.
 
     Every call sees the same windows and the same noise, whatever training has drawn in between, and
     leaves the random number generators alone.
@@ -71,4 +85,4 @@ def validation_losses(
         name: [error / count if count else None for error, count in x.tolist()]
         for name, x in levels.items()
     }
-    return (*Means(modalities, [total.tolist()]).compute_and_reset(), by_level)
+    return ValidationLosses(*Means(modalities, [total.tolist()]).compute_and_reset(), by_level)

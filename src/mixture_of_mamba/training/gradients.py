@@ -26,7 +26,7 @@ def accumulate_gradients(
     fabric: Fabric,
     module: Any,
     windows: Windows,
-    order: ShuffledSampler,
+    sampler: ShuffledSampler,
     config: TrainConfig,
     step: int,
 ) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def accumulate_gradients(
 
     Args:
         module: the wrapped Objective; its gradients must be empty.
-        order: which windows a step sees.
+        sampler: which windows a step sees.
         step: counted from 1.
 
     Returns:
@@ -42,7 +42,7 @@ def accumulate_gradients(
         (scalar) before the clipping. Neither has been read: nothing waits for the device.
     """
     world = fabric.world_size
-    batches = _micro_batches(fabric, module.model, windows, order, config, step)
+    batches = _micro_batches(fabric, module.model, windows, sampler, config, step)
     targets = None
     if len(batches) * world > 1:
         # Their numbers of targets differ; each micro-batch needs those of the whole step.
@@ -62,7 +62,7 @@ def _micro_batches(
     fabric: Fabric,
     model: MultimodalModel,
     windows: Windows,
-    order: ShuffledSampler,
+    sampler: ShuffledSampler,
     config: TrainConfig,
     step: int,
 ) -> list[Batch]:
@@ -72,7 +72,7 @@ def _micro_batches(
     world, rank = fabric.world_size, fabric.global_rank
     for number in range(config.gradient_accumulation_steps):
         position = (step - 1) * config.gradient_accumulation_steps + number
-        indices = order.indices(position, size, rank, world)
+        indices = sampler.indices(position, size, rank, world)
         batch = windows.batch(indices, seed=step_seed(config.seed, position, rank))
         batches.append(to_device(fabric, batch, model))
     return batches

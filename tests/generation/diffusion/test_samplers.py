@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mixture_of_mamba.generation.diffusion import DiffusionOptions, sampling_scheduler
-from mixture_of_mamba.models.noise import DiffusionConfig, NoiseSchedule, sampling_levels
+from mixture_of_mamba.models.diffusion_config import DiffusionConfig
+from mixture_of_mamba.models.noise import NoiseSchedule, sampling_levels
 
 MEAN, STD = 2.0, 0.5
 SAMPLERS = [

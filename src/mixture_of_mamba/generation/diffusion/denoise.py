@@ -57,7 +57,7 @@ def denoise(
     *,
     unconditional: ModelState | None = None,
     on_step: Callable[[], None] | None = None,
-    go_on: bool = True,
+    advance_state: bool = True,
 ) -> Denoised:
     """Sample one segment of a continuous modality in each of `b` sequences.
 
@@ -71,7 +71,7 @@ def denoise(
             the batch.
         unconditional: from `empty_context`; needed unless guidance is 1.
         on_step: called after each step.
-        go_on: let the clean vectors advance the state; otherwise `state` is returned as it was.
+        advance_state: return the state after the clean vectors; otherwise `state` as it was.
 
     Raises:
         ValueError: no such continuous modality, numbers that do not fit, guidance without an
@@ -89,7 +89,7 @@ def denoise(
         raise ValueError(f"length is {length}; a segment needs at least 1 vector")
     segments = _Segments(model, name, state, length, options.guidance, unconditional)
     scheduler = sampling_scheduler(options, diffusion.config)
-    # diffusers counts the levels of flow matching from 1, where sigma is 1 / T
+    # diffusers counts the timesteps of flow matching from 1, where sigma is 1 / T
     lowest = 1 if diffusion.config.prediction == "flow" else 0
     generators = [torch.Generator().manual_seed(torch_seed(seed)) for seed in seeds]
     device = model.device
@@ -101,7 +101,7 @@ def denoise(
         sample = scheduler.step(prediction, t, sample, generator=generators).prev_sample
         if on_step is not None:
             on_step()
-    return Denoised(sample, segments.advance(sample) if go_on else state)
+    return Denoised(sample, segments.advance(sample) if advance_state else state)
 
 
 class _Segments:

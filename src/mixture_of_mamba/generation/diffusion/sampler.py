@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from .denoise import denoise, empty_context
 
 __all__ = ["DiffusionSampler"]
 
+#: Vectors denoised together, counting those with and without context; bounds the memory.
 ROWS_AT_ONCE = 4096
-"""Vectors denoised together, with and without context counted each: bounds the memory."""
 
 
 class DiffusionSampler:
@@ -23,8 +24,8 @@ class DiffusionSampler:
     Args:
         begin: text id of each continuous modality's begin token.
         options: sampler, steps and guidance.
-        progress: called after each denoising step with the images that it was worth: all that are
-            denoised together, over the number of steps.
+        progress: called after each denoising step with its share in the images that are denoised
+            together: their number over the number of steps.
     """
 
     def __init__(
@@ -71,15 +72,14 @@ class DiffusionSampler:
                 self.options,
                 [seeds[i] for i in here],
                 unconditional=empty,
-                on_step=self._counts(len(here)),
-                go_on=False,
+                on_step=self._on_step(len(here)),
+                advance_state=False,
             )
             parts.append(part.values)
         return torch.cat(parts)
 
-    def _counts(self, images: int) -> Callable[[], None] | None:
-        """What a step of so many images reports."""
+    def _on_step(self, images: int) -> Callable[[], None] | None:
+        """Reports the share of a step in so many images."""
         if self.progress is None:
             return None
-        report, worth = self.progress, images / self.options.steps
-        return lambda: report(worth)
+        return partial(self.progress, images / self.options.steps)

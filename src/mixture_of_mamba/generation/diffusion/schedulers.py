@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...models.noise import DiffusionConfig, make_scheduler, sampling_levels
+from ...models.diffusion_config import DiffusionConfig
+from ...models.noise import make_scheduler, sampling_levels
 from ..options import DiffusionOptions
 
 __all__ = ["sampling_scheduler"]
