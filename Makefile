@@ -48,7 +48,7 @@ NEWEST := .venv-newest
 INTERFACES := tests/interop tests/cli tests/training tests/modalities/image/test_autoencoder.py \
 	tests/generation/diffusion tests/ops/test_triton_scan.py tests/ops/test_triton_conv.py \
 	tests/ops/test_compile_gate.py
-VERSIONS := torch|transformers|tokenizers|huggingface_hub|peft|accelerate|diffusers|lightning|jsonargparse|triton|numpy|safetensors|pyarrow
+VERSIONS := torch|transformers|tokenizers|huggingface_hub|peft|accelerate|diffusers|lightning|triton|numpy|safetensors|pyarrow
 
 test-newest:
 	rm -rf $(NEWEST)
