@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -428,3 +430,25 @@ def test_a_comparison_of_version_0_1_is_reported(folder: Path) -> None:
         assert f'{variant}, from speech: <span class="made">{variant} hears</span>' in page
     assert read_image(folder / "gallery.png").shape[2] == 3
     assert json.loads((folder / "comparison.json").read_text())["facts"]["examples"] == 5
+
+
+def test_a_report_needs_no_torch(folder: Path) -> None:
+    """Where importing torch fails, the command makes the same files."""
+    save_examples(
+        [Example({"text": "a", "image": np.zeros((8, 8, 3), np.uint8)})] * 2,
+        folder / "examples",
+        {"image": IMAGE},
+    )
+    for job in read_plan(folder).jobs(folder):
+        write_facts(job.folder, answers(4))
+    assert main(["report", str(folder)]) == 0
+    files = ("comparison.json", "report.html")
+    before = [(folder / name).read_bytes() for name in files]
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from mixture_of_mamba.cli.main import main\n"
+        f"sys.exit(main(['report', {str(folder)!r}]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert [(folder / name).read_bytes() for name in files] == before

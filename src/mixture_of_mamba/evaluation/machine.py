@@ -20,8 +20,9 @@ def machine() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(os.cpu_count() or 1),
     }
-    if "torch" in sys.modules and cuda_available():  # a report is made without
-        facts["gpu"] = sys.modules["torch"].cuda.get_device_name(0)
+    torch = sys.modules.get("torch")  # a report is made without
+    if torch is not None and torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name(0)
     return facts
 
 
