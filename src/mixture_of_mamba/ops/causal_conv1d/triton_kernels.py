@@ -84,6 +84,23 @@ def window_before(
 
 
 @triton.jit
+def place(length, BLOCK: tl.constexpr, CHUNK: tl.constexpr):
+    """The program's channels, its sequence, and its steps [first, end)."""
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(2) * CHUNK
+    return channel, tl.program_id(1), first, tl.minimum(first + CHUNK, length)
+
+
+@triton.jit
+def load_bias(bias, channel, d, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr):
+    """(D,), zeros without a bias."""
+    if HAS_BIAS:
+        return tl.load(bias + channel, mask=channel < d, other=0.0).to(tl.float32)
+    else:
+        return tl.zeros((BLOCK,), tl.float32)
+
+
+@triton.jit
 def load_taps(weight, channel, d, K: tl.constexpr):
     """K vectors (D,), the oldest tap first."""
     taps = ()
@@ -118,14 +135,9 @@ def conv_forward_kernel(
 ):
     """y = silu(bias + sum_j taps[j] x[t - (K-1) + j]) over BLOCK channels and CHUNK steps; the
     program of the last chunk writes final (b, K-1, d)."""
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    sequence = tl.program_id(1)
-    first = tl.program_id(2) * CHUNK
-    end = tl.minimum(first + CHUNK, length)
+    channel, sequence, first, end = place(length, BLOCK, CHUNK)
     taps = load_taps(weight, channel, d, K)
-    start = tl.zeros((BLOCK,), tl.float32)
-    if HAS_BIAS:
-        start = tl.load(bias + channel, mask=channel < d, other=0.0).to(tl.float32)
+    start = load_bias(bias, channel, d, BLOCK, HAS_BIAS)
     window = window_before(
         x, state, rows, resets, sequence, first, d, stride_x, channel,
         BLOCK, K, HAS_STATE, HAS_ROWS, HAS_RESETS, length,
@@ -203,15 +215,10 @@ def conv_backward_kernel(
     the last K-1 inputs, `open_` whether their document still runs; an input is written when its
     last tap has passed. The first chunk also writes the gradient of the state, the inputs before 0.
     """
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    sequence = tl.program_id(1)
-    first = tl.program_id(2) * CHUNK
-    end = tl.minimum(first + CHUNK, length)
+    channel, sequence, first, end = place(length, BLOCK, CHUNK)
     stop = first + CHUNK + K - 1
     taps = load_taps(weight, channel, d, K)
-    start = tl.zeros((BLOCK,), tl.float32)
-    if HAS_BIAS:
-        start = tl.load(bias + channel, mask=channel < d, other=0.0).to(tl.float32)
+    start = load_bias(bias, channel, d, BLOCK, HAS_BIAS)
     window = window_before(
         x, state, rows, resets, sequence, first, d, stride_x, channel,
         BLOCK, K, HAS_STATE, HAS_ROWS, HAS_RESETS, length,

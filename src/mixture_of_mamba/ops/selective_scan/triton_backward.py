@@ -22,12 +22,15 @@ from .triton_tiles import (
     at_start,
     at_step,
     existing,
+    lanes,
     load_bias,
+    load_decay,
     load_info,
     load_rows,
     load_words,
     next_state,
     row_offset,
+    sequence_words,
     step_size,
     store,
 )
@@ -116,23 +119,19 @@ def scan_backward_kernel(
     partial (blocks, b, t, 2, N) with dB and dC. dstart (b, s, n, d) is the gradient of the state
     before the segment.
     """
-    block = tl.program_id(0)
-    channel = block * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
+    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
     b = tl.program_id(1)
     s = tl.program_id(2)
     segments = tl.num_programs(2)
-    live = channel < d
-    state = tl.arange(0, N)
-    both = (state < n)[:, None] & live[None, :]
     first = s * segment
     end = tl.minimum(first + segment, length)
     chunks = tl.cdiv(length, EVERY)
     step_info += b * length
-    words = packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
+    words = sequence_words(packed, b, length, hidden_one, N)
     # The same addresses under another name: merged with the first reading, B and C of a whole tile
     # would have to stay in registers.
     words_again = words + (hidden_one - 1)
-    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
+    decay = load_decay(A, channel, state, both, d)
     skip = tl.zeros((BLOCK,), tl.float32)
     if HAS_D:
         skip = tl.load(D + channel, mask=live, other=0.0).to(tl.float32)
@@ -142,7 +141,7 @@ def scan_backward_kernel(
         dh = tl.load(dend + after * d + channel[None, :], mask=both, other=0.0)
     program = (b * segments + s).to(tl.int64)
     scratch += program * (EVERY // T) * n * d
-    partial += ((block * batch + b).to(tl.int64) * length) * 2 * N
+    partial += ((tl.program_id(0) * batch + b).to(tl.int64) * length) * 2 * N
 
     sum_A = tl.zeros((N, BLOCK), tl.float32)
     sum_D = tl.zeros((BLOCK,), tl.float32)

@@ -12,15 +12,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_math import LOG2E, sigmoid
+from ..triton_math import sigmoid
 from .triton_tiles import (
     at_step,
+    lanes,
     load_bias,
+    load_decay,
     load_info,
     load_rows,
     load_words,
     next_state,
     row_offset,
+    sequence_words,
     step_size,
     store,
 )
@@ -70,20 +73,16 @@ def scan_forward_kernel(
     step goes to checkpoints (b, chunks, n, d); start is (b, s, n, d);
     the last segment writes final (b, n, d).
     """
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
+    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
     b = tl.program_id(1)
     s = tl.program_id(2)
-    live = channel < d
-    state = tl.arange(0, N)
-    both = (state < n)[:, None] & live[None, :]
     first = s * segment
     end = tl.minimum(first + segment, length)
     chunks = tl.cdiv(length, EVERY)
     step_info += b * length
-    words = packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
+    words = sequence_words(packed, b, length, hidden_one, N)
 
-    # Padded states and channels decay like A = -1, so that an infinite step size makes no NaN.
-    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
+    decay = load_decay(A, channel, state, both, d)
     h = tl.zeros((N, BLOCK), tl.float32)
     if HAS_START:
         begin = (b * tl.num_programs(2) + s).to(tl.int64) * n + state[:, None]

@@ -13,15 +13,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_math import LOG2E, sigmoid
+from ..triton_math import sigmoid
 from .triton_tiles import (
     advance,
     at_start,
     existing,
+    lanes,
     load_bias,
+    load_decay,
     load_info,
     load_rows,
     load_words,
+    sequence_words,
     step_size,
 )
 
@@ -57,16 +60,13 @@ def segment_state_kernel(
 ):
     """End state of segment s from a zero start -> slots[b, s + 1] (n, d); its step sizes' sum ->
     totals[b, s + 1] (d,). The last segment has no successor and no program."""
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
+    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
     b = tl.program_id(1)
     s = tl.program_id(2)
-    live = channel < d
-    state = tl.arange(0, N)
-    both = (state < n)[:, None] & live[None, :]
     first = s * segment
     end = first + segment
-    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
-    words = packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
+    decay = load_decay(A, channel, state, both, d)
+    words = sequence_words(packed, b, length, hidden_one, N)
     h, total = advance(
         tl.zeros((N, BLOCK), tl.float32),
         u, delta, bias, step_info + b * length, words, slots,
@@ -110,17 +110,14 @@ def segment_gradient_kernel(
 ):
     """Gradient of the state before segment s + 1 that its own outputs cause -> slots[b, s]; the sum
     of its step sizes -> totals[b, s]. The first segment has no program."""
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
+    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
     b = tl.program_id(1)
     s = tl.program_id(2)
-    live = channel < d
-    state = tl.arange(0, N)
-    both = (state < n)[:, None] & live[None, :]
     first = (s + 1) * segment
     end = tl.minimum(first + segment, length)
     step_info += b * length
-    words = packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
-    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
+    words = sequence_words(packed, b, length, hidden_one, N)
+    decay = load_decay(A, channel, state, both, d)
     dh = tl.zeros((N, BLOCK), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     tiles = tl.cdiv(end - first, T)
@@ -172,12 +169,9 @@ def carry_kernel(
 ):
     """slots (b, s, n, d), what each segment's neighbour adds by itself -> what each segment starts
     with: the first one with start (b, n, d) or zero. With REVERSE from the last to the first."""
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
+    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
     b = tl.program_id(1)
-    live = channel < d
-    state = tl.arange(0, N)
-    both = (state < n)[:, None] & live[None, :]
-    decay = tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
+    decay = load_decay(A, channel, state, both, d)
     h = tl.zeros((N, BLOCK), tl.float32)
     if HAS_START:
         begin = (b.to(tl.int64) * n + state[:, None]) * d + channel[None, :]

@@ -21,23 +21,47 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_math import softplus
+from ..triton_math import LOG2E, softplus
 
 __all__ = [
     "advance",
     "at_start",
     "at_step",
     "existing",
-    "load",
+    "lanes",
     "load_bias",
+    "load_decay",
     "load_info",
     "load_rows",
     "load_words",
     "next_state",
     "row_offset",
+    "sequence_words",
     "step_size",
     "store",
 ]
+
+
+@triton.jit
+def lanes(d, n, hidden_one, N: tl.constexpr, BLOCK: tl.constexpr):
+    """The program's channels (D,) and states (N,), which channels exist, and which (N, D) do."""
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
+    live = channel < d
+    state = tl.arange(0, N)
+    return channel, state, live, (state < n)[:, None] & live[None, :]
+
+
+@triton.jit
+def load_decay(A, channel, state, both, d):
+    """A (N, D) for powers of two. Padded states and channels decay like A = -1, so that an infinite
+    step size makes no NaN."""
+    return tl.load(A + state[:, None] * d + channel[None, :], mask=both, other=-1.0) * LOG2E
+
+
+@triton.jit
+def sequence_words(packed, b, length, hidden_one, N: tl.constexpr):
+    """The packed words of a sequence."""
+    return packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
 
 
 @triton.jit
