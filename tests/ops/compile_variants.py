@@ -70,7 +70,9 @@ def large_scan() -> None:
 def is_wide(kernel: Any) -> bool:
     """Whether a compiled kernel computes the offsets of rows in 64 bits."""
     names = kernel.src.fn.arg_names
-    return any(names[at[0]] == "WIDE" and value for at, value in kernel.src.constants.items())
+    return any(
+        names[at[0]] == "LONG_OFFSETS" and value for at, value in kernel.src.constants.items()
+    )
 
 
 VARIANTS: dict[str, Callable[[], None]] = {

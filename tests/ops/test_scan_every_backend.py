@@ -89,9 +89,9 @@ def test_64_bit_row_offsets_change_no_bit(segment: int, monkeypatch: pytest.Monk
     launch, told = Call.launch, []
 
     def wide(self: Call, kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
-        if "WIDE" in kernel.arg_names:
+        if "LONG_OFFSETS" in kernel.arg_names:
             told.append(kernel.__name__)
-            arguments["WIDE"] = True
+            arguments["LONG_OFFSETS"] = True
         launch(self, kernel, grid, **arguments)
 
     monkeypatch.setattr(Call, "launch", wide)

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from .routing import RowIndex
 
-__all__ = ["put", "put_copies", "put_index", "put_rows", "rows_of"]
+__all__ = ["integers", "pointers", "put", "put_copies", "put_index", "put_rows", "rows_of"]
+
+
+def integers(names: str) -> list[tuple[str, type]]:
+    """Fields of a record that are 64-bit integers."""
+    return [(name, ctypes.c_int64) for name in names.split()]
+
+
+def pointers(names: str) -> list[tuple[str, type]]:
+    """Fields of a record that are addresses."""
+    return [(name, ctypes.c_void_p) for name in names.split()]
 
 
 def put(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..native_buffers import put, put_copies, put_index, put_rows, rows_of
+from ..native_buffers import integers, pointers, put, put_copies, put_index, put_rows, rows_of
 from .inputs import ConvGrads, ConvInputs
 
 __all__ = ["backward", "forward", "why_not"]
@@ -21,20 +21,9 @@ class ConvCall(ctypes.Structure):
     """Mirror of the record in csrc/conv.cpp."""
 
     _fields_ = [
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("batch", "length", "d", "k", "silu", "bf16", "threads"),
-                *("x_stride", "y_stride", "dy_stride", "dx_stride"),
-            )
-        ),
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("x", "weight", "bias", "rows", "resets", "state", "y", "final_state"),
-                *("dy", "dfinal", "dx", "dstate", "dweight", "dbias", "partials"),
-            )
-        ),
+        *integers("batch length d k silu bf16 threads x_stride y_stride dy_stride dx_stride"),
+        *pointers("x weight bias rows resets state y final_state"),
+        *pointers("dy dfinal dx dstate dweight dbias partials"),
     ]
 
 

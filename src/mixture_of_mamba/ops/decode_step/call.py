@@ -11,40 +11,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..native_buffers import put
+from ..native_buffers import integers, pointers, put
 
 __all__ = ["DecodeCall", "DecodeLayer", "Matrix", "Packed", "pack", "pack_in_arena"]
 
 
 class Matrix(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("experts", "out", "in_")),
-        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
-    ]
+    _fields_ = [*integers("experts out in_"), *pointers("weight scale bias")]
 
 
 class DecodeLayer(ctypes.Structure):
     _fields_ = [
-        ("norm", ctypes.c_void_p),
+        *pointers("norm"),
         *((name, Matrix) for name in ("in_proj", "x_proj", "dt_proj", "out_proj")),
-        *((name, ctypes.c_void_p) for name in ("taps", "conv_bias", "A2", "D", "conv", "ssm")),
+        *pointers("taps conv_bias A2 D conv ssm"),
     ]
 
 
 class DecodeCall(ctypes.Structure):
     _fields_ = [
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("layers", "batch", "d_model", "d", "n", "k"),
-                *("modalities", "format", "threads"),
-            )
-        ),
+        *integers("layers batch d_model d n k modalities format threads"),
         ("eps", ctypes.c_double),
         ("layer", ctypes.POINTER(DecodeLayer)),
-        *((name, ctypes.c_void_p) for name in ("x", "modality", "final_norm")),
+        *pointers("x modality final_norm"),
         ("head", Matrix),
-        *((name, ctypes.c_void_p) for name in ("hidden", "logits", "scratch")),
+        *pointers("hidden logits scratch"),
     ]
 
 

@@ -8,23 +8,21 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..native_buffers import put
+from ..native_buffers import integers, pointers, put
 
 __all__ = ["norm_backward", "norm_forward"]
 
-TASKS = 16  # slices of rows; csrc/norm.cpp
+#: Slices of rows; csrc/norm.cpp.
+TASKS = 16
 
 
 class NormCall(ctypes.Structure):
     """Mirror of the record in csrc/norm.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "d", "bf16", "threads")),
+        *integers("rows d bf16 threads"),
         ("eps", ctypes.c_double),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("x", "weight", "y", "scale", "skip", "dx", "dweight", "partials")
-        ),
+        *pointers("x weight y scale skip dx dweight partials"),
     ]
 
 

@@ -9,39 +9,36 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..native_buffers import put, put_copies, put_index, put_rows, rows_of
+from ..native_buffers import integers, pointers, put, put_copies, put_index, put_rows, rows_of
 from .inputs import ScanGrads, ScanInputs
 
 __all__ = ["backward", "checkpoint_shape", "forward", "why_not"]
 
-STEPS = 8  # between two checkpoints; csrc/scan.h
-CHECKPOINT_LANES = 16
+#: Steps between two checkpoints, and channels to whose multiple one is padded; csrc/scan.h.
+STEPS, CHECKPOINT_LANES = 8, 16
 MOST_STATES = 64
 DTYPES = (torch.float32, torch.bfloat16)
 
-_INTEGERS = (
-    *("batch", "length", "d", "n", "modalities", "softplus", "bf16", "threads"),
-    *("u_stride", "delta_stride", "b_stride", "c_stride", "z_stride", "y_stride"),
-    *("dy_stride", "du_stride", "ddelta_stride", "db_stride", "dc_stride", "dz_stride"),
-)
-_POINTERS = (
-    *("u", "delta", "B", "C", "z", "A", "D", "bias", "rows", "modality", "resets", "state"),
-    *("checkpoints", "y", "final_state", "dy", "dfinal", "du", "ddelta", "dB", "dC", "dz"),
-    *("dA", "dD", "dbias", "dstate", "partials", "parameter_partials"),
-)
+#: Inputs in rows: name, name of their stride, and number of channels.
 _ROWS: tuple[tuple[str, str, Callable[[ScanInputs], int]], ...] = (
-    *((name, name, lambda inputs: inputs.d) for name in ("u", "delta", "z")),
-    *((name, name.lower(), lambda inputs: inputs.n) for name in ("B", "C")),
+    ("u", "u", lambda inputs: inputs.d),
+    ("delta", "delta", lambda inputs: inputs.d),
+    ("z", "z", lambda inputs: inputs.d),
+    ("B", "b", lambda inputs: inputs.n),
+    ("C", "c", lambda inputs: inputs.n),
 )
-"""Inputs in rows: name, name of their stride, and number of channels."""
 
 
 class ScanCall(ctypes.Structure):
     """Mirror of the record in csrc/scan.h."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in _INTEGERS),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *integers("batch length d n modalities softplus bf16 threads"),
+        *integers("u_stride delta_stride b_stride c_stride z_stride y_stride"),
+        *integers("dy_stride du_stride ddelta_stride db_stride dc_stride dz_stride"),
+        *pointers("u delta B C z A D bias rows modality resets state"),
+        *pointers("checkpoints y final_state dy dfinal du ddelta dB dC dz"),
+        *pointers("dA dD dbias dstate partials parameter_partials"),
     ]
 
 

@@ -61,7 +61,7 @@ def add_at(sums, value, index):
     return out
 
 
-@triton.jit(do_not_specialize=["hidden_one"])
+@triton.jit(do_not_specialize=["opaque_one"])
 def scan_backward_kernel(
     dy,
     u,
@@ -92,7 +92,7 @@ def scan_backward_kernel(
     stride_u,
     stride_delta,
     stride_z,
-    hidden_one,
+    opaque_one,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     T: tl.constexpr,
@@ -105,8 +105,8 @@ def scan_backward_kernel(
     HAS_RESETS: tl.constexpr,
     HAS_DEND: tl.constexpr,
     SOFTPLUS: tl.constexpr,
-    WHOLE: tl.constexpr,
-    WIDE: tl.constexpr,
+    UNMASKED: tl.constexpr,
+    LONG_OFFSETS: tl.constexpr,
 ):
     """One program: BLOCK channels of one sequence over one segment of `segment` steps.
 
@@ -119,7 +119,7 @@ def scan_backward_kernel(
     partial (blocks, b, t, 2, N) with dB and dC. dstart (b, s, n, d) is the gradient of the state
     before the segment.
     """
-    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
+    channel, state, live, both = lanes(d, n, opaque_one, N, BLOCK)
     b = tl.program_id(1)
     s = tl.program_id(2)
     segments = tl.num_programs(2)
@@ -127,10 +127,10 @@ def scan_backward_kernel(
     end = tl.minimum(first + segment, length)
     chunks = tl.cdiv(length, EVERY)
     step_info += b * length
-    words = sequence_words(packed, b, length, hidden_one, N)
+    words = sequence_words(packed, b, length, opaque_one, N)
     # The same addresses under another name: merged with the first reading, B and C of a whole tile
     # would have to stay in registers.
-    words_again = words + (hidden_one - 1)
+    words_again = words + (opaque_one - 1)
     decay = load_decay(A, channel, state, both, d)
     skip = tl.zeros((BLOCK,), tl.float32)
     if HAS_D:
@@ -160,7 +160,7 @@ def scan_backward_kernel(
             advance(
                 h, u, delta, bias, step_info, words, scratch, decay, channel, state, live, both,
                 begin_t, end_t, end_t - T, d, n, stride_u, stride_delta,
-                N, BLOCK, T, HAS_BIAS, HAS_RESETS, SOFTPLUS, True, WHOLE, WIDE,
+                N, BLOCK, T, HAS_BIAS, HAS_RESETS, SOFTPLUS, True, UNMASKED, LONG_OFFSETS,
             )  # fmt: skip
             tl.debug_barrier()
         tiles = tl.cdiv(end_t - begin_t, T)
@@ -171,16 +171,18 @@ def scan_backward_kernel(
             if EVERY > T:
                 head = scratch + (tile * n + state[:, None]) * d + channel[None, :]
                 h = tl.load(head, mask=both, other=0.0)
-            info = load_info(step_info, t, end, T, WHOLE)
-            tile_u = load_rows(u, info, stride_u, channel, d, left, T, WHOLE, WIDE)
-            tile_delta = load_rows(delta, info, stride_delta, channel, d, left, T, WHOLE, WIDE)
-            tile_dy = load_rows(dy, info, stride_dy, channel, d, left, T, WHOLE, WIDE)
+            info = load_info(step_info, t, end, T, UNMASKED)
+            tile_u = load_rows(u, info, stride_u, channel, d, left, T, UNMASKED, LONG_OFFSETS)
+            tile_delta = load_rows(
+                delta, info, stride_delta, channel, d, left, T, UNMASKED, LONG_OFFSETS
+            )
+            tile_dy = load_rows(dy, info, stride_dy, channel, d, left, T, UNMASKED, LONG_OFFSETS)
             tile_z = tile_u
             if HAS_Z:
-                tile_z = load_rows(z, info, stride_z, channel, d, left, T, WHOLE, WIDE)
+                tile_z = load_rows(z, info, stride_z, channel, d, left, T, UNMASKED, LONG_OFFSETS)
             biases = tile_u
             if HAS_BIAS:
-                biases = load_bias(bias, info, d, channel, live, T, WHOLE)
+                biases = load_bias(bias, info, d, channel, live, T, UNMASKED)
 
             tile_words = words + t * (2 * N)
             tile_again = words_again + t * (2 * N)
@@ -194,11 +196,11 @@ def scan_backward_kernel(
             for i in tl.static_range(T):
                 here = t + i < end
                 x = tile_u[i].to(tl.float32)
-                dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
-                in_b, out_c = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
+                dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, UNMASKED)
+                in_b, out_c = load_words(tile_words, i, state, here, N, BLOCK, UNMASKED)
                 a = tl.exp2(dt[None, :] * decay)
                 before = before + (at_start(h, info[i], HAS_RESETS),)
-                h = next_state(h, a, dt * x, in_b, both, info[i], HAS_RESETS, WHOLE)
+                h = next_state(h, a, dt * x, in_b, both, info[i], HAS_RESETS, UNMASKED)
                 g = tile_dy[i].to(tl.float32)
                 if HAS_Z:
                     gate = tile_z[i].to(tl.float32)
@@ -219,12 +221,12 @@ def scan_backward_kernel(
                 x = tile_u[i].to(tl.float32)
                 dt = dts[i]
                 g = grads[i]
-                in_b, out_c = load_words(tile_again, i, state, here, N, BLOCK, WHOLE)
-                dh = existing(dh + out_c * g[None, :], both, WHOLE)
+                in_b, out_c = load_words(tile_again, i, state, here, N, BLOCK, UNMASKED)
+                dh = existing(dh + out_c * g[None, :], both, UNMASKED)
                 total_B = put_column(total_B, dh * (dt * x)[None, :], i, T, PRECISION)
                 along_b = tl.sum(dh * in_b, 0)
                 # Recomputed, and not kept: see words_again.
-                dh = dh * tl.exp2((dt * hidden_one.to(tl.float32))[None, :] * decay)
+                dh = dh * tl.exp2((dt * opaque_one.to(tl.float32))[None, :] * decay)
                 q = dh * before[i]
                 dh = at_start(dh, info[i], HAS_RESETS)
                 sum_A += dt[None, :] * q
@@ -236,7 +238,7 @@ def scan_backward_kernel(
                     slope = slope * sigmoid(raw)
                 if HAS_BIAS:
                     kept = slope
-                    if not WHOLE:
+                    if not UNMASKED:
                         kept = tl.where(here, slope, 0.0)
                     sum_bias = add_at(sum_bias, kept, (info[i] >> 1) & 15)
                 sum_D += g * x
@@ -245,11 +247,11 @@ def scan_backward_kernel(
 
             for i in tl.static_range(T):
                 here = at_step(channel, d, t + i < end)
-                to = row_offset(info[i], d, WIDE) + channel
-                store(du + to, dus[T - 1 - i], here, WHOLE)
-                store(ddelta + to, ddeltas[T - 1 - i], here, WHOLE)
+                to = row_offset(info[i], d, LONG_OFFSETS) + channel
+                store(du + to, dus[T - 1 - i], here, UNMASKED)
+                store(ddelta + to, ddeltas[T - 1 - i], here, UNMASKED)
                 if HAS_Z:
-                    store(dz + to, dzs[i], here, WHOLE)
+                    store(dz + to, dzs[i], here, UNMASKED)
             step = t + tl.arange(0, T)
             part = partial + step[None, :] * (2 * N) + state[:, None]
             tl.store(part, total_B, mask=(step < end)[None, :])

@@ -60,15 +60,15 @@ class Call:
             "segment": self.segment,
             "d": x.d,
             "n": x.n,
-            "hidden_one": 1,
+            "opaque_one": 1,
             "N": self.n_padded,
             "BLOCK": tiles.block,
             "T": tiles.steps,
             "HAS_BIAS": self.bias is not None,
             "HAS_RESETS": x.row_index.resets is not None,
             "SOFTPLUS": x.softplus,
-            "WHOLE": x.n == self.n_padded and x.d % tiles.block == length % tiles.steps == 0,
-            "WIDE": x.u.shape[0] * max([x.d, *strides]) >= 2**31,
+            "UNMASKED": x.n == self.n_padded and x.d % tiles.block == length % tiles.steps == 0,
+            "LONG_OFFSETS": x.u.shape[0] * max([x.d, *strides]) >= 2**31,
         }
         wanted = {name: shared[name] for name in kernel.arg_names if name in shared}
         options = {"num_warps": tiles.warps, "num_stages": 1, "enable_fp_fusion": True}

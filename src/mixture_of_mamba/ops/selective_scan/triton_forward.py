@@ -31,7 +31,7 @@ from .triton_tiles import (
 __all__ = ["scan_forward_kernel"]
 
 
-@triton.jit(do_not_specialize=["hidden_one"])
+@triton.jit(do_not_specialize=["opaque_one"])
 def scan_forward_kernel(
     u,
     delta,
@@ -52,7 +52,7 @@ def scan_forward_kernel(
     stride_u,
     stride_delta,
     stride_z,
-    hidden_one,
+    opaque_one,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     T: tl.constexpr,
@@ -64,8 +64,8 @@ def scan_forward_kernel(
     HAS_START: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     SAVE: tl.constexpr,
-    WHOLE: tl.constexpr,
-    WIDE: tl.constexpr,
+    UNMASKED: tl.constexpr,
+    LONG_OFFSETS: tl.constexpr,
 ):
     """One program: BLOCK channels of one sequence over one segment of `segment` steps.
 
@@ -73,14 +73,14 @@ def scan_forward_kernel(
     step goes to checkpoints (b, chunks, n, d); start is (b, s, n, d);
     the last segment writes final (b, n, d).
     """
-    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
+    channel, state, live, both = lanes(d, n, opaque_one, N, BLOCK)
     b = tl.program_id(1)
     s = tl.program_id(2)
     first = s * segment
     end = tl.minimum(first + segment, length)
     chunks = tl.cdiv(length, EVERY)
     step_info += b * length
-    words = sequence_words(packed, b, length, hidden_one, N)
+    words = sequence_words(packed, b, length, opaque_one, N)
 
     decay = load_decay(A, channel, state, both, d)
     h = tl.zeros((N, BLOCK), tl.float32)
@@ -91,13 +91,15 @@ def scan_forward_kernel(
     if HAS_D:
         skip = tl.load(D + channel, mask=live, other=0.0).to(tl.float32)
 
-    info = load_info(step_info, first, end, T, WHOLE)
-    tile_u = load_rows(u, info, stride_u, channel, d, end - first, T, WHOLE, WIDE)
-    tile_delta = load_rows(delta, info, stride_delta, channel, d, end - first, T, WHOLE, WIDE)
+    info = load_info(step_info, first, end, T, UNMASKED)
+    tile_u = load_rows(u, info, stride_u, channel, d, end - first, T, UNMASKED, LONG_OFFSETS)
+    tile_delta = load_rows(
+        delta, info, stride_delta, channel, d, end - first, T, UNMASKED, LONG_OFFSETS
+    )
     tile_z = tile_u
     if HAS_Z:
-        tile_z = load_rows(z, info, stride_z, channel, d, end - first, T, WHOLE, WIDE)
-    next_info = load_info(step_info, first + T, end, T, WHOLE)
+        tile_z = load_rows(z, info, stride_z, channel, d, end - first, T, UNMASKED, LONG_OFFSETS)
+    next_info = load_info(step_info, first + T, end, T, UNMASKED)
     for t in range(first, end, T):
         if SAVE:
             if t % EVERY == 0:
@@ -105,33 +107,35 @@ def scan_forward_kernel(
                 tl.store(checkpoints + to + channel[None, :], h, mask=both)
         # Loads of the next tile, and step_info of the one after it.
         left = end - t - T
-        next_u = load_rows(u, next_info, stride_u, channel, d, left, T, WHOLE, WIDE)
-        next_delta = load_rows(delta, next_info, stride_delta, channel, d, left, T, WHOLE, WIDE)
+        next_u = load_rows(u, next_info, stride_u, channel, d, left, T, UNMASKED, LONG_OFFSETS)
+        next_delta = load_rows(
+            delta, next_info, stride_delta, channel, d, left, T, UNMASKED, LONG_OFFSETS
+        )
         next_z = next_u
         if HAS_Z:
-            next_z = load_rows(z, next_info, stride_z, channel, d, left, T, WHOLE, WIDE)
-        later_info = load_info(step_info, t + 2 * T, end, T, WHOLE)
+            next_z = load_rows(z, next_info, stride_z, channel, d, left, T, UNMASKED, LONG_OFFSETS)
+        later_info = load_info(step_info, t + 2 * T, end, T, UNMASKED)
         biases = tile_u
         if HAS_BIAS:
-            biases = load_bias(bias, info, d, channel, live, T, WHOLE)
+            biases = load_bias(bias, info, d, channel, live, T, UNMASKED)
 
         tile_words = words + t * (2 * N)
         ys = ()
         for i in tl.static_range(T):
             here = t + i < end
             x = tile_u[i].to(tl.float32)
-            dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
-            in_b, out_c = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
+            dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, UNMASKED)
+            in_b, out_c = load_words(tile_words, i, state, here, N, BLOCK, UNMASKED)
             a = tl.exp2(dt[None, :] * decay)
-            h = next_state(h, a, dt * x, in_b, both, info[i], HAS_RESETS, WHOLE)
+            h = next_state(h, a, dt * x, in_b, both, info[i], HAS_RESETS, UNMASKED)
             out = tl.sum(h * out_c, 0) + skip * x
             if HAS_Z:
                 gate = tile_z[i].to(tl.float32)
                 out = out * gate * sigmoid(gate)
             ys = ys + (out.to(y.dtype.element_ty),)
         for i in tl.static_range(T):
-            to = y + (row_offset(info[i], d, WIDE) + channel)
-            store(to, ys[i], at_step(channel, d, t + i < end), WHOLE)
+            to = y + (row_offset(info[i], d, LONG_OFFSETS) + channel)
+            store(to, ys[i], at_step(channel, d, t + i < end), UNMASKED)
         info = next_info
         next_info = later_info
         tile_u = next_u

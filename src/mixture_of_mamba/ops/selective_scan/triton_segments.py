@@ -31,7 +31,7 @@ from .triton_tiles import (
 __all__ = ["carry_kernel", "segment_gradient_kernel", "segment_state_kernel"]
 
 
-@triton.jit(do_not_specialize=["hidden_one"])
+@triton.jit(do_not_specialize=["opaque_one"])
 def segment_state_kernel(
     u,
     delta,
@@ -48,37 +48,37 @@ def segment_state_kernel(
     n,
     stride_u,
     stride_delta,
-    hidden_one,
+    opaque_one,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     T: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_RESETS: tl.constexpr,
     SOFTPLUS: tl.constexpr,
-    WHOLE: tl.constexpr,
-    WIDE: tl.constexpr,
+    UNMASKED: tl.constexpr,
+    LONG_OFFSETS: tl.constexpr,
 ):
     """End state of segment s from a zero start -> slots[b, s + 1] (n, d); its step sizes' sum ->
     totals[b, s + 1] (d,). The last segment has no successor and no program."""
-    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
+    channel, state, live, both = lanes(d, n, opaque_one, N, BLOCK)
     b = tl.program_id(1)
     s = tl.program_id(2)
     first = s * segment
     end = first + segment
     decay = load_decay(A, channel, state, both, d)
-    words = sequence_words(packed, b, length, hidden_one, N)
+    words = sequence_words(packed, b, length, opaque_one, N)
     h, total = advance(
         tl.zeros((N, BLOCK), tl.float32),
         u, delta, bias, step_info + b * length, words, slots,
         decay, channel, state, live, both, first, end, end, d, n, stride_u, stride_delta,
-        N, BLOCK, T, HAS_BIAS, HAS_RESETS, SOFTPLUS, False, WHOLE, WIDE,
+        N, BLOCK, T, HAS_BIAS, HAS_RESETS, SOFTPLUS, False, UNMASKED, LONG_OFFSETS,
     )  # fmt: skip
     slot = (b * segments + s + 1).to(tl.int64)
     tl.store(slots + (slot * n + state[:, None]) * d + channel[None, :], h, mask=both)
     tl.store(totals + slot * d + channel, total, mask=live)
 
 
-@triton.jit(do_not_specialize=["hidden_one"])
+@triton.jit(do_not_specialize=["opaque_one"])
 def segment_gradient_kernel(
     dy,
     delta,
@@ -97,7 +97,7 @@ def segment_gradient_kernel(
     stride_dy,
     stride_delta,
     stride_z,
-    hidden_one,
+    opaque_one,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     T: tl.constexpr,
@@ -105,18 +105,18 @@ def segment_gradient_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_RESETS: tl.constexpr,
     SOFTPLUS: tl.constexpr,
-    WHOLE: tl.constexpr,
-    WIDE: tl.constexpr,
+    UNMASKED: tl.constexpr,
+    LONG_OFFSETS: tl.constexpr,
 ):
     """Gradient of the state before segment s + 1 that its own outputs cause -> slots[b, s]; the sum
     of its step sizes -> totals[b, s]. The first segment has no program."""
-    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
+    channel, state, live, both = lanes(d, n, opaque_one, N, BLOCK)
     b = tl.program_id(1)
     s = tl.program_id(2)
     first = (s + 1) * segment
     end = tl.minimum(first + segment, length)
     step_info += b * length
-    words = sequence_words(packed, b, length, hidden_one, N)
+    words = sequence_words(packed, b, length, opaque_one, N)
     decay = load_decay(A, channel, state, both, d)
     dh = tl.zeros((N, BLOCK), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -124,26 +124,28 @@ def segment_gradient_kernel(
     for j in range(tiles):
         t = first + (tiles - 1 - j) * T
         left = end - t
-        info = load_info(step_info, t, end, T, WHOLE)
-        tile_delta = load_rows(delta, info, stride_delta, channel, d, left, T, WHOLE, WIDE)
-        tile_dy = load_rows(dy, info, stride_dy, channel, d, left, T, WHOLE, WIDE)
+        info = load_info(step_info, t, end, T, UNMASKED)
+        tile_delta = load_rows(
+            delta, info, stride_delta, channel, d, left, T, UNMASKED, LONG_OFFSETS
+        )
+        tile_dy = load_rows(dy, info, stride_dy, channel, d, left, T, UNMASKED, LONG_OFFSETS)
         tile_z = tile_dy
         if HAS_Z:
-            tile_z = load_rows(z, info, stride_z, channel, d, left, T, WHOLE, WIDE)
+            tile_z = load_rows(z, info, stride_z, channel, d, left, T, UNMASKED, LONG_OFFSETS)
         biases = tile_dy
         if HAS_BIAS:
-            biases = load_bias(bias, info, d, channel, live, T, WHOLE)
+            biases = load_bias(bias, info, d, channel, live, T, UNMASKED)
         tile_words = words + t * (2 * N)
         for i in tl.static_range(T - 1, -1, -1):
             here = t + i < end
-            dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
-            _, out_c = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
+            dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, UNMASKED)
+            _, out_c = load_words(tile_words, i, state, here, N, BLOCK, UNMASKED)
             g = tile_dy[i].to(tl.float32)
             if HAS_Z:
                 gate = tile_z[i].to(tl.float32)
                 g = g * gate * sigmoid(gate)
             dh = (dh + out_c * g[None, :]) * tl.exp2(dt[None, :] * decay)
-            dh = existing(at_start(dh, info[i], HAS_RESETS), both, WHOLE)
+            dh = existing(at_start(dh, info[i], HAS_RESETS), both, UNMASKED)
             total += dt
             if HAS_RESETS:
                 total = tl.where((info[i] & 1) != 0, float("inf"), total)
@@ -152,7 +154,7 @@ def segment_gradient_kernel(
     tl.store(totals + slot * d + channel, total, mask=live)
 
 
-@triton.jit(do_not_specialize=["hidden_one"])
+@triton.jit(do_not_specialize=["opaque_one"])
 def carry_kernel(
     start,
     A,
@@ -161,7 +163,7 @@ def carry_kernel(
     segments,
     d,
     n,
-    hidden_one,
+    opaque_one,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_START: tl.constexpr,
@@ -169,7 +171,7 @@ def carry_kernel(
 ):
     """slots (b, s, n, d), what each segment's neighbour adds by itself -> what each segment starts
     with: the first one with start (b, n, d) or zero. With REVERSE from the last to the first."""
-    channel, state, live, both = lanes(d, n, hidden_one, N, BLOCK)
+    channel, state, live, both = lanes(d, n, opaque_one, N, BLOCK)
     b = tl.program_id(1)
     decay = load_decay(A, channel, state, both, d)
     h = tl.zeros((N, BLOCK), tl.float32)

@@ -5,12 +5,12 @@ packed in time order: (b, t, n, 2) words of 64 bits, a pair (B, C) of float32 ea
 step reads two cache lines. `step_info[b, t]` is ``row << 5 | modality << 1 | reset``. States and A
 are (…, n, d), channels contiguous.
 
-The offsets of channels and words include ``hidden_one - 1``, a zero that the compiler cannot see:
+The offsets of channels and words include ``opaque_one - 1``, a zero that the compiler cannot see:
 it then takes them for unaligned and reads one channel a lane, where it would merge accesses of
 neighbours in one lane and shuffle at every step.
 
-`WHOLE` says that time, channels and states are multiples of the tiles, so that nothing is masked;
-`WIDE` that row offsets need 64 bits.
+With `UNMASKED`, time, channels and states are multiples of the tiles, so nothing is masked; with
+`LONG_OFFSETS`, row offsets need 64 bits.
 """
 
 # The language of kernels has no Python types.
@@ -43,9 +43,9 @@ __all__ = [
 
 
 @triton.jit
-def lanes(d, n, hidden_one, N: tl.constexpr, BLOCK: tl.constexpr):
+def lanes(d, n, opaque_one, N: tl.constexpr, BLOCK: tl.constexpr):
     """The program's channels (D,) and states (N,), which channels exist, and which (N, D) do."""
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (hidden_one - 1)
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) + (opaque_one - 1)
     live = channel < d
     state = tl.arange(0, N)
     return channel, state, live, (state < n)[:, None] & live[None, :]
@@ -59,9 +59,9 @@ def load_decay(A, channel, state, both, d):
 
 
 @triton.jit
-def sequence_words(packed, b, length, hidden_one, N: tl.constexpr):
+def sequence_words(packed, b, length, opaque_one, N: tl.constexpr):
     """The packed words of a sequence."""
-    return packed + (b.to(tl.int64) * length * (2 * N) + (hidden_one - 1))
+    return packed + (b.to(tl.int64) * length * (2 * N) + (opaque_one - 1))
 
 
 @triton.jit
@@ -73,9 +73,9 @@ def unpack(words):
 
 
 @triton.jit
-def load(at, mask, WHOLE: tl.constexpr):
-    """A load that is masked unless the shapes are multiples of the tiles (`WHOLE`)."""
-    if WHOLE:
+def load(at, mask, UNMASKED: tl.constexpr):
+    """A load that is masked unless the shapes are multiples of the tiles (`UNMASKED`)."""
+    if UNMASKED:
         return tl.load(at)
     else:
         return tl.load(at, mask=mask, other=0)
@@ -89,7 +89,7 @@ def load_words(
     here,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
-    WHOLE: tl.constexpr,
+    UNMASKED: tl.constexpr,
 ):
     """B, C (N, BLOCK) of one step of the tile at tile_words, the same for every channel.
 
@@ -99,26 +99,26 @@ def load_words(
     lane = tl.arange(0, BLOCK) % 2
     word = tile_words + (lane[None, :] + (state * 2 + step * (2 * N))[:, None])
     mask = tl.zeros((N, BLOCK), tl.int32) < tl.where(here, 1, 0)
-    return unpack(load(word, mask, WHOLE))
+    return unpack(load(word, mask, UNMASKED))
 
 
 @triton.jit
-def load_info(step_info, first, end, T: tl.constexpr, WHOLE: tl.constexpr):
-    """step_info of T steps as scalars. Past the end: 0, or with WHOLE the last tile again."""
-    if WHOLE:
+def load_info(step_info, first, end, T: tl.constexpr, UNMASKED: tl.constexpr):
+    """step_info of T steps as scalars. Past the end: 0, or with UNMASKED the last tile again."""
+    if UNMASKED:
         first = tl.minimum(first, end - T)
     at = step_info + first
     info = ()
     for i in tl.static_range(T):
-        info = info + (load(at + i, first + i < end, WHOLE),)
+        info = info + (load(at + i, first + i < end, UNMASKED),)
     return info
 
 
 @triton.jit
-def row_offset(info, stride, WIDE: tl.constexpr):
+def row_offset(info, stride, LONG_OFFSETS: tl.constexpr):
     """Element offset of a step's row; 64 bits only where the tensors need them."""
     row = info >> 5
-    if WIDE:
+    if LONG_OFFSETS:
         row = row.to(tl.int64)
     return row * stride
 
@@ -131,29 +131,37 @@ def at_step(channel, d, here):
 
 @triton.jit
 def load_rows(
-    x, info, stride, channel, d, left, T: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr
+    x,
+    info,
+    stride,
+    channel,
+    d,
+    left,
+    T: tl.constexpr,
+    UNMASKED: tl.constexpr,
+    LONG_OFFSETS: tl.constexpr,
 ):
     """T rows (D,) of x in x's dtype; 0 from step `left` on."""
     tile = ()
     for i in tl.static_range(T):
-        at = x + (row_offset(info[i], stride, WIDE) + channel)
-        tile = tile + (load(at, at_step(channel, d, left > i), WHOLE),)
+        at = x + (row_offset(info[i], stride, LONG_OFFSETS) + channel)
+        tile = tile + (load(at, at_step(channel, d, left > i), UNMASKED),)
     return tile
 
 
 @triton.jit
-def load_bias(bias, info, d, channel, live, T: tl.constexpr, WHOLE: tl.constexpr):
+def load_bias(bias, info, d, channel, live, T: tl.constexpr, UNMASKED: tl.constexpr):
     """T rows (D,) of the per-modality bias (m, d)."""
     tile = ()
     for i in tl.static_range(T):
         at = bias + (((info[i] >> 1) & 15) * d + channel)
-        tile = tile + (load(at, live, WHOLE).to(tl.float32),)
+        tile = tile + (load(at, live, UNMASKED).to(tl.float32),)
     return tile
 
 
 @triton.jit
 def step_size(
-    delta, bias, here, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, WHOLE: tl.constexpr
+    delta, bias, here, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, UNMASKED: tl.constexpr
 ):
     """delta after bias and softplus; 0 where there is no step, which leaves the state alone."""
     x = delta.to(tl.float32)
@@ -161,7 +169,7 @@ def step_size(
         x = x + bias
     if SOFTPLUS:
         x = softplus(x)
-    if not WHOLE:
+    if not UNMASKED:
         x = tl.where(here, x, 0.0)
     return x
 
@@ -176,25 +184,25 @@ def at_start(value, info, HAS_RESETS: tl.constexpr):
 
 
 @triton.jit
-def existing(value, mask, WHOLE: tl.constexpr):
+def existing(value, mask, UNMASKED: tl.constexpr):
     """The value; 0 in states and channels that only fill a tile, where an infinite step, B or C
     would make NaN of zeros."""
-    if WHOLE:
+    if UNMASKED:
         return value
     else:
         return tl.where(mask, value, 0.0)
 
 
 @triton.jit
-def next_state(h, a, x, in_b, both, info, HAS_RESETS: tl.constexpr, WHOLE: tl.constexpr):
+def next_state(h, a, x, in_b, both, info, HAS_RESETS: tl.constexpr, UNMASKED: tl.constexpr):
     """The state (N, D) after a step with decay a and input x (D,)."""
-    return existing(a * at_start(h, info, HAS_RESETS) + x[None, :] * in_b, both, WHOLE)
+    return existing(a * at_start(h, info, HAS_RESETS) + x[None, :] * in_b, both, UNMASKED)
 
 
 @triton.jit
-def store(at, value, mask, WHOLE: tl.constexpr):
-    """A store that is masked unless the shapes are multiples of the tiles (`WHOLE`)."""
-    if WHOLE:
+def store(at, value, mask, UNMASKED: tl.constexpr):
+    """A store that is masked unless the shapes are multiples of the tiles (`UNMASKED`)."""
+    if UNMASKED:
         tl.store(at, value)
     else:
         tl.store(at, value, mask=mask)
@@ -228,8 +236,8 @@ def advance(
     HAS_RESETS: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     KEEP: tl.constexpr,
-    WHOLE: tl.constexpr,
-    WIDE: tl.constexpr,
+    UNMASKED: tl.constexpr,
+    LONG_OFFSETS: tl.constexpr,
 ):
     """The state after the tiles that start in [first, stop), without outputs.
 
@@ -242,26 +250,30 @@ def advance(
     to = heads + state[:, None] * d + channel[None, :]
     if KEEP:
         tl.store(to, h, mask=both)
-    info = load_info(step_info, first, end, T, WHOLE)
-    tile_u = load_rows(u, info, stride_u, channel, d, end - first, T, WHOLE, WIDE)
-    tile_delta = load_rows(delta, info, stride_delta, channel, d, end - first, T, WHOLE, WIDE)
-    next_info = load_info(step_info, first + T, end, T, WHOLE)
+    info = load_info(step_info, first, end, T, UNMASKED)
+    tile_u = load_rows(u, info, stride_u, channel, d, end - first, T, UNMASKED, LONG_OFFSETS)
+    tile_delta = load_rows(
+        delta, info, stride_delta, channel, d, end - first, T, UNMASKED, LONG_OFFSETS
+    )
+    next_info = load_info(step_info, first + T, end, T, UNMASKED)
     for t in range(first, stop, T):
         left = end - t - T
-        next_u = load_rows(u, next_info, stride_u, channel, d, left, T, WHOLE, WIDE)
-        next_delta = load_rows(delta, next_info, stride_delta, channel, d, left, T, WHOLE, WIDE)
-        later_info = load_info(step_info, t + 2 * T, end, T, WHOLE)
+        next_u = load_rows(u, next_info, stride_u, channel, d, left, T, UNMASKED, LONG_OFFSETS)
+        next_delta = load_rows(
+            delta, next_info, stride_delta, channel, d, left, T, UNMASKED, LONG_OFFSETS
+        )
+        later_info = load_info(step_info, t + 2 * T, end, T, UNMASKED)
         biases = tile_u
         if HAS_BIAS:
-            biases = load_bias(bias, info, d, channel, live, T, WHOLE)
+            biases = load_bias(bias, info, d, channel, live, T, UNMASKED)
         tile_words = words + t * (2 * N)
         for i in tl.static_range(T):
             here = t + i < end
-            dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, WHOLE)
-            in_b, _ = load_words(tile_words, i, state, here, N, BLOCK, WHOLE)
+            dt = step_size(tile_delta[i], biases[i], here, HAS_BIAS, SOFTPLUS, UNMASKED)
+            in_b, _ = load_words(tile_words, i, state, here, N, BLOCK, UNMASKED)
             a = tl.exp2(dt[None, :] * decay)
             x = dt * tile_u[i].to(tl.float32)
-            h = next_state(h, a, x, in_b, both, info[i], HAS_RESETS, WHOLE)
+            h = next_state(h, a, x, in_b, both, info[i], HAS_RESETS, UNMASKED)
             if HAS_RESETS:
                 total = tl.where((info[i] & 1) != 0, float("inf"), total)
             total += dt
