@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +88,18 @@ def test_a_resumed_run_keeps_it_too_without_its_start(mixture: Path, tmp_path: P
     assert_only_image_and_speech_moved(tmp_path / "kept", tmp_path / "run")
     whole, run = (tensors(tmp_path / name / "model") for name in ("whole", "run"))
     assert all(torch.equal(whole[name], run[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_two_processes_keep_it_too(mixture: Path, tmp_path: Path) -> None:
+    tiny, run = Path(__file__).with_name("tiny.py"), tmp_path / "run"
+    options = {"devices": 2, "strategy": "ddp", "weight_decay": 0.1, "learning_rate": 1e-2}
+    given = json.dumps({**options, "model": {"init_from": str(mixture)}})
+    command = [sys.executable, "-W", "ignore", str(tiny), str(run), given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("frozen: text:") == 1
+    assert_only_image_and_speech_moved(mixture, run)
 
 
 def test_another_freeze_than_the_starts_is_refused(mixture: Path, tmp_path: Path) -> None:

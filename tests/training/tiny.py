@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,11 @@ if __name__ == "__main__":
     from mixture_of_mamba.training.loop import train
 
     torch.set_num_threads(1)
+    given = json.loads(sys.argv[2])
+    model = given.pop("model", {})
+    config = tiny_config(**given)
     train(
-        tiny_config(**json.loads(sys.argv[2])),
+        replace(config, model=replace(config.model, **model)),
         sys.argv[1],
         build=build_uneven if "--uneven" in sys.argv else build,
         resume="--resume" in sys.argv,
