@@ -84,7 +84,9 @@ def test_an_unknown_keyword_is_named_with_the_nearest(model, ids, wrong: str, ne
 def test_what_a_state_space_model_has_not_is_refused(model, ids) -> None:
     for name in ("output_attentions", "output_router_logits"):
         assert torch.equal(model(ids, **{name: False}).logits, model(ids).logits)
-        with pytest.raises(ValueError, match=f"{name}=True asks for what a Mamba has not"):
+        with pytest.raises(
+            ValueError, match=f"{name}=True asks for something that Mamba does not have"
+        ):
             model(ids, **{name: True})
     with pytest.raises(ValueError, match="is_causal=False"):
         model(ids, is_causal=False)

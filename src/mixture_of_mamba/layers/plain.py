@@ -42,5 +42,5 @@ def as_built(*kinds: type[nn.Module]) -> Callable[[nn.Module], bool]:
 
 
 def no_global_hooks() -> bool:
-    """Whether no hook runs at every module's call (as register_module_forward_hook hangs)."""
+    """Whether no hook runs at every module's call (see torch's register_module_forward_hook)."""
     return not torch_module._has_any_global_hook()

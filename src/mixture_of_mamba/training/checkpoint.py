@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-00000500`: the model as `save_pretrained` writes it (so that any
 checkpoint can be loaded as a model), `optimizer.safetensors`, and `training.json` with the position
-in the run and the random number generators. It is written under a temporary name, brought to the
+in the run and the random number generators. It is written under a temporary name, flushed to
 disk, and renamed. Its `SHA256SUMS` is verified at resume. Nothing in it is a pickle.
 """
 

@@ -137,7 +137,7 @@ def any_rank(fabric: Fabric, flag: bool) -> bool:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that speaks; Fabric numbers those that it starts."""
+    """Whether this process has local rank 0; Fabric sets the ranks of processes that it starts."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 

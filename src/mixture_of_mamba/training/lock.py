@@ -34,7 +34,7 @@ class FolderLock:
     """The right to write into a folder; `acquire` and `release`, or a `with` block.
 
     The system holds the lock (`flock`) for the open file, so that it ends with the process however
-    that ends; what the file says is for people. Where the file system or Windows has no such locks,
+    that ends; its content is for people. Where the file system or Windows has no such locks,
     nothing is locked.
     """
 

@@ -25,7 +25,7 @@ from .trainer import Evaluation, Trainer, TrainResult
 
 __all__ = ["Evaluation", "NonFiniteLoss", "TrainResult", "train"]
 
-#: Seconds for the last checkpoint of a run whose parent process is gone.
+#: Seconds for the last checkpoint of a run whose parent process has ended.
 GRACE_SECONDS = 300.0
 
 
@@ -71,7 +71,7 @@ def train(
     check_launch(config.train.devices)
     folder = Path(folder)
     config, start = resolve_run(config, folder)
-    # A process that another one of this run started writes nothing, and need not wait.
+    # Only the first process writes a last checkpoint, which takes its time.
     end_with_parent(grace=GRACE_SECONDS if is_first_process() else 0.0)
     lock, interrupt = FolderLock(folder), Interrupt()
     with unwinding():

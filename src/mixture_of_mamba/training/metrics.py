@@ -32,7 +32,7 @@ class MetricsLog:
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one object; it is on its way to the disk when this returns.
+        """Append one object; it is flushed to the system when this returns.
 
         Raises:
             WriteError: the file cannot grow; a line that was begun is cut at resume.

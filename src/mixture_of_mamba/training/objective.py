@@ -14,7 +14,7 @@ __all__ = ["MicroBatch", "Objective", "ObjectiveOutput"]
 
 
 class MicroBatch:
-    """A batch on its way through wrappers: not a collection, so that none of them looks inside.
+    """A batch for the wrapped objective; not a collection, so that no wrapper converts its tensors.
 
     Args:
         batch: the whole of a step's windows, or a part of them.

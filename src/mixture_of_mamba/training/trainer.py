@@ -84,7 +84,8 @@ class Trainer:
     def _build_model(self, config: RunConfig, start: Start | None) -> None:
         c, fabric = config.train, self.fabric
         network = model_config(config.model, self.data.tokenizers.modalities)
-        torch.manual_seed(torch_seed(c.seed + fabric.global_rank))  # initial values have their own
+        # For what users draw; initial values and noise have seeds of their own.
+        torch.manual_seed(torch_seed(c.seed + fabric.global_rank))
         if start is None:
             self.model = MultimodalModel(network, seed=c.seed)
         else:
@@ -168,11 +169,11 @@ class Trainer:
         )
 
     def close(self) -> None:
-        """Close the log, and let go of what is frozen."""
+        """Close the log, and release the frozen parts."""
         self.log.close()
         if self.frozen is not None:
             self.frozen.release()
 
     def _due(self, every: int) -> bool:
-        """Whether something that happens every so many steps, and at the end, is due now."""
+        """Whether what happens every `every` steps, and at the last one, is due now."""
         return self.state.step == self.config.steps or self.state.step % every == 0

@@ -66,8 +66,8 @@ class MixtureOfMambaConfig(PreTrainedConfig):  # type: ignore[misc]
         listed = [_modality(m) for m in self.modalities]
         if continuous := [m.name for m in listed if not m.discrete]:
             raise ValueError(
-                f"modalities {continuous} are continuous; the classes for transformers speak "
-                "tokens only: use MultimodalModel"
+                f"modalities {continuous} are continuous; the classes for transformers take "
+                "tokens only; use MultimodalModel"
             )
         self.modalities = [
             {"name": m.name, "kind": m.kind, "size": m.size, "loss_weight": m.loss_weight}

@@ -59,7 +59,7 @@ def document_starts(
     before: Tensor | None,
     continues: bool,
 ) -> Tensor | None:
-    """(b, t) bool, True at the first token of every document; None where nothing speaks of any.
+    """(b, t) bool, True at the first token of every document; None if nothing names documents.
 
     Padding is passed over: a token is compared with the one before it that is none.
 

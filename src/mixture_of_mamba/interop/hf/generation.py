@@ -1,4 +1,4 @@
-"""`generate` over states: what a step reads, prompts in chunks, and calls that go on from a state.
+"""`generate` with states: inputs of a step, prompts in chunks, continuing from a given state.
 
 A state is of all tokens but the last one drawn. It cannot go back, and it knows neither positions
 nor padding; so the inputs of a step are made here, and not by transformers.
@@ -188,7 +188,7 @@ class StateGenerationMixin(GenerationMixin):  # type: ignore[misc]
 def _check_uncached(attention_mask: Tensor | None, position_ids: Tensor | None, cache: Any) -> None:
     """Raise for what every step would have to go back to, without a state to do so."""
     if kept_by(cache):
-        raise ValueError("a cache was given to go on from; that needs use_cache=True")
+        raise ValueError("a cache was given to continue from, which needs use_cache=True")
     if (
         position_ids is not None
         and attention_mask is not None

@@ -46,15 +46,17 @@ def one_cache(cache: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def without_effect(kwargs: dict[str, Any]) -> None:
-    """Take out of `kwargs` what asks for nothing that this model lacks.
+    """Remove keywords from `kwargs` whose values ask for nothing.
 
     Raises:
-        ValueError: something is asked for that it lacks, such as attention weights.
+        ValueError: a value asks for something that a Mamba does not have, such as attentions.
     """
     for name, harmless in _NO_EFFECT.items():
         value = kwargs.pop(name, None)
         if not any(value is x for x in harmless):
-            raise ValueError(f"{name}={value!r} asks for what a Mamba has not; leave it out")
+            raise ValueError(
+                f"{name}={value!r} asks for something that Mamba does not have; leave it out"
+            )
 
 
 def refuse_unknown(kwargs: Mapping[str, Any], function: Callable[..., Any]) -> None:

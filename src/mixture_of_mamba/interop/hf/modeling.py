@@ -83,7 +83,7 @@ class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
             modality_ids: (b, t); by default that of each token id.
             document_ids: (b, t) of packed documents; the state is reset where they change.
             cache: what an earlier call returned for the tokens before these; any number of tokens
-                may follow. It is moved on. `cache_params` and `past_key_values` mean the same.
+                may follow. It is updated. `cache_params` and `past_key_values` mean the same.
             position_ids: (b, t); a position that does not follow the one before it starts a
                 document, as does position 0 behind a cache. They mean nothing else.
             kwargs: `seq_idx` or `cu_seq_lens_q` of packed rows.

@@ -1,7 +1,7 @@
 """Removes padding before the blocks, and restores it after them.
 
 The blocks see the real tokens of a row side by side. Where no state is continued, they stand at the
-right end, and the row restarts behind its padding: one call. A state must not be led through
+right end, and the row restarts behind its padding: one call. A state must not pass through
 padding, so that rows which continue one run from the left, in as many parts as there are different
 lengths.
 """
