@@ -1,1 +1,1 @@
-"""Cli."""
+"""The command line: one module for each sub-command of `mom`."""

@@ -12,7 +12,7 @@ __all__ = ["HELP", "configure", "run"]
 
 HELP = (
     "Train all 16 sets of split projections on the same batches; gains of each, and the sum of the "
-    "single gains against the joint gain. The same command again goes on where it was stopped."
+    "single gains against the joint gain. The same command again continues where it stopped."
 )
 
 

@@ -1,4 +1,4 @@
-"""`mom bench`: the repository's benchmarks on this machine."""
+"""`mom bench`: run the repository's benchmarks on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ HELP = (
     "Time the kernels, the block and decoding on this machine, beside other implementations; "
     "JSON, and a table on standard output. Needs a checkout of the repository and its dev extra."
 )
-ROOT = Path(__file__).parents[3]  # of a checkout that is installed with `pip install -e`
+#: The checkout, where the package was installed from it with `pip install -e`.
+ROOT = Path(__file__).parents[3]
 
 
 def configure(parser: Parser) -> None:

@@ -17,7 +17,7 @@ __all__ = ["HELP", "add_comparison_options", "command_line", "configure", "print
 
 HELP = (
     "Train variants on the same batches and report, per modality, the FLOPs that each needs to "
-    "reach the baseline's final loss. The same command again goes on where it was stopped."
+    "reach the baseline's final loss. The same command again continues where it stopped."
 )
 
 

@@ -1,4 +1,4 @@
-"""`mom demo`: the project's main job on one command, dense Mamba against Mixture-of-Mamba."""
+"""`mom demo`: compare dense Mamba with Mixture-of-Mamba on the embedded data, in ten minutes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ __all__ = ["HELP", "configure", "demo_config", "run"]
 HELP = (
     "Prepare real text, image and speech tokens, train dense Mamba and Mixture-of-Mamba on them "
     "with two seeds each, and show per modality how many FLOPs the mixture saves. Ten minutes on "
-    "two cores. The same command again goes on where it was stopped."
+    "two cores. The same command again continues a stopped demo."
 )
+#: The baseline, then the mixture.
 VARIANTS = ("dense", "mom")
 #: Share of the preset's steps where there are no compiled kernels: a step takes several times as
 #: long.
@@ -37,7 +38,7 @@ def configure(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Compare, print the table, and name the report."""
+    """Run the comparison, print its table and the path of the report."""
     from ..evaluation.experiment import run_experiment
     from ..evaluation.plan import Plan
     from ..ops import native

@@ -26,7 +26,7 @@ EXPECTED_ERRORS = (
 
 
 def one_line(error: BaseException) -> str:
-    """The error's message with line breaks and runs of spaces folded."""
+    """The error's message on one line."""
     text = str(error)
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
@@ -34,9 +34,10 @@ def one_line(error: BaseException) -> str:
 
 
 def report(error: BaseException, command: str) -> int:
-    """Print the line and return the exit code.
+    """Print an error as one line, after its traceback where MOM_TRACEBACK=1.
 
-    MOM_TRACEBACK=1 in the environment shows the traceback before it.
+    Returns:
+        The exit code.
     """
     if os.environ.get("MOM_TRACEBACK"):
         traceback.print_exception(error)

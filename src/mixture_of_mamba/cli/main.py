@@ -1,4 +1,4 @@
-"""`mom`: one program; each sub-command is a module that is imported when it is asked for."""
+"""The program `mom`: runs a sub-command, whose module is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import report
 
 __all__ = ["COMMANDS", "main"]
 
-#: sub-command -> what it does; its module is cli/<name>.py.
+#: Sub-command -> what it does. Its module is cli/NAME.py.
 COMMANDS = {
     "demo": "train dense Mamba and Mixture-of-Mamba on real tokens and show what the mixture saves",
     "train": "train one model, from a YAML config and dotted overrides",
@@ -27,7 +27,14 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a sub-command; returns the exit code."""
+    """Run the command line.
+
+    Args:
+        argv: without the program's name; None: that of this process.
+
+    Returns:
+        The exit code: 1 for a failed command, 2 for an unknown one, 130 for an interrupted one.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -44,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # nobody reads on; nothing to flush at exit
+        sys.stdout = None  # type: ignore[assignment]  # stdout is closed (mom … | head)
         return 1
     except (Exception, KeyboardInterrupt) as error:
         return report(error, f"mom {name}")
@@ -61,8 +68,8 @@ def _run(name: str, args: list[str]) -> int:
     module = import_module(f"mixture_of_mamba.cli.{name}")
     parser = Parser(prog=f"mom {name}", description=module.HELP)
     module.configure(parser)
-    places = [a for a in parser._actions if not a.option_strings]
-    named = [f"[{a.dest.upper()}]" if a.nargs == "?" else a.dest.upper() for a in places]
+    positional = [a for a in parser._actions if not a.option_strings]
+    named = [f"[{a.dest.upper()}]" if a.nargs == "?" else a.dest.upper() for a in positional]
     parser.usage = " ".join(["mom", name, *named, "[options]"])
     given = parser.parse_args(args)
     if name not in ("train", "env"):

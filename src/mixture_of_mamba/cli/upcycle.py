@@ -1,4 +1,4 @@
-"""`mom upcycle`: a dense checkpoint becomes a mixture, and a mixture a dense checkpoint."""
+"""`mom upcycle`: turn a dense checkpoint into a mixture, or merge a mixture into a dense one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ __all__ = ["HELP", "configure", "run"]
 
 HELP = "turn a dense Mamba checkpoint into a mixture, add a modality to a mixture, or merge one"
 
+#: Formats of merged models.
 _FORMATS = ("mixture-of-mamba", "state-spaces", "transformers")
 
 
@@ -62,7 +63,7 @@ def configure(parser: Any) -> None:
 
 
 def run(args: Any) -> int:
-    """Load, upcycle or merge, write, and say what became of it."""
+    """Load a model, upcycle or merge it, save the result and print its size."""
     from ..interop import load_model
 
     out = Path(args.out)

@@ -13,7 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from .digits.facts import Fact
 
-__all__ = ["Example", "load_examples", "save_examples"]
+__all__ = ["MAX_EXAMPLES", "Example", "load_examples", "save_examples"]
+
+#: Validation documents that are kept untokenized, at most.
+MAX_EXAMPLES = 256
 
 
 @dataclass(frozen=True)

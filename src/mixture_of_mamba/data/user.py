@@ -16,14 +16,12 @@ from ..modalities.tokenizer_set import TEXT
 from .config import DataConfig
 from .corpus import Corpus, Item
 from .errors import BadDocuments, DataError
-from .examples import Example
+from .examples import MAX_EXAMPLES, Example
 from .listing import ListedDocument, Listing
 from .stage_log import StageLog
 
 __all__ = ["UserDocuments"]
 
-#: Validation documents that are kept untokenized.
-EXAMPLES = 256
 #: Seconds of sound that are kept untokenized with them, all together.
 EXAMPLE_SECONDS = 1200
 
@@ -91,7 +89,7 @@ class UserDocuments:
     def examples(self) -> list[Example]:
         """The first held-out documents; with their sound while all of it together is short."""
         room, examples = float(EXAMPLE_SECONDS), []
-        for document in self._held[:EXAMPLES]:
+        for document in self._held[:MAX_EXAMPLES]:
             heard = document.seconds <= room
             room -= document.seconds if heard else 0.0
             examples.append(document.example(heard))

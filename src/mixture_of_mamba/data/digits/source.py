@@ -13,7 +13,7 @@ from ...modalities.speech.mel import SAMPLE_RATE
 from ..config import DataConfig
 from ..corpus import Corpus, Item
 from ..errors import BadDocuments
-from ..examples import Example
+from ..examples import MAX_EXAMPLES, Example
 from ..stage_log import StageLog
 from .handwriting import load_handwriting
 from .python_docs import MOST_CHARACTERS, python_documentation
@@ -22,13 +22,12 @@ from .voices import Speaking, choose_voice
 
 __all__ = ["DigitScenes"]
 
-EXAMPLES = 256
-"""Validation scenes that are kept untokenized."""
+#: Share of the topics and modules whose text is kept for validation.
 TEXT_HELD_OUT = 0.1
-"""Share of the topics and modules whose text is kept for validation."""
+#: Modalities of a scene.
 _ITEMS = ("text", "image", "speech")
+#: Real text that is read for each scene, so that a tiny data set need not read all of it.
 CHARACTERS_A_SCENE = 600
-"""Real text that is read for each scene, so that a tiny data set need not read all of it."""
 
 
 class DigitScenes:
@@ -60,7 +59,7 @@ class DigitScenes:
         if self._speech is not None:
             # the speaking processes prepare for speech units; another codec needs the sound
             units = self._speech.codec == "units"
-            keep = min(EXAMPLES, held) if units else config.digits.scenes
+            keep = min(MAX_EXAMPLES, held) if units else config.digits.scenes
             self._speaking = self._speak(config.seed, keep)
         try:
             real = _real_text(config, log) if config.digits.text_fraction else {}
@@ -108,7 +107,7 @@ class DigitScenes:
     def examples(self) -> list[Example]:
         """The first validation scenes."""
         examples = []
-        for i, scene in enumerate(self._scenes["validation"][:EXAMPLES]):
+        for i, scene in enumerate(self._scenes["validation"][:MAX_EXAMPLES]):
             items: dict[str, Any] = {"text": scene.caption, "image": scene.image}
             if i < len(self._waveforms):
                 items["speech"] = _sound(self._waveforms[i])
