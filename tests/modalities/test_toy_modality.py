@@ -14,6 +14,9 @@ import pytest
 import yaml
 
 from mixture_of_mamba.cli.main import main
+from mixture_of_mamba.data.examples import Example
+from mixture_of_mamba.evaluation.samples import save_examples, save_samples
+from mixture_of_mamba.generation import Generator
 from mixture_of_mamba.modalities import Codec, CodecOptions, Limits, Media, register, registry
 
 SIDE = 4
@@ -157,6 +160,17 @@ def test_a_file_of_it_is_a_prompt(
     wrong = f"depth={tmp_path / 'wrong.npy'}"
     assert main(["generate", str(run), "--item", wrong, "--to", "text"]) == 1
     assert "wrong.npy is no array of shape (4, 4)" in capsys.readouterr().err
+
+
+def test_reports_show_it(run: Path, tmp_path: Path) -> None:
+    generator = Generator.from_run(run)
+    depth = np.zeros((SIDE, SIDE), np.uint8)
+    examples = [Example({"text": "a wall", "depth": depth}), Example({"text": "stairs"})]
+    save_examples(examples, tmp_path / "examples", {"depth": DepthLevels.media})
+    assert (tmp_path / "examples" / "00.txt").read_text() == "\n".join(["0 0 0 0"] * SIDE)
+    first, second = save_samples(generator, examples, tmp_path / "samples", checkpoint={})
+    assert set(first["items"]) == set(second["items"]) == {"depth"}
+    assert set(first["texts"]) == {"depth"} and not second["texts"]
 
 
 def test_a_codec_is_given_by_its_path_and_a_document_as_json(
