@@ -29,11 +29,11 @@ from mixture_of_mamba.training.lock import FolderLock
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.metrics import MetricsLog
 from mixture_of_mamba.training.tensorboard import TensorBoardLog
+from tests.factories.data import tiny_bundle
+from tests.factories.runs import make_plan
+from tests.factories.training import build, tiny_config
 
-from .evaluation.runs import make_plan
 from .helpers.disks import full_disk, read_only
-from .helpers.tiny_data import tiny_bundle
-from .training.tiny import build, tiny_config
 
 
 def model() -> MultimodalModel:

@@ -11,7 +11,7 @@ from PIL import Image
 from mixture_of_mamba.cli.generate import without_effect
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.modalities.speech.files import write_sound
-from tests.helpers.tiny_data import tiny_config
+from tests.factories.data import tiny_config
 from tests.helpers.toy_codecs import ToyCodec, toy_tokenizers
 
 SIDE = 32

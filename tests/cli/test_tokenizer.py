@@ -19,7 +19,7 @@ from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
 from mixture_of_mamba.training.loop import train as train_run
 from mixture_of_mamba.training.runs import read_config
-from tests.helpers.tiny_data import prepare, tiny_bundle, tiny_config
+from tests.factories.data import prepare, tiny_bundle, tiny_config
 
 TINY = {"scenes": 40, "validation_fraction": 0.2, "text_vocabulary": 384, "image_steps": 3}
 OPTIONS = [f"--data.{name}={value}" for name, value in {**TINY, "patch": 8}.items()]

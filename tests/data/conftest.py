@@ -13,7 +13,7 @@ from mixture_of_mamba.data.listing import Listing, list_documents
 from mixture_of_mamba.modalities.image.files import IMAGE
 from mixture_of_mamba.modalities.media import TEXT
 from mixture_of_mamba.modalities.speech.files import SOUND
-from tests.helpers.tiny_data import bundle, spoken
+from tests.factories.data import bundle, spoken
 
 __all__ = [
     "bundle",

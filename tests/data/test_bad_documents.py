@@ -12,9 +12,8 @@ import pytest
 from mixture_of_mamba.data.errors import DataError
 from mixture_of_mamba.modalities.text import TextTokenizer
 from tests.data.conftest import listed, write_jsonl
-from tests.data.test_user_data import own_config
-from tests.helpers.tiny_data import prepare
-from tests.modalities.speech.test_files import bad_sounds
+from tests.factories.data import own_config, prepare
+from tests.factories.sounds import bad_sounds
 
 BASE64 = base64.b64encode(bytes(range(256)) * 12).decode()
 BAD = {

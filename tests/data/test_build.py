@@ -17,7 +17,7 @@ from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.cache import build_or_load, content_hash
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.data.digits.facts import parse_facts
-from tests.helpers.tiny_data import prepare, tiny_bundle, tiny_config, with_data
+from tests.factories.data import prepare, tiny_bundle, tiny_config, with_data
 
 
 def test_batches_fit_a_model_of_these_modalities(bundle: DataBundle) -> None:

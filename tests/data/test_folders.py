@@ -11,8 +11,7 @@ from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.fingerprints import fingerprints
 from mixture_of_mamba.data.listing import Listing
 from tests.data.conftest import listed, write_jsonl, write_png
-from tests.data.test_user_data import own_config
-from tests.helpers.tiny_data import prepare
+from tests.factories.data import own_config, prepare
 
 
 def names(listing: Listing, folder: Path) -> list[str]:
@@ -103,12 +102,12 @@ def test_a_folder_that_may_not_be_listed_is_a_bad_document(
     """As for anyone but root, whom no mode of a folder keeps out."""
     stem(tmp_path, "a.txt")
     stem(tmp_path, "closed/b.txt")
-    listed = os.scandir
+    real_scandir = os.scandir
 
     def scandir(path: str) -> object:
         if Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", path)
-        return listed(path)
+        return real_scandir(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     closed, _ = listed(tmp_path).documents

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +12,7 @@ from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.errors import DataError
 from mixture_of_mamba.training.config import RunConfig
 from tests.data.conftest import documents, write_jsonl, write_png, write_wav
-from tests.helpers.tiny_data import prepare, tiny_config
-
-
-def own_config(source: Path, cache: Path, **changes: Any) -> RunConfig:
-    tiny: dict[str, Any] = {"text": {"vocabulary": 280}, "speech": {"units": 8}}
-    if changes.get("setting") != "transfusion":
-        tiny["image"] = {"codes": 8, "steps": 2}
-    changes = {**tiny, "source": str(source), "cache": str(cache), **changes}
-    return tiny_config(**changes)
+from tests.factories.data import own_config, prepare
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,7 @@ from mixture_of_mamba.evaluation.report import write_report
 from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.evaluation.variants import all_splits, variant_config
 from mixture_of_mamba.layers import PROJECTIONS, parse_split
-
-from .runs import make_plan, write_runs
+from tests.factories.runs import make_plan, write_runs
 
 WORTH = {"in_proj": 0.04, "x_proj": 0.02, "dt_proj": -0.01, "out_proj": 0.03}
 

@@ -23,9 +23,7 @@ from mixture_of_mamba.evaluation.samples import save_examples
 from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.files import write_json
 from mixture_of_mamba.modalities.image.files import IMAGE
-
-from .runs import make_plan, write_model, write_run, write_runs
-from .test_comparison import answers, write_facts
+from tests.factories.runs import answers, make_plan, write_facts, write_model, write_run, write_runs
 
 DIGESTS = {"train windows": "aa", "text tokenizer": "bb"}
 

@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.cli.main import main
-from mixture_of_mamba.data.digits.proportions import clustered_proportion
-from mixture_of_mamba.data.digits.scoring import QUESTIONS
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.evaluation.artefacts import checkpoint_of
 from mixture_of_mamba.evaluation.comparison import load_comparison
@@ -29,8 +27,16 @@ from mixture_of_mamba.evaluation.tables import headline_rows, markdown_table, te
 from mixture_of_mamba.evaluation.variants import variant_config
 from mixture_of_mamba.modalities.image.files import IMAGE, png_bytes, read_image
 from mixture_of_mamba.modalities.speech.files import wav_bytes
-
-from .runs import FLOPS_PER_STEP, TOKENS_PER_STEP, make_plan, write_run, write_runs
+from tests.factories.runs import (
+    FLOPS_PER_STEP,
+    TOKENS_PER_STEP,
+    answers,
+    make_plan,
+    of_ten,
+    write_facts,
+    write_run,
+    write_runs,
+)
 
 SPEED = {0: 0.5, 1: 0.6}
 
@@ -278,22 +284,6 @@ def test_runs_without_continuous_modalities_have_no_noise_levels(folder: Path) -
     figures = write_comparison(comparison)
     assert figures.variants["mom"].by_noise_level == {}
     assert "Loss by noise level" not in write_report(comparison, figures).read_text()
-
-
-def of_ten(right: int) -> dict[str, float]:
-    return clustered_proportion([1] * right + [0] * (10 - right), [1] * 10)._asdict()
-
-
-def answers(right: int) -> dict[str, object]:
-    share = of_ten(right)
-    task = dict.fromkeys(QUESTIONS, share)
-    return {"examples": 5, "ceiling": dict.fromkeys(QUESTIONS, of_ten(10)),
-            "text_to_image": task, "image_to_text": task}  # fmt: skip
-
-
-def write_facts(run: Path, facts: dict[str, object]) -> None:
-    plain = {"checkpoint": checkpoint_of(run), **facts}
-    (run / "facts.json").write_text(json.dumps(plain))
 
 
 def test_every_seed_s_answers_are_in_the_report(folder: Path) -> None:

@@ -14,8 +14,7 @@ from mixture_of_mamba.evaluation.progress import ComparisonProgress
 from mixture_of_mamba.evaluation.runner import RunFailed, default_jobs, run_jobs
 from mixture_of_mamba.startup import usable_cores
 from mixture_of_mamba.training.lock import FolderLock
-
-from .runs import make_plan
+from tests.factories.runs import make_plan
 
 
 def test_one_run_per_core_and_one_on_a_gpu() -> None:

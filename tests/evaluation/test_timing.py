@@ -11,8 +11,7 @@ import pytest
 from mixture_of_mamba.evaluation import timing
 from mixture_of_mamba.evaluation.plan import Job
 from mixture_of_mamba.evaluation.timing import measured_alone, recording_isolation
-
-from .runs import make_plan, write_run
+from tests.factories.runs import make_plan, write_run
 
 HERE, CLOCK = "abacus, 2 cores", "mixture_of_mamba.evaluation.timing.time.monotonic"
 

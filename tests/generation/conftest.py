@@ -8,10 +8,10 @@ from mixture_of_mamba import MultimodalModel
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.generation import Generator
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
+from tests.factories.memorised import learn
+from tests.factories.models import make_model
 
 from ..helpers.toy_codecs import ToyCodec, toy_tokenizers
-from .memory import learn
-from .tiny import make_model
 
 
 @pytest.fixture(scope="session")

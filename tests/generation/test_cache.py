@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 from mixture_of_mamba import Batch, MambaState, Modality, MultimodalModel
 from mixture_of_mamba.generation.sequence import TokenSequence, left_pad
 from mixture_of_mamba.models import ModelState
-
-from .tiny import make_model, pack, random_sequence
+from tests.factories.models import make_model, pack, random_sequence
 
 # Largest difference of logits (of order 10), relative to the largest logit.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}

@@ -16,8 +16,7 @@ from mixture_of_mamba.modalities.image.files import grid, read_image, write_imag
 from mixture_of_mamba.modalities.speech.files import read_sound, write_sound
 from mixture_of_mamba.ops import decode_step, native
 from mixture_of_mamba.training.folder import write_config
-
-from ..helpers.tiny_data import tiny_config
+from tests.factories.data import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from mixture_of_mamba.generation.sampling import Sampling
 from mixture_of_mamba.generation.sequence import TokenSequence
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 from mixture_of_mamba.models import ModelState
+from tests.factories.models import IMAGE, SPEECH, TEXT, make_model, random_sequence
 
 from ..helpers.toy_codecs import ToyCodec, toy_tokenizers
-from .tiny import IMAGE, SPEECH, TEXT, make_model, random_sequence
 
 DOCUMENT_END, OPEN_IMAGE, OPEN_SPEECH = 35, 36, 37
 IMAGE_END, SPEECH_END = 16, 11

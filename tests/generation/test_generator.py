@@ -11,8 +11,7 @@ import torch
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.generation import Generator
-
-from ..helpers.tiny_data import tiny_bundle
+from tests.factories.data import tiny_bundle
 
 
 def seen(generator: Generator, name: str, content: Any) -> Any:

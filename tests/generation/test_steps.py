@@ -16,8 +16,7 @@ from mixture_of_mamba.generation.stepping import (
     why_not_native,
 )
 from mixture_of_mamba.ops import native
-
-from .tiny import make_model, random_sequence
+from tests.factories.models import make_model, random_sequence
 
 # Largest difference of logits relative to the largest logit, after 12 steps.
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2e-2}

@@ -16,8 +16,7 @@ from mixture_of_mamba.generation.choice import decoder_maker
 from mixture_of_mamba.generation.decoders import CachedDecoder, Decoder, RecomputingDecoder
 from mixture_of_mamba.generation.guidance import GuidedDecoder
 from mixture_of_mamba.generation.stepping import SteppingDecoder, why_not_native
-
-from .tiny import make_model, random_sequence
+from tests.factories.models import make_model, random_sequence
 
 TOKENS, TEXT = torch.tensor([3]), torch.tensor([0])
 

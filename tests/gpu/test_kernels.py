@@ -12,51 +12,23 @@ from mixture_of_mamba.ops import Routing, causal_conv1d, modality_linear, select
 from mixture_of_mamba.ops.routing import RowIndex
 from mixture_of_mamba.ops.selective_scan import triton as scan_backend
 
+from ..ops.gpu_cases import CASES, LIMITS, dtypes_of, rounded
 from ..ops.scan_cases import Case, assert_close, conv_inputs, gradients, scan_inputs
 from ..ops.triton_device import to_device
 
 DEVICE = "cuda"
-# Rounding of y and of each gradient to 8 (bfloat16) or 11 (float16) bits; sums over time and
-# channels average it out, but parameters see cancellation.
-LIMITS = {
-    torch.bfloat16: {"default": 1e-2, "dA": 2e-2, "dD": 2e-2, "ddelta_bias": 2e-2},
-    torch.float16: {"default": 2e-3, "dA": 5e-3, "dD": 5e-3, "ddelta_bias": 5e-3},
-    torch.float32: {"default": 1e-5, "dA": 2e-5, "dD": 2e-5, "ddelta_bias": 2e-5},
-}
-CASES = {
-    "tiles and a bit": Case(length=131, d=77, modalities=3, documents=True, state=True),
-    "whole tiles": Case(batch=3, length=256, d=128, modalities=2, documents=True),
-    "many states": Case(length=70, d=40, n=64, state=True),
-    "cut into segments": Case(batch=1, length=1024, d=64, modalities=2, documents=True, state=True),
-}
-
-
-def _dtypes(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    wide = dict.fromkeys(("A", "D", "delta_bias", "weight", "bias"), torch.float32)
-    return {"default": dtype, **wide}
-
-
-def _rounded(
-    inputs: dict[str, torch.Tensor | None], dtype: torch.dtype
-) -> dict[str, torch.Tensor | None]:
-    """The inputs as the kernels get them, so that errors are the kernels' own."""
-    dtypes = _dtypes(dtype)
-    return {
-        name: None if x is None else x.to(dtypes.get(name, dtype)).double()
-        for name, x in inputs.items()
-    }
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_scan_equals_the_formula(case: Case, dtype: torch.dtype) -> None:
     inputs = {k: None if x is None else x.to(DEVICE) for k, x in scan_inputs(case).items()}
-    inputs = _rounded(inputs, dtype)
+    inputs = rounded(inputs, dtype)
     routing = to_device(case.routing())
     call = partial(selective_scan, delta_softplus=True, routing=routing)
     state = {"state": torch.float32}
     expected = gradients(call, inputs, {"default": torch.float64}, backend="reference")
-    found = gradients(call, inputs, _dtypes(dtype) | state, backend="triton")
+    found = gradients(call, inputs, dtypes_of(dtype) | state, backend="triton")
     assert_close(found, expected, LIMITS[dtype])
 
 
@@ -64,10 +36,10 @@ def test_scan_equals_the_formula(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", list(CASES.values())[:2], ids=list(CASES)[:2])
 def test_conv_equals_the_formula(case: Case, dtype: torch.dtype) -> None:
     inputs = {k: None if x is None else x.to(DEVICE) for k, x in conv_inputs(case).items()}
-    inputs = _rounded(inputs, dtype)
+    inputs = rounded(inputs, dtype)
     call = partial(causal_conv1d, routing=to_device(case.routing()))
     expected = gradients(call, inputs, {"default": torch.float64}, backend="reference")
-    found = gradients(call, inputs, _dtypes(dtype), backend="triton")
+    found = gradients(call, inputs, dtypes_of(dtype), backend="triton")
     assert_close(found, expected, LIMITS[dtype])
 
 
@@ -85,7 +57,7 @@ def test_the_scan_gives_the_same_bits_twice() -> None:
     case = Case(batch=4, length=512, d=256, modalities=2, documents=True)
     inputs = {k: None if x is None else x.to(DEVICE) for k, x in scan_inputs(case).items()}
     call = partial(
-        gradients, selective_scan, inputs, _dtypes(torch.bfloat16), delta_softplus=True,
+        gradients, selective_scan, inputs, dtypes_of(torch.bfloat16), delta_softplus=True,
         routing=to_device(case.routing()), backend="triton",
     )  # fmt: skip
     first, second = call(), call()

@@ -16,7 +16,7 @@ from mixture_of_mamba.modalities.text import TextTokenizer
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.runs import load_run
-from tests.helpers.tiny_data import tiny_config
+from tests.factories.data import tiny_config
 
 SETTINGS = {"d_model": 32, "n_layers": 2, "d_state": 4, "tie_embeddings": True}
 WORDS = "A picture with a red seven on the left and a green three below. "

@@ -1,5 +1,5 @@
 """Fixtures of the modalities' room: the tiny bundles."""
 
-from tests.helpers.tiny_data import bundle, spoken
+from tests.factories.data import bundle, spoken
 
 __all__ = ["bundle", "spoken"]

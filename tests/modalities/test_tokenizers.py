@@ -13,7 +13,7 @@ from mixture_of_mamba.modalities.image.patches import PatchCodec
 from mixture_of_mamba.modalities.options import PatchOptions
 from mixture_of_mamba.modalities.text import TextTokenizer
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
-from tests.helpers.tiny_data import tiny_config
+from tests.factories.data import tiny_config
 
 
 def test_modalities_are_in_order_with_the_sizes_that_a_model_needs(spoken: DataBundle) -> None:

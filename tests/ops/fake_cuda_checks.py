@@ -39,9 +39,8 @@ from mixture_of_mamba.ops.causal_conv1d import ConvInputs
 from mixture_of_mamba.ops.modality_linear import LinearInputs
 from mixture_of_mamba.ops.routing import RowIndex
 from mixture_of_mamba.ops.selective_scan import ScanInputs
-from tests.gpu import test_kernels as gpu_tests
 from tests.helpers.fake_cuda import install, running
-from tests.ops import scan_cases
+from tests.ops import gpu_cases, scan_cases
 
 B, T = 2, 150
 CHECKS: dict[str, Callable[[], None]] = {}
@@ -262,7 +261,7 @@ check(
 
 def tests_for_a_gpu(name: str) -> None:
     """The helper that tests/gpu use puts everything on the device, in every dtype."""
-    case = gpu_tests.CASES[name]
+    case = gpu_cases.CASES[name]
     values = {"scan": scan_cases.scan_inputs(case), "conv": scan_cases.conv_inputs(case)}
     real, tensors = case.routing(), ("order", "rows", "modality", "offsets", "resets")
     with FakeTensorMode(), running(strict=False) as launches:
@@ -271,7 +270,7 @@ def tests_for_a_gpu(name: str) -> None:
         for dtype in (torch.bfloat16, torch.float32):
             for op, function in (("scan", selective_scan), ("conv", causal_conv1d)):
                 inputs = {k: v if v is None else empty_like(v) for k, v in values[op].items()}
-                given = gpu_tests._dtypes(dtype) | (
+                given = gpu_cases.dtypes_of(dtype) | (
                     {"state": torch.float32} if op == "scan" else {}
                 )
                 options = {"routing": routing, "backend": "triton"}
@@ -285,7 +284,7 @@ def empty_like(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=CUDA)
 
 
-check(tests_for_a_gpu, **{name: {"name": name} for name in gpu_tests.CASES})
+check(tests_for_a_gpu, **{name: {"name": name} for name in gpu_cases.CASES})
 
 
 def projection(rows: int, width: int, out: int, dtype: torch.dtype, start: int = 0) -> None:

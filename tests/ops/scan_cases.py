@@ -11,7 +11,25 @@ from torch import Tensor
 
 from mixture_of_mamba.ops import Routing
 
-__all__ = ["Case", "assert_close", "conv_inputs", "gradients", "scan_inputs"]
+__all__ = [
+    "FLOAT32",
+    "FLOAT64",
+    "LIMITS",
+    "Case",
+    "assert_close",
+    "conv_inputs",
+    "gradients",
+    "scan_inputs",
+]
+
+#: Relative errors of float32 against float64, of activations and of parameters' gradients.
+ACTIVATIONS, PARAMETERS = 1e-6, 3e-6
+LIMITS = {
+    "default": ACTIVATIONS,
+    **dict.fromkeys(("dA", "dD", "ddelta_bias"), PARAMETERS),
+}
+FLOAT64 = {"default": torch.float64}
+FLOAT32 = {"default": torch.float32}
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,7 @@ def test_channels_that_are_not_contiguous_are_right() -> None:
 
 @needs_kernels
 def test_long_sequence_keeps_the_accuracy() -> None:
-    from .scan_cases import assert_close, gradients
-    from .test_selective_scan import FLOAT32, FLOAT64, LIMITS
+    from .scan_cases import FLOAT32, FLOAT64, LIMITS, assert_close, gradients
 
     case = Case(batch=1, length=32768, d=16, n=4)
     inputs = scan_inputs(case)

@@ -7,7 +7,7 @@ import torch
 
 from mixture_of_mamba.ops import selective_scan
 
-from .scan_cases import Case, assert_close, gradients, scan_inputs
+from .scan_cases import FLOAT32, FLOAT64, LIMITS, Case, assert_close, gradients, scan_inputs
 
 CASES = {
     "plain": Case(gate=False, skip=False, softplus=False, bias=False),
@@ -27,13 +27,6 @@ CASES = {
     "no time": Case(length=0, state=True),
     "no batch": Case(batch=0),
 }
-ACTIVATIONS, PARAMETERS = 1e-6, 3e-6
-LIMITS = {
-    "default": ACTIVATIONS,
-    **dict.fromkeys(("dA", "dD", "ddelta_bias"), PARAMETERS),
-}
-FLOAT64 = {"default": torch.float64}
-FLOAT32 = {"default": torch.float32}
 BFLOAT16 = {
     "default": torch.bfloat16,
     **dict.fromkeys(("A", "D", "delta_bias", "state"), torch.float32),

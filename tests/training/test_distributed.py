@@ -19,10 +19,9 @@ from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.training.checkpoint_folders import checkpoints
 from mixture_of_mamba.training.distributed import to_device
 from mixture_of_mamba.training.loop import train
+from tests.factories.training import build_uneven, logged, tiny_config
 
-from .tiny import build_uneven, logged, tiny_config
-
-TINY = Path(__file__).with_name("tiny.py")
+TINY = Path(__file__).parents[1] / "factories" / "training.py"
 #: Two windows a step, so one for each rank; every other window is text only.
 OPTIONS: dict[str, Any] = {"batch_size": 2, "steps": 8, "evaluate_every": 4, "checkpoint_every": 4}
 

@@ -14,8 +14,7 @@ from mixture_of_mamba.data.sampler import ShuffledSampler
 from mixture_of_mamba.training.distributed import make_fabric, sum_over_ranks
 from mixture_of_mamba.training.gradients import accumulate_gradients
 from mixture_of_mamba.training.objective import MicroBatch, Objective, ObjectiveOutput
-
-from .tiny import SIZES, Windows, tiny_config
+from tests.factories.training import SIZES, Windows, tiny_config
 
 STEPS, RATE, CLIP = 4, 0.05, 0.5
 

@@ -18,8 +18,7 @@ from mixture_of_mamba.interop import Upcycled, upcycle
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.runs import read_config
-
-from .tiny import SIZES, build, tiny_config
+from tests.factories.training import SIZES, build, tiny_config
 
 #: Tokens of the dense model: text without the begin tokens of the two further modalities.
 KEPT = SIZES["text"] - 2

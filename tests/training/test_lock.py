@@ -14,8 +14,7 @@ import pytest
 from mixture_of_mamba.training.checkpoint_folders import checkpoints
 from mixture_of_mamba.training.lock import LOCK, FolderInUse, FolderLock, writer_of
 from mixture_of_mamba.training.loop import Evaluation, train
-
-from .tiny import build, logged, tiny_config
+from tests.factories.training import build, logged, tiny_config
 
 HOLD = """
 import sys, time

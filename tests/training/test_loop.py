@@ -18,8 +18,7 @@ from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.folder import write_config
 from mixture_of_mamba.training.loop import Evaluation, NonFiniteLoss, train
 from mixture_of_mamba.training.runs import read_config
-
-from .tiny import SIZES, WINDOW, build, build_uneven, logged, tiny_config
+from tests.factories.training import SIZES, WINDOW, build, build_uneven, logged, tiny_config
 
 
 def losses(folder: Path, phase: str = "train") -> list[float]:

@@ -10,8 +10,7 @@ from mixture_of_mamba.models.precision import Measured
 from mixture_of_mamba.training import precision
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.runs import read_config
-
-from .tiny import build, tiny_config
+from tests.factories.training import build, tiny_config
 
 
 @pytest.mark.parametrize(("ratio", "taken"), [(0.4, "bf16"), (1.4, "float32")])

@@ -26,10 +26,9 @@ from mixture_of_mamba.training import checkpoint
 from mixture_of_mamba.training.checkpoint import CheckpointError
 from mixture_of_mamba.training.checkpoint_folders import checkpoints
 from mixture_of_mamba.training.loop import Evaluation, train
+from tests.factories.training import Data, build, build_uneven, logged, tiny_config
 
-from .tiny import Data, build, build_uneven, logged, tiny_config
-
-TINY = Path(__file__).with_name("tiny.py")
+TINY = Path(__file__).parents[1] / "factories" / "training.py"
 
 
 def weights(folder: Path) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from mixture_of_mamba.models.diffusion import NOISE_BINS
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.metrics import read_metrics
-from tests.helpers.tiny_data import prepare, tiny_config
+from tests.factories.data import prepare, tiny_config
 
 
 def run(folder: Path, split: str = "all", resume: bool = False, **settings: Any) -> list[dict]:

@@ -6,7 +6,7 @@ import pytest
 
 from mixture_of_mamba.data.digits.config import DigitsConfig
 from mixture_of_mamba.data.digits.source import DigitScenes
-from tests.helpers.tiny_data import tiny_config
+from tests.factories.data import tiny_config
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.0])

@@ -17,7 +17,7 @@ from mixture_of_mamba.data.digits.scene import make_scenes
 from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec
 from mixture_of_mamba.modalities.image.kl_network import train
 from mixture_of_mamba.modalities.options import AutoencoderOptions
-from tests.helpers.tiny_data import prepare, tiny_config
+from tests.factories.data import prepare, tiny_config
 
 SMALL = {"block_out_channels": (8,), "norm_num_groups": 4}
 

@@ -19,10 +19,7 @@ from mixture_of_mamba.modalities.speech.files import read_sound
 from mixture_of_mamba.modalities.speech.mel import FFT, FLOOR, HOP, SAMPLE_RATE, log_mel
 from mixture_of_mamba.modalities.speech.resampling import resample
 from mixture_of_mamba.modalities.speech.units import SpeechUnitTokenizer
-
-
-def noise(samples: int, seed: int = 0) -> np.ndarray:
-    return (0.2 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
+from tests.factories.sounds import bad_sounds, noise
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_049, 44_100, 48_000, 96_000])
@@ -68,31 +65,6 @@ def test_a_file_is_read_in_blocks(
     shared = gcd(rate, SAMPLE_RATE)
     wanted = resample_poly(decoded.mean(1), SAMPLE_RATE // shared, rate // shared)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-
-
-def bad_sounds(folder: Path) -> dict[str, str]:
-    """Files that cannot be used, and why."""
-    wave = noise(3 * 16_000)
-    soundfile.write(folder / "empty.wav", wave[:0], 16_000)
-    soundfile.write(folder / "hertz.wav", wave[:1000], 1)
-    soundfile.write(folder / "long.flac", np.zeros(16_000 * 3700, np.int16), 16_000)
-    soundfile.write(folder / "nan.wav", np.append(wave, np.nan), 16_000, subtype="FLOAT")
-    for suffix in ("wav", "aiff", "flac"):
-        soundfile.write(folder / f"whole.{suffix}", wave, 16_000)
-        data = (folder / f"whole.{suffix}").read_bytes()
-        (folder / f"cut.{suffix}").write_bytes(data[: len(data) // 2])
-    (folder / "other.wav").write_text("no sound")
-    return {
-        "empty.wav": "it is empty: it has a header but no samples",
-        "hertz.wav": "its header says 1 samples a second; 4,000 to 768,000",
-        "long.flac": r"it lasts 3,700 s, but at most 3,600 s are read \(data.max_seconds\)",
-        "nan.wav": "it contains NaN or infinity",
-        "cut.wav": "it breaks off: its header names 96000 bytes of sound, not",
-        "cut.aiff": "it breaks off: its header names",
-        "cut.flac": "lost sync|breaks off",
-        "other.wav": "Format not recognised|unknown format",
-        "nowhere.wav": "there is no such file",
-    }
 
 
 def test_sounds_that_cannot_be_used_say_why(tmp_path: Path) -> None:

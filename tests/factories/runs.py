@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mixture_of_mamba.data.digits.proportions import clustered_proportion
+from mixture_of_mamba.data.digits.scoring import QUESTIONS
+from mixture_of_mamba.evaluation.artefacts import checkpoint_of
 from mixture_of_mamba.evaluation.plan import Job, Plan, write_plan
 from mixture_of_mamba.models import Modality, MultimodalModel
 from mixture_of_mamba.training.config import RunConfig, model_config
@@ -75,3 +78,19 @@ def write_model(job: Job, seed: int = 0) -> None:
     sizes = [(m.name, m.kind, m.size) for m in MODALITIES]
     network = model_config(job.config.model, sizes)
     MultimodalModel(network, seed=seed).save_pretrained(job.folder / "model")
+
+
+def of_ten(right: int) -> dict[str, float]:
+    return clustered_proportion([1] * right + [0] * (10 - right), [1] * 10)._asdict()
+
+
+def answers(right: int) -> dict[str, object]:
+    share = of_ten(right)
+    task = dict.fromkeys(QUESTIONS, share)
+    return {"examples": 5, "ceiling": dict.fromkeys(QUESTIONS, of_ten(10)),
+            "text_to_image": task, "image_to_text": task}  # fmt: skip
+
+
+def write_facts(run: Path, facts: dict[str, object]) -> None:
+    plain = {"checkpoint": checkpoint_of(run), **facts}
+    (run / "facts.json").write_text(json.dumps(plain))

@@ -1,5 +1,5 @@
 """Synthetic data and configs that train in milliseconds; as a script it trains in a process of its
-own: `python tests/training/tiny.py OUT '{"steps": 6}' [--resume] [--uneven]`."""
+own: `python tests/factories/training.py OUT '{"steps": 6}' [--resume] [--uneven]`."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from mixture_of_mamba.data.build import build
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.training.config import RunConfig
 
-__all__ = ["bundle", "prepare", "spoken", "tiny_bundle", "tiny_config", "with_data"]
+__all__ = ["bundle", "own_config", "prepare", "spoken", "tiny_bundle", "tiny_config", "with_data"]
 
 #: Codecs of the settings, barely trained.
 CODECS: dict[str, dict[str, Any]] = {
@@ -73,6 +74,14 @@ def with_data(config: RunConfig, **changes: Any) -> RunConfig:
 def tiny_bundle(setting: str = "chameleon_speech") -> DataBundle:
     """The prepared tiny data of a setting; the same object in every test of a process."""
     return prepare(tiny_config(setting))
+
+
+def own_config(source: Path, cache: Path, **changes: Any) -> RunConfig:
+    tiny: dict[str, Any] = {"text": {"vocabulary": 280}, "speech": {"units": 8}}
+    if changes.get("setting") != "transfusion":
+        tiny["image"] = {"codes": 8, "steps": 2}
+    changes = {**tiny, "source": str(source), "cache": str(cache), **changes}
+    return tiny_config(**changes)
 
 
 @pytest.fixture(scope="session", params=["chameleon_speech", "transfusion"])

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mixture_of_mamba.data import progress
+from mixture_of_mamba.data import stage_log
 from mixture_of_mamba.data.digits.voices import Speaking, choose_voice
 from mixture_of_mamba.data.stage_log import StageLog
 
@@ -16,7 +16,7 @@ def test_a_line_comes_after_every_stretch_of_silence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stage_log.time, "monotonic", lambda: now[0])
     say = StageLog()
     for second in range(36):
         now[0] = float(second)

@@ -12,8 +12,8 @@ from mixture_of_mamba.generation import Generator
 from mixture_of_mamba.generation.sequence import TokenSequence
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 
-from ..helpers.tiny_data import tiny_bundle
-from .tiny import pack
+from .data import tiny_bundle
+from .models import pack
 
 STEPS = 260
 

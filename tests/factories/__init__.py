@@ -1,0 +1,1 @@
+"""What many tests start from: tiny data, models, training runs and comparisons."""
