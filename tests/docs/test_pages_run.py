@@ -54,6 +54,7 @@ EXCLUDED = {
 TEXT = {
     ("design.md", "files / embedded scenes"): "a drawing",
     ("design.md", "modalities:"): "a part of a config",
+    ("data.md", "modalities:"): "a part of a config",
     ("design.md", "ops/dispatch.py"): "a list of files",
     ("design.md", "generation/grammar.py"): "a list of files",
     (
