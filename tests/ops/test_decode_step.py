@@ -1,4 +1,4 @@
-"""The native decode step against the blocks run token by token."""
+"""The decode step, natively and in torch, against the blocks run token by token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixture_of_mamba import MambaBlock, MambaConfig, Routing
+from mixture_of_mamba import BackendError, MambaBlock, MambaConfig, Routing
 from mixture_of_mamba.layers.fused import block_weights
 from mixture_of_mamba.ops import native
 from mixture_of_mamba.ops.decode_step import FORMATS, DecodeStep, cpu
@@ -31,7 +31,9 @@ CASES = {
 class Model:
     """Two blocks, a norm and a head, and the same as a native step."""
 
-    def __init__(self, options: dict, form: str = "float32", width: int = 38) -> None:
+    def __init__(
+        self, options: dict, form: str = "float32", width: int = 38, backend: str = "cpu"
+    ) -> None:
         torch.manual_seed(0)
         self.config = MambaConfig(d_model=width, **options)
         self.blocks = [MambaBlock(self.config) for _ in range(2)]
@@ -45,6 +47,7 @@ class Model:
             final_norm=self.norm,
             head=self.head,
             weights=form,
+            backend=backend,
         )
 
     def logits(self, x: Tensor, modality: Tensor) -> Tensor:
@@ -61,9 +64,10 @@ def tokens(batch: int, modalities: int) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, STEPS, 38), torch.randint(modalities, (batch, STEPS))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
 @pytest.mark.parametrize("batch,options", CASES.values(), ids=CASES.keys())
-def test_steps_equal_the_blocks(batch: int, options: dict) -> None:
-    model = Model(options)
+def test_steps_equal_the_blocks(batch: int, options: dict, backend: str) -> None:
+    model = Model(options, backend=backend)
     x, modality = tokens(batch, model.config.n_modalities)
     expected = model.logits(x, modality)
     states = model.step.new_states(batch)
@@ -180,6 +184,16 @@ def test_a_tiny_model_is_stepped_by_one_thread() -> None:
         assert [model.step.prepared.most_threads(b) for b in (1, enough - 1, enough)] == [1, 1, 2]
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_torch_backend_takes_weights_as_they_are() -> None:
+    with pytest.raises(BackendError, match="as they are, in float32, not in int8; 'cpu' can"):
+        Model(CASES["mixture"][1], "int8", backend="torch")
+    step = Model(CASES["mixture"][1], backend="torch").step
+    with pytest.raises(ValueError, match=r"modality must be in 0\.\.2, got \[0, 3\]"):
+        step(torch.randn(2, 38), torch.tensor([0, 3]), step.new_states(2))
+    with pytest.raises(BackendError, match=r"'reference'; choose from \['cpu', 'torch'\]"):
+        Model(CASES["mixture"][1], backend="reference")
 
 
 def test_wrong_input_is_said() -> None:
