@@ -27,6 +27,7 @@ from mixture_of_mamba.evaluation.tables import headline_rows, markdown_table, te
 from mixture_of_mamba.evaluation.variants import variant_config
 from mixture_of_mamba.modalities.image.files import IMAGE, png_bytes, read_image
 from mixture_of_mamba.modalities.speech.files import wav_bytes
+from tests.factories.data import tiny_config
 from tests.factories.runs import (
     FLOPS_PER_STEP,
     TOKENS_PER_STEP,
@@ -344,7 +345,8 @@ def test_reasons_follow_from_what_the_runs_are() -> None:
     dense, mot = (variant_config(plan.config, v, 0) for v in plan.variants)
     assert why_not_sampled(dense) is None
     assert "each token would read all" in str(why_not_sampled(mot))
-    images = replace(mot, data=replace(mot.data, setting="transfusion", window=256))
+    modalities = tiny_config("transfusion").modalities
+    images = replace(mot, modalities=modalities, data=replace(mot.data, window=256))
     assert "from which a continuous image is denoised" in str(why_not_sampled(images))
 
 
