@@ -1,8 +1,8 @@
-"""Derivatives that the kernels do not have, and what happens where somebody asks for them.
+"""Derivatives that the kernels do not have, and what happens when they are asked for.
 
 Every op has its first derivative in reverse mode. Forward mode (dual numbers, `torch.func.jvp`)
 and the transforms of `torch.func` never reach an operator's own formula: the op would run on the
-bare values, and a tangent would be zero without a word. So ops ask `formula_needed` and then run
+bare values, and a tangent would silently be zero. So ops ask `formula_needed` and then run
 their formula in torch's operations, which has all derivatives. Whether a second derivative will be
 asked for is not known in the forward; there is an error instead (`no_second_derivative`).
 """

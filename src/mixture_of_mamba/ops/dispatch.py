@@ -1,7 +1,7 @@
 """The one place where a backend is chosen.
 
 Each op registers its backends in order of preference. ``backend=None`` takes the first that can
-serve; a named backend that cannot serve raises, so that nobody measures the wrong thing.
+serve; a named backend that cannot serve raises: no measurement is of another backend.
 """
 
 from __future__ import annotations

@@ -38,12 +38,14 @@ SOURCES = Path(__file__).parent / "csrc"
 SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=default"),
-    # A multiply-add may fuse; nothing else may be reordered: results do not depend on the
-    # compiler's mood. No code here reads errno or floating-point traps.
+    # A multiply-add may fuse; nothing else may be reordered, so results do not depend on
+    # the compiler. No code here reads errno or floating-point traps.
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
-GRAIN = 1 << 15  # elements that a thread is worth waking for, as in torch's own loops
-COMPILE_SECONDS = 300  # a compiler that hangs is a failing compiler
+#: Elements that a thread is worth waking for, as in torch's own loops.
+GRAIN = 1 << 15
+#: A compiler that hangs is a failing compiler.
+COMPILE_SECONDS = 300
 
 
 class BuildError(RuntimeError):

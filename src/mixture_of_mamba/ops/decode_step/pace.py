@@ -10,12 +10,18 @@ from __future__ import annotations
 
 __all__ = ["Pace"]
 
-FIRST_PAUSE, LONGEST_PAUSE = 8, 1024  # steps on one thread before another attempt
-GAIN = 0.95  # several threads are kept where they take less than this share of one thread's time
-STALL = 2.0  # so many times one thread's time, and the other core is busy
-NEAR = 16  # steps within which a second stall counts: one alone may be anything
-FORGET = 64  # steps without a stall until earlier ones count no more
-IDLE = 0.02  # seconds without a step, after which threads sleep and caches are cold
+#: Steps on one thread before another attempt.
+FIRST_PAUSE, LONGEST_PAUSE = 8, 1024
+#: Several threads are kept where they take less than this share of one thread's time.
+GAIN = 0.95
+#: So many times one thread's time, and the other core is busy.
+STALL = 2.0
+#: Steps within which a second stall counts: one alone may be anything.
+NEAR = 16
+#: Steps without a stall until earlier ones count no more.
+FORGET = 64
+#: Seconds without a step, after which threads sleep and caches are cold.
+IDLE = 0.02
 
 
 class Pace:
@@ -33,7 +39,7 @@ class Pace:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._alone = float("inf")  # seconds of a step on one thread, the lowest of late
+        self._alone = float("inf")  # seconds of a step on one thread, the recent minimum
         self._pause = FIRST_PAUSE
         self._rest = FIRST_PAUSE  # steps on one thread until the next attempt
         self._tried: list[float] = []

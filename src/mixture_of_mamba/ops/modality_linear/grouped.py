@@ -23,7 +23,8 @@ from .inputs import LinearGrads, LinearInputs
 __all__ = ["backward", "forward", "prefers_loop", "waits", "why_not"]
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-_TILE = 128 * 256  # elements of y that one multiprocessor computes at a time in a library product
+#: Elements of y that one multiprocessor computes at a time in a library product.
+_TILE = 128 * 256
 
 
 def why_not(inputs: LinearInputs) -> str | None:

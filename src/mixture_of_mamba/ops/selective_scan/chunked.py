@@ -18,8 +18,10 @@ from .inputs import ScanGrads, ScanInputs
 
 __all__ = ["backward", "checkpoint_shape", "forward", "why_not"]
 
-CHUNK_ELEMENTS = 1 << 19  # states of one chunk that should stay in a core's cache, as float32
-SHORTEST, LONGEST = 16, 256  # steps
+#: States of one chunk that should stay in a core's cache, as float32.
+CHUNK_ELEMENTS = 1 << 19
+#: Steps.
+SHORTEST, LONGEST = 16, 256
 
 
 def why_not(inputs: ScanInputs) -> str | None:
