@@ -74,7 +74,7 @@ def test_other_shapes_say_which_flags_to_give(checkpoint: Path) -> None:
 
 def test_padding_keeps_its_ids(checkpoint: Path) -> None:
     size = load_dense(checkpoint).config.modalities[0].size
-    with pytest.raises(ValueError, match=f"give --data.text_vocabulary {size + 4}"):
+    with pytest.raises(ValueError, match=f"give --modalities.text.vocabulary {size + 4}"):
         start_from(checkpoint, wanted(size))
 
 
@@ -105,7 +105,7 @@ def test_a_run_begins_with_the_weights_and_the_tokenizer(
 
 
 def test_bad_tokenizers_are_named(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"names a tokenizer\.json of the `tokenizers`"):
+    with pytest.raises(FileNotFoundError, match=r"is a tokenizer\.json of the `tokenizers`"):
         TextTokenizer.pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="is no tokenizer"):
@@ -118,7 +118,7 @@ def test_bad_tokenizers_are_named(checkpoint: Path, tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--model.d_model", "64"], "has another shape than this run; give --model.d_model 32"),
-        (["--data.text_vocabulary", "300"], "text tokens, but the data's text has 300"),
+        (["--modalities.text.vocabulary", "300"], "text tokens, but the data's text has 300"),
         ([], None),
     ],
 )
