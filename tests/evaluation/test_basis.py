@@ -14,7 +14,7 @@ import yaml
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.examples import Example
-from mixture_of_mamba.evaluation.artefacts import checkpoint_of, read_made
+from mixture_of_mamba.evaluation.artefacts import checkpoint_of, read_current
 from mixture_of_mamba.evaluation.basis import basis_of
 from mixture_of_mamba.evaluation.comparison import load_comparison
 from mixture_of_mamba.evaluation.plan import Job, Plan, read_plan, write_plan
@@ -131,7 +131,7 @@ def test_a_run_that_was_trained_otherwise_is_not_compared(folder: Path, plan: Pl
     path = folder / "mom-seed0" / "config.yaml"
     before = path.read_text()
     path.write_text(yaml.safe_dump(yaml.safe_load(before) | {"train": {
-        **yaml.safe_load(before)["train"], "steps": 120, "seed": 5}}))  # fmt: skip
+        **yaml.safe_load(before)["train"], "steps": 120, "seed": 5}}, sort_keys=False))  # fmt: skip
     with pytest.raises(ValueError, match=r"mom-seed0 .*train.steps: 60 -> 120; train.seed: 0 -> 5"):
         load_comparison(folder)
     path.write_text(before)
@@ -190,7 +190,7 @@ def test_samples_and_facts_of_an_older_model_are_left_out_and_named(
     plain = json.loads(path.read_text())
     del plain["checkpoint"]
     path.write_text(json.dumps(plain))
-    assert read_made(path, path.parent) == (
+    assert read_current(path, path.parent) == (
         None, "facts.json does not say which checkpoint it was made from")  # fmt: skip
 
 

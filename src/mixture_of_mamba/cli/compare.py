@@ -33,7 +33,7 @@ def configure(parser: Parser) -> None:
         "--baseline",
         type=str,
         default=None,
-        help="the variant that the others are held against; by default the first",
+        help="the variant that the others are compared with; by default the first",
     )
     add_comparison_options(parser, seeds=[0, 1, 2], samples=6)
     add_run_options(parser)

@@ -31,14 +31,14 @@ HELP = (
 
 #: Formats of the weights that native decoding takes; those of ops.decode_step.FORMATS.
 FORMATS = ("float32", "bfloat16", "int8")
-#: Prompts with a flag of their own, in the order in which they stand in the document.
+#: Prompts with a flag of their own, in the order that they have in the document.
 PROMPTS = {
     "text": "prompt: words, such as a caption",
     "image": "prompt: a picture file",
     "speech": "prompt: a sound file",
 }
 _FILTERS = ("top_k", "top_p", "min_p")
-#: Options that decide how is sampled: their types and help.
+#: Options of sampling: their types and help.
 OPTIONS: dict[str, tuple[type, str]] = {
     "temperature": (
         float,

@@ -1,1 +1,1 @@
-"""Evaluate."""
+"""Evaluation: comparisons of trained runs, their figures and reports."""

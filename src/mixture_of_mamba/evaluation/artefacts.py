@@ -1,4 +1,4 @@
-"""Reading back what a comparison made beside its runs: whole, or left out and made anew."""
+"""Reads what a comparison made from its runs; damaged or outdated files are omitted and named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..files import DamagedFile, digest, read_json, read_sums, verify
 from ..training.metrics import read_metrics
 
-__all__ = ["checkpoint_of", "read_artefact", "read_made"]
+__all__ = ["checkpoint_of", "read_artefact", "read_current"]
 
 
 def checkpoint_of(run: Path) -> dict[str, Any]:
@@ -21,9 +21,9 @@ def checkpoint_of(run: Path) -> dict[str, Any]:
     return {"step": step, "sha256": known or digest(weights)}
 
 
-def read_made(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | None]:
+def read_current(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | None]:
     """What was made from a run, and where it was not made from the run's present model, why it is
-    left out: (value, None), (None, reason), or (None, None) where there is nothing."""
+    omitted: (value, None), (None, reason), or (None, None) where there is nothing."""
     found = read_artefact(path)
     if found is None:
         return None, None
@@ -51,5 +51,5 @@ def read_artefact(path: Path, kind: type = dict) -> Any:
         verify(path.parent)
         return read_json(path, kind)
     except DamagedFile as error:
-        print(f"left out, the comparison's command makes it anew: {error}", file=sys.stderr)
+        print(f"left out, the comparison's command makes it again: {error}", file=sys.stderr)
         return None

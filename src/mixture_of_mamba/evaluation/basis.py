@@ -1,4 +1,4 @@
-"""What the figures of a comparison depend on besides its settings: data, device, versions."""
+"""What the figures of a comparison depend on beside its settings: data, device, versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .machine import machine, versions
 __all__ = ["basis_differences", "basis_of", "joined"]
 
 Basis = Mapping[str, Any]
-_HELD = ("mixture-of-mamba", "torch")
+_PINNED = ("mixture-of-mamba", "torch")
 """Packages whose version decides what a step computes; what others decide, digests of data tell."""
 
 
@@ -41,7 +41,7 @@ def basis_differences(before: Basis, now: Basis) -> list[str]:
             ("device", before["device"], now["device"]),
             *(
                 (f"version of {p}", before["versions"].get(p), now["versions"].get(p))
-                for p in _HELD
+                for p in _PINNED
             ),
         ]
         if old != new

@@ -53,7 +53,7 @@ class Comparison:
 
     def level_matches(self, variant: str) -> dict[tuple[str, int], list[Match]]:
         """The same by (continuous modality, part of the noise levels), from clean to noise; parts
-        without a position in some run are left out."""
+        without a position in some run are omitted."""
         runs = [by_seed[s] for by_seed in self.levels.values() for s in self.seeds]
         keys = sorted(set(runs[0]).intersection(*runs[1:]))
         return {key: self._matches(self.levels, variant, key) for key in keys}

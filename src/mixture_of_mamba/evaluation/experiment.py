@@ -17,7 +17,7 @@ from ..processes import unwinding
 from ..training.lock import FolderLock
 from ..training.precision import resolve_precision
 from ..training.runs import load_run
-from .artefacts import checkpoint_of, read_made
+from .artefacts import checkpoint_of, read_current
 from .basis import basis_of
 from .comparison import Comparison
 from .figures import Figures
@@ -139,7 +139,7 @@ def _captioned(bundle: DataBundle) -> list[Example]:
 def _done(job: Job, name: str) -> int:
     """Examples that a samples.json or facts.json is about; 0 where there is none, a damaged one, or
     one of another checkpoint: it is made again."""
-    found, _ = read_made(job.folder / name, job.folder)
+    found, _ = read_current(job.folder / name, job.folder)
     if found is None:
         return 0
     return len(found["samples"]) if "samples" in found else int(found["examples"])

@@ -1,4 +1,4 @@
-"""Means over seeds, and how far to trust them."""
+"""Means over seeds, with Student's t intervals."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def first_crossing(x: Array, y: Array, target: float) -> float | None:
 
 
 def match_loss(baseline: Curve, variant: Curve, *, points: int = 1) -> Match:
-    """Hold a variant against a baseline.
+    """Compare a variant with a baseline.
 
     Args:
         baseline, variant: curves of the same modality, logged alike.

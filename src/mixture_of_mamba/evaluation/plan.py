@@ -22,7 +22,7 @@ __all__ = ["Job", "Plan", "check_plan", "check_runs", "read_plan", "write_plan"]
 LEAST_EVALUATIONS = 30
 """Points that the loss curves of a comparison need, so that matching is not coarse."""
 
-_FREE = {
+_NOT_COMPARED = {
     "data.cache",
     "train.log_every",
     "train.checkpoint_every",
@@ -67,7 +67,7 @@ class Plan:
     Attributes:
         config: of every run, but for what the variant and the seed decide.
         variants: names, see variants.py.
-        baseline: the one of them that the others are held against.
+        baseline: the one of them that the others are compared with.
         seeds: of initial values and the order of the data; runs of a seed are compared in pairs.
         command: what the user typed.
         smoothing: points of the window that smooths the validation curves.
@@ -102,8 +102,8 @@ class Plan:
             variant_config(self.config, variant, 0)  # raises where the model cannot be
 
     def jobs(self, out: Path) -> Iterator[Job]:
-        """All runs; those of a seed stand together, so that a comparison can be read early and its
-        variants meet the same load of the machine."""
+        """All runs, seed by seed, so that a comparison can be read early and its variants meet the
+        same load of the machine."""
         for seed in self.seeds:
             for variant in self.variants:
                 config = variant_config(self.config, variant, seed)
@@ -124,7 +124,7 @@ class Plan:
     def differences(self, other: Plan) -> list[str]:
         """What figures depend on and `other` has otherwise, as "field: mine -> theirs"."""
         mine, theirs = (variant_config(plan.config, plan.baseline, 0) for plan in (self, other))
-        changed = mine.differences(theirs, _FREE)
+        changed = mine.differences(theirs, _NOT_COMPARED)
         if self.baseline != other.baseline:
             changed = [f"baseline: {self.baseline} -> {other.baseline}"]
         if other.basis:
@@ -133,7 +133,7 @@ class Plan:
 
 
 def check_plan(plan: Plan, out: Path) -> None:
-    """Hold a plan against what its folder holds already.
+    """Validate a plan against what its folder holds already.
 
     A plan of which no run has begun gives way: its data could not be built, or it was stopped.
 
@@ -150,7 +150,7 @@ def check_plan(plan: Plan, out: Path) -> None:
 
 
 def check_runs(plan: Plan, jobs: Iterable[Job]) -> None:
-    """Hold runs against the plan that they should be of.
+    """Validate runs against the plan that they should be of.
 
     Raises:
         ValueError: a run has other settings, or was trained on other data than the rest.
@@ -159,7 +159,11 @@ def check_runs(plan: Plan, jobs: Iterable[Job]) -> None:
     for job in jobs:
         if (job.folder / "config.yaml").is_file():
             # where the plan leaves it open, a run takes it from the model that it starts from
-            free = _FREE if job.config.model.freeze is not None else {*_FREE, "model.freeze"}
+            free = (
+                _NOT_COMPARED
+                if job.config.model.freeze is not None
+                else {*_NOT_COMPARED, "model.freeze"}
+            )
             changed = job.config.differences(read_config(job.folder), free)
             if changed:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Lines that tell how far a run is, read from its metrics.jsonl."""
+"""Progress of a comparison's runs, read from their metrics.jsonl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants x seeds as processes: `jobs` at a time, resumable, the first failure stops all."""
+"""Trains the runs of a comparison as processes, some at a time; the first failure stops all."""
 
 from __future__ import annotations
 

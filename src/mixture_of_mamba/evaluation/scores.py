@@ -11,7 +11,7 @@ from typing import Any
 from ..data.digits.proportions import Proportion
 from ..data.digits.scoring import TASKS
 from ..training.config import RunConfig
-from .artefacts import read_made
+from .artefacts import read_current
 from .plan import Plan
 from .variants import variant_config
 
@@ -72,7 +72,7 @@ def read_scores(plan: Plan, folder: Path, seeds: Iterable[int]) -> Scores:
     read = {}
     for variant, seed in product(plan.variants, seeds):
         run = folder / f"{variant}-seed{seed}"
-        read[variant, seed] = read_made(run / "facts.json", run)
+        read[variant, seed] = read_current(run / "facts.json", run)
     most = max((facts["examples"] for facts, _ in read.values() if facts is not None), default=0)
     ceiling: Answers | None = None
     runs: dict[str, dict[str, dict[str, Answers]]] = {}

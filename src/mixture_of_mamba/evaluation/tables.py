@@ -75,7 +75,7 @@ def scores_tables(
     figures: Figures, cell: Callable[[Proportion], str]
 ) -> list[tuple[str, list[tuple[str, ...]]]]:
     """What is right in what was generated: (task, header and a row per run) of every task that was
-    scored; where images are scored, the real ones stand last.
+    scored; where images are scored, the real ones come last.
 
     Args:
         cell: the text of a proportion.

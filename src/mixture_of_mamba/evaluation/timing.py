@@ -1,4 +1,4 @@
-"""Whether the seconds of a comparison's runs were measured alone; else no time to match is claimed.
+"""Whether runs of a comparison were timed on an idle machine; else no time to match is claimed.
 
 Runs side by side, or other work on the machine, change the seconds of a run by tens of per cent,
 and not of all runs alike.

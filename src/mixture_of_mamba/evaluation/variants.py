@@ -1,4 +1,4 @@
-"""Names of the things that a comparison compares, as overrides of the model's settings."""
+"""Variants of a comparison by name, as overrides of the model's settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 
 def variant_config(config: RunConfig, variant: str, seed: int) -> RunConfig:
     """The run of one variant and seed; all else stays as it is, so that the comparison is fair. One
-    thread where the config names no number: runs stand side by side.
+    thread where the config names no number, since runs are trained side by side.
 
     Raises:
         ValueError: a name that is neither a variant nor a set of projections.

@@ -1,4 +1,4 @@
-"""Classifier-free guidance for discrete modalities: two pasts, one sequence of tokens."""
+"""Classifier-free guidance for discrete modalities: two contexts, one sequence of tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GuidedDecoder(Owned):
         decoder: reads the prompts.
         other: of the same model; reads `bare` instead.
         bare: the prompt of the second past, such as `<document> <image>`.
-        scale: 1 follows the prompt as it is, more leans on it, 0 forgets it.
+        scale: 1 follows the prompt as it is, more leans on it, 0 ignores it.
     """
 
     def __init__(self, decoder: Decoder, other: Decoder, bare: TokenSequence, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Who may go on with a decoder: it holds one batch of sequences, which threads must not mix."""
+"""Checks that threads do not mix the sequences of one decoder."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Generation judged by an independent eye: are digits, colours and places those of the caption?
+"""Scores of generated digit scenes: are digits, colours and places those of the caption?
 
-Losses say how well a model predicts; this says what it can do. A support vector machine that has
-only seen real handwriting (`SceneReader`) reads generated pictures and is held against the caption;
-generated captions are parsed and held against what the picture or the utterance shows. The same
-reader on the real validation pictures is the ceiling: what it misses there, it misses everywhere.
+A support vector machine that has only seen real handwriting (`SceneReader`) reads generated
+pictures, and what it finds is compared with the caption; generated captions are parsed and compared
+with what the picture or the utterance shows. The same reader on the real validation pictures gives
+the ceiling of the scores.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def score(
 
     Args:
         generator: of a trained run.
-        examples: validation documents of the embedded scenes; those without facts are left out.
+        examples: validation documents of the embedded scenes; those without facts are omitted.
         modalities: names of the run's modalities; decides which tasks there are.
         reader: trained on the data's seed; None: of seed 0.
         limit: examples that are used, the first ones.
@@ -78,7 +78,7 @@ def score(
     Returns:
         {"examples": n, "ceiling": …, "text_to_image": …, "image_to_text": …, "speech_to_text": …},
         each task as {question: {"correct", "total", "share", "low", "high"}} with 95 % intervals
-        over scenes (clustered_proportion); tasks whose modality is not there are left out.
+        over scenes (clustered_proportion); tasks whose modality is not there are omitted.
 
     Raises:
         ValueError: no example has facts, as with a user's own documents.

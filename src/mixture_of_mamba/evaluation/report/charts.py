@@ -1,4 +1,4 @@
-"""Drawings of the report, as SVG that takes its colours from the page (light or dark)."""
+"""Charts of the report, as SVG with the colours of the page (light or dark)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def series(
 
 
 def bars(title: str, values: Mapping[str, float], x: str, *, strong: Sequence[str] = ()) -> str:
-    """Horizontal bars by name, in the order given; those in `strong` stand out."""
+    """Horizontal bars by name, in the order given; those in `strong` are highlighted."""
 
     def paint(axes: Any) -> None:
         names = list(values)[::-1]

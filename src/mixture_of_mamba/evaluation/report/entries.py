@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artefacts import read_artefact, read_made
+from ..artefacts import read_artefact, read_current
 from ..comparison import Comparison
 
 __all__ = ["Entry", "outdated_samples", "read_examples", "read_samples"]
@@ -42,7 +42,7 @@ def read_samples(comparison: Comparison) -> dict[str, list[Entry]]:
     found = {}
     for variant in comparison.plan.variants:
         run = comparison.run_folder(variant, comparison.seeds[0])
-        made, _ = read_made(run / "samples" / "samples.json", run)
+        made, _ = read_current(run / "samples" / "samples.json", run)
         if made is not None:
             found[variant] = _entries(run / "samples", made["samples"])
     return found
@@ -51,7 +51,7 @@ def read_samples(comparison: Comparison) -> dict[str, list[Entry]]:
 def outdated_samples(comparison: Comparison) -> list[str]:
     """Samples that are not of the runs' present models, as "run: reason"."""
     runs = [comparison.run_folder(v, comparison.seeds[0]) for v in comparison.plan.variants]
-    read = [(run.name, read_made(run / "samples" / "samples.json", run)[1]) for run in runs]
+    read = [(run.name, read_current(run / "samples" / "samples.json", run)[1]) for run in runs]
     return [f"{name}: {why}" for name, why in read if why]
 
 

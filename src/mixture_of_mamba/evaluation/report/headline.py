@@ -1,4 +1,4 @@
-"""The headline: cards, table and loss curves with the matching points."""
+"""Report sections: the headline's cards and table, and loss curves with the matching points."""
 
 from __future__ import annotations
 

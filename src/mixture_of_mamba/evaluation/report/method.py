@@ -1,4 +1,4 @@
-"""What it cost, how to read it, and where it comes from."""
+"""Report sections: costs, the definition of the metric, and provenance."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ def provenance(figures: Figures) -> str:
         table([("model", "step", "SHA-256 of its weights"), *models]),
         "<p class='note'>The same figures, by seed and with all intervals, are in "
         "comparison.json beside this page; each run's configuration is in its config.yaml. "
-        "<code>mom report FOLDER</code> makes this page anew.</p>",
+        "<code>mom report FOLDER</code> rebuilds this page.</p>",
     )

@@ -1,4 +1,4 @@
-"""The page: what was found first, then the curves, the cost, samples, and how it was done."""
+"""The report's page: results first, then curves, costs, samples and the method."""
 
 from __future__ import annotations
 

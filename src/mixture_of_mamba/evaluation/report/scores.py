@@ -1,4 +1,4 @@
-"""What is right in what was generated, and loss by noise level."""
+"""Report sections: scores of generated scenes, and loss by noise level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ablation: gains of all 16 splits, and whether they add up."""
+"""Report section: gains of all 16 splits, and whether they add up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the denoising is: images, not steps."""
+"""Progress bar of denoising, in images."""
 
 from __future__ import annotations
 

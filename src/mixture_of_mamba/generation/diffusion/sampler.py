@@ -1,4 +1,4 @@
-"""Continuous modalities inside a decoding loop."""
+"""Samples the continuous segments of a decoding loop."""
 
 from __future__ import annotations
 
