@@ -53,6 +53,7 @@ def flags_in(words: str) -> set[str]:
 
 def has(flags: frozenset[str], flag: str) -> bool:
     """Whether a flag is one, or an entry of one that is a mapping."""
+    flag = re.sub(r"^--modalities\.\w+$", "--modalities.NAME.codec", flag)
     flag = re.sub(r"^--modalities\.\w+\.", "--modalities.NAME.", flag)
     return flag in flags or (flag.count(".") > 1 and flag.rpartition(".")[0] in flags)
 

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mixture_of_mamba.training.config import RunConfig
 from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
 
 #: The same data for all runs of a setting, so that it is prepared once.
@@ -62,6 +64,7 @@ TEXT = {
         "tones/documents.jsonl:7: image",
     ): "an error, as tests/data/test_user_data.py has it",
     ("data.md", "<document> a red three"): "a drawing",
+    ("data.md", "modalities:\n  text:  {codec: bpe}"): "a part of a config",
     ("comparison.md", "relative FLOPs to match ="): "a formula",
 }
 #: Page -> what holds when its blocks have run.
@@ -109,6 +112,8 @@ def steps(page: Path) -> list[dict[str, object]]:
             found.append({"kind": "python", "line": block.line, "text": block.text})
         elif block.kind == "json":
             json.loads(block.text)
+        elif block.kind == "yaml":
+            RunConfig.from_dict(yaml.safe_load(block.text))
         elif printed := commands(block):
             for command in printed:
                 if run := runnable(command):

@@ -93,6 +93,7 @@ def _modalities(nested: dict[str, Any], source: str, base: Mapping[str, Any], re
         for name in {**base, **given}
     }
     found: dict[str, Any] = {}
+    labels: dict[tuple[str, str], str] = {}
     if (setting := old.pop("setting", None)) is not None:
         codecs = dict(_codecs_of(setting, codecs))
         if unknown := [name for name in given if name not in codecs]:
@@ -115,13 +116,17 @@ def _modalities(nested: dict[str, Any], source: str, base: Mapping[str, Any], re
         name, option = _OPTIONS[field]
         if name in codecs and option in _options(codecs[name]):
             found.setdefault(name, {})[option] = value
+            labels[name, option] = f"data.{field}"
     if found:  # in the order of the setting
         removed = {name: None for name, entry in found.items() if entry is None}
         empty: dict[str, Any] = {name: {} for name in found}
         nested["modalities"] = {**empty, **given, **removed}
     for name, entry in found.items():
         for option, value in (entry or {}).items():
-            _put(nested, f"modalities.{name}.{option}", value, "data's older fields", source)
+            label = labels.get(
+                (name, option), "data.setting" if latents is None else "data.latents"
+            )
+            _put(nested, f"modalities.{name}.{option}", value, label, source)
 
 
 def _codecs_of(setting: str, before: Mapping[str, str | None]) -> dict[str, str]:
