@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["field_types", "nearest", "structure", "unknown_fields"]
+__all__ = ["field_types", "flattened", "nearest", "structure", "unknown_fields"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,15 @@ def field_types(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from field_types(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
         else:
             yield prefix + field.name, hint
+
+
+def flattened(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all entries of nested mappings."""
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:

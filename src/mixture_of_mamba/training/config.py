@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..data.config import DataConfig, check_modalities
 from ..modalities.config import DEFAULT, ModalityConfig, merged, modalities_from
 from ..models.diffusion_config import DiffusionConfig
-from ..structure import field_types, structure, unknown_fields
+from ..structure import field_types, flattened, structure, unknown_fields
 from .old_names import SETTINGS, with_new_names
 
 if TYPE_CHECKING:
@@ -333,12 +333,9 @@ class RunConfig:
         return cls(modalities=given, **sections)
 
     def differences(self, other: RunConfig, free: Collection[str] = _FREE) -> list[str]:
-        """Fields in which `other` would compute other steps, as "field: mine -> theirs".
-
-        Args:
-            free: dotted names of fields that may differ.
-        """
-        mine, theirs = dict(_flat(self.to_dict())), dict(_flat(other.to_dict()))
+        """Fields in which `other` would compute other steps, as "field: mine -> theirs"; those of
+        `free`, dotted names, may differ."""
+        mine, theirs = dict(flattened(self.to_dict())), dict(flattened(other.to_dict()))
         return [
             f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}"
             for key in dict.fromkeys([*mine, *theirs])
@@ -399,11 +396,3 @@ def model_config(
         for name, kind, size in given
     ]
     return ModelConfig(**shape)
-
-
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
