@@ -13,8 +13,8 @@ import torch
 
 from ..batch import Batch
 from ..models import MultimodalModel
-from .config import TrainConfig
 from .objective import Objective
+from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

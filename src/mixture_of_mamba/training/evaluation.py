@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from ..models.diffusion import NOISE_BINS
-from .config import TrainConfig
 from .distributed import sum_over_ranks, to_device
 from .means import Means
 from .objective import MicroBatch
 from .random_state import isolated_rng
+from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

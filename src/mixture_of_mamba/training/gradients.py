@@ -10,11 +10,11 @@ from torch import Tensor
 from ..batch import Batch
 from ..data.sampler import ShuffledSampler
 from ..models import MultimodalModel
-from .config import TrainConfig
 from .distributed import sum_over_ranks, to_device
 from .evaluation import Windows
 from .objective import MicroBatch
 from .optimizer import clip_grad_norm
+from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

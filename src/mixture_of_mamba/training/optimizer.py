@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .config import TrainConfig
+from .train_config import TrainConfig
 
 __all__ = ["clip_grad_norm", "decays", "make_optimizer"]
 

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from .config import TrainConfig
+from .train_config import TrainConfig
 
 __all__ = ["TrainProgressBar", "clock"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import TrainState
-from .config import TrainConfig
 from .lr_schedule import learning_rate
 from .metrics import MetricsLog
 from .progress_bar import TrainProgressBar
 from .tensorboard import TensorBoardLog
+from .train_config import TrainConfig
 
 __all__ = ["RunLog"]
 
