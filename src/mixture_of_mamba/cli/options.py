@@ -58,12 +58,12 @@ def add_run_options(
             metavar="CODEC",
             help=f"{', '.join(codec_names())}, or a class of your own as package.module:Class",
         )
-        for option, (text, default, codecs) in _codec_options().items():
+        for option, text in _codec_options().items():
             group.add_argument(
                 f"--modalities.NAME.{option}",
                 default=SUPPRESS,
                 metavar="VALUE",
-                help=f"{', '.join(codecs)}: {text} (default: {default})".replace("%", "%%"),
+                help=text.replace("%", "%%"),
             )
     for section in SECTIONS:
         if section in sections:
@@ -112,13 +112,17 @@ def _docstrings(kind: type) -> dict[str, str]:
     return found
 
 
-def _codec_options() -> dict[str, tuple[str, Any, list[str]]]:
-    """Option -> (its text, its default, the codecs that have it)."""
-    found: dict[str, tuple[str, Any, list[str]]] = {}
+def _codec_options() -> dict[str, str]:
+    """Option -> its help: of each text and default the codecs that have it."""
+    found: dict[str, dict[str, list[str]]] = {}
     for codec in codec_names():
         for name, text, default in _documented(options_of(codec)):
-            found.setdefault(name, (text, default, []))[2].append(codec)
-    return found
+            help_text = f"{text} (default: {default})"
+            found.setdefault(name, {}).setdefault(help_text, []).append(codec)
+    return {
+        name: "; ".join(f"{', '.join(codecs)}: {text}" for text, codecs in texts.items())
+        for name, texts in found.items()
+    }
 
 
 def run_config(args: Namespace) -> RunConfig:

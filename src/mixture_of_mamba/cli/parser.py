@@ -103,7 +103,7 @@ class _Formatter(argparse.HelpFormatter):
     """Help with the default of every option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, argparse.SUPPRESS, False) or "%(default)" in (
+        if action.default in (None, argparse.SUPPRESS, False, []) or "%(default)" in (
             action.help or ""
         ):
             return action.help
