@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..files import read_json, write_json, write_text
-from ..training.config import RunConfig
+from ..training.config import RECORDING, RunConfig
 from ..training.metrics import read_metrics
 from ..training.runs import read_config
 from .basis import basis_differences, joined
@@ -19,21 +19,8 @@ from .variants import variant_config, variant_fields
 
 __all__ = ["Job", "Plan", "check_plan", "check_runs", "read_plan", "write_plan"]
 
+#: Points that the loss curves of a comparison need, so that matching is not coarse.
 LEAST_EVALUATIONS = 30
-"""Points that the loss curves of a comparison need, so that matching is not coarse."""
-
-_NOT_COMPARED = {
-    "data.cache",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.stop_after",
-    "train.samples",
-    "train.tensorboard",
-    "train.progress",
-}
-"""What may differ within a comparison: no figure depends on it. Everything else may not, so that a
-new field is held until it is named here."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +111,7 @@ class Plan:
     def differences(self, other: Plan) -> list[str]:
         """What figures depend on and `other` has otherwise, as "field: mine -> theirs"."""
         mine, theirs = (variant_config(plan.config, plan.baseline, 0) for plan in (self, other))
-        changed = mine.differences(theirs, _NOT_COMPARED)
+        changed = mine.differences(theirs, RECORDING)
         if self.baseline != other.baseline:
             changed = [f"baseline: {self.baseline} -> {other.baseline}"]
         if other.basis:
@@ -160,9 +147,7 @@ def check_runs(plan: Plan, jobs: Iterable[Job]) -> None:
         if (job.folder / "config.yaml").is_file():
             # where the plan leaves it open, a run takes it from the model that it starts from
             free = (
-                _NOT_COMPARED
-                if job.config.model.freeze is not None
-                else {*_NOT_COMPARED, "model.freeze"}
+                RECORDING if job.config.model.freeze is not None else {*RECORDING, "model.freeze"}
             )
             changed = job.config.differences(read_config(job.folder), free)
             if changed:

@@ -16,12 +16,24 @@ from .train_config import TrainConfig
 if TYPE_CHECKING:
     from ..models.config import ModelConfig
 
-__all__ = ["SECTIONS", "ModelSettings", "RunConfig", "TrainConfig", "model_config"]
+__all__ = ["RECORDING", "SECTIONS", "ModelSettings", "RunConfig", "TrainConfig", "model_config"]
 
 
-# What may change between a run's parts without changing what its steps compute.
-_FREE = {
-    "data.cache",
+#: Fields on which nothing that is computed or measured depends: what is kept, shown and logged.
+RECORDING = frozenset(
+    {
+        "data.cache",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.stop_after",
+        "train.samples",
+        "train.tensorboard",
+        "train.progress",
+    }
+)
+#: What may change between a run's parts without changing what its steps compute.
+_FREE = RECORDING | {
     "train.steps",
     "train.device",
     "train.devices",
@@ -29,13 +41,6 @@ _FREE = {
     "train.threads",
     "train.evaluate_every",
     "train.evaluate_batches",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.stop_after",
-    "train.samples",
-    "train.tensorboard",
-    "train.progress",
     "train.activation_checkpointing",
 }
 
