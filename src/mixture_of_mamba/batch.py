@@ -112,15 +112,17 @@ class Batch:
         same = torch.compiler.is_compiling() or self.modality_ids._version == known.version
         return known.ends if same else None
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same batch on a device; itself if it is there.
+    def to(self, device: torch.device | str | None, *, non_blocking: bool = False) -> Batch:
+        """The same batch on a device; itself if it is there, or if `device` is None, as tensors
+        have it.
 
         Raises:
             ValueError: a negative modality id.
         """
-
         kept = [x for n in _TENSORS if isinstance(x := getattr(self, n), Tensor)]
-        if all(x.device == torch.device(device) for x in (*kept, *self.values.values())):
+        if device is None or all(
+            x.device == torch.device(device) for x in (*kept, *self.values.values())
+        ):
             return self
 
         def move(tensor: Tensor | None) -> Tensor | None:

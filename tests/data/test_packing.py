@@ -107,13 +107,17 @@ def test_a_discrete_segment_longer_than_a_window_is_cut_inside() -> None:
 
 
 def test_a_continuous_image_longer_than_a_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="an image is never cut"):
+    with pytest.raises(
+        ValueError, match="an item of image takes 40 positions, but a window has 32"
+    ):
         pack([document([(0, 3), (1, 40)], 1, dim=2)], [], names=NAMES, window=32, seed=0)
 
 
 def test_a_discrete_image_longer_than_a_window_is_refused() -> None:
     long = document([(0, 3), (1, 40)], 1)
-    with pytest.raises(ValueError, match="an image takes 40 positions, but a window has 32"):
+    with pytest.raises(
+        ValueError, match="an item of image takes 40 positions, but a window has 32"
+    ):
         pack([long], [], names=NAMES, window=32, seed=0, whole=["image"])
 
 
@@ -160,7 +164,7 @@ def test_documents_of_any_form_come_through_whole_and_in_order() -> None:
             kind = int(rng.integers(3))
             segments.append((kind, 16 if kind == 1 else int(rng.integers(1, 3 * window))))
         long = document([*segments, (0, 1)], label + 1)
-        parts = list(cut(long, window, whole={1}))
+        parts = list(cut(long, window, whole={1: "image"}))
         assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
         assert parts[-1].stop == len(long) and max(map(len, parts)) <= window
         for number, (kind, _) in enumerate(segments):

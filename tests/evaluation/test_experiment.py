@@ -238,7 +238,7 @@ def test_a_failing_run_stops_the_others_and_says_why(
         plain = config | {"train": config["train"] | {"warmup": 0} | changes}
         jobs.append(Job(name, 0, tmp_path / name, type(read_plan(out).config).from_dict(plain)))
         (tmp_path / "configs").mkdir(exist_ok=True)
-        (tmp_path / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(plain))
+        (tmp_path / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
     with pytest.raises(RunFailed, match=r"run bad failed \(exit code 1\): mom train: .*step") as e:
         run_jobs(jobs, tmp_path, at_a_time=2, progress=ComparisonProgress(stream=io.StringIO()))
     assert str(tmp_path / "logs" / "bad.log") in str(e.value)

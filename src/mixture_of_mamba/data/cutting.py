@@ -8,7 +8,7 @@ next to the item stays with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -39,12 +39,12 @@ class _Run(NamedTuple):
 
 
 def cut(
-    document: EncodedDocument, window: int, *, whole: Collection[int] = (), together: bool = True
+    document: EncodedDocument, window: int, *, whole: Mapping[int, str], together: bool = True
 ) -> Iterator[Piece]:
     """The pieces of a document, in order, each of at most `window` positions.
 
     Args:
-        whole: modality ids whose items are never cut.
+        whole: id -> name of the modalities whose items are never cut.
         together: whether a text stays with the item beside it; else pieces end between any two
             segments, as late as they can.
 
@@ -58,8 +58,9 @@ def cut(
     for start, stop, modality in segments:
         if modality in whole and stop - start > window:
             raise ValueError(
-                f"an item takes {stop - start} positions, but a window has {window}; it is never "
-                "cut: choose a larger window, or options of its modality that make it shorter"
+                f"an item of {whole[modality]} takes {stop - start} positions, but a window has "
+                f"{window}, and it is never cut; choose a larger window, or options of "
+                f"modalities.{whole[modality]} that make it shorter"
             )
     spans = _together(segments, window) if together else _between(segments, window)
     for start, stop in spans:

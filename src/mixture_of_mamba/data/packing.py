@@ -54,7 +54,9 @@ def pack(
     pieces: list[Piece] = []
     for i in order:
         continuous = {names.index(name) for name in documents[i].values}
-        pieces += cut(documents[i], window, whole=uncut | continuous, together=together)
+        pieces += cut(
+            documents[i], window, whole={m: names[m] for m in uncut | continuous}, together=together
+        )
     if text_fraction is None or not pieces:
         budget = sum(map(len, text))
     else:

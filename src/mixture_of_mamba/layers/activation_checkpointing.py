@@ -29,6 +29,8 @@ def checkpoint_policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> Check
 def checkpoint_contexts() -> Any:
     """The `context_fn` of `torch.utils.checkpoint.checkpoint(…, use_reentrant=False)`."""
     forward, recompute = create_selective_checkpoint_contexts(checkpoint_policy)
+    if torch.compiler.is_compiling():  # the graph holds the backends; torch wants its own context
+        return forward, recompute
     return forward, _WithBackendsOfForward(recompute) if preferences() else recompute
 
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from ..batch import Batch
 from ..layers import MambaState
 from .config import Modality, ModelConfig
+from .diffusion_config import DiffusionConfig
 from .state_checks import check_blocks, check_origin
 from .state_files import check_fingerprint, read_state, write_state
 
@@ -205,6 +206,7 @@ torch.serialization.add_safe_globals(
         ModelState,
         (ModelState, "mixture_of_mamba.models.cache.Cache"),
         ModelConfig,
+        DiffusionConfig,
         Modality,
         MambaState,
         frozenset,
