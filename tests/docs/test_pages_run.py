@@ -23,12 +23,15 @@ from mixture_of_mamba.training.config import RunConfig
 from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
 
 #: The same data for all runs of a setting, so that it is prepared once.
-DATA = "--data.scenes 60 --data.image_steps 5 --data.text_fraction 0.2"
+DIGITS = "--data.digits.scenes 60 --data.digits.text_fraction 0.2"
+DATA = f"{DIGITS} --data.image_steps 5"  # the old name counts only where images have such steps
 TRAIN = "--train.steps 6 --train.warmup 2 --train.batch_size 4 --train.evaluate_batches 1"
 STUDY = "--seeds 0 --jobs 2"
 #: Beginning of a command -> what is added; the longest that fits counts.
 SMALLER = {
     "mom train": f"{DATA} {TRAIN}",
+    "mom train -c chameleon --data.digits.scenes 2000 --modalities.image.steps 200": f"{DIGITS} "
+    f"--modalities.image.steps 5 {TRAIN}",
     "mom compare": f"{DATA} {TRAIN} {STUDY} --samples 1 --judged 4",
     "mom ablate": f"{DATA} {TRAIN} {STUDY}",
     "mom tokenizer train": DATA,
