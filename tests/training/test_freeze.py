@@ -18,6 +18,7 @@ from mixture_of_mamba.interop import Upcycled, upcycle
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.loop import train
 from mixture_of_mamba.training.runs import read_config
+from tests.factories import training
 from tests.factories.training import SIZES, build, tiny_config
 
 #: Tokens of the dense model: text without the begin tokens of the two further modalities.
@@ -91,7 +92,7 @@ def test_a_resumed_run_keeps_it_too_without_its_start(mixture: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_two_processes_keep_it_too(mixture: Path, tmp_path: Path) -> None:
-    tiny, run = Path(__file__).with_name("tiny.py"), tmp_path / "run"
+    tiny, run = Path(training.__file__), tmp_path / "run"
     options = {"devices": 2, "strategy": "ddp", "weight_decay": 0.1, "learning_rate": 1e-2}
     given = json.dumps({**options, "model": {"init_from": str(mixture)}})
     command = [sys.executable, "-W", "ignore", str(tiny), str(run), given]
