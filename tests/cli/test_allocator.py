@@ -14,8 +14,8 @@ if sys.argv[1] == "set":
     from mixture_of_mamba.cli.allocator import configure
     configure()
 x = torch.ones(1 << 24)  # 64 MiB: glibc adapts to smaller blocks by itself
-for i in range(20):
-    if i == 4:
+for i in range(40):  # the heap grows in the first ones
+    if i == 24:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     y = x * 2
     del y
