@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
+from mixture_of_mamba.evaluation.plan import Plan, check_runs
 from mixture_of_mamba.interop import Upcycled, upcycle
 from mixture_of_mamba.training.config import RunConfig
 from mixture_of_mamba.training.loop import train
@@ -23,7 +24,6 @@ from tests.factories.training import SIZES, build, tiny_config
 
 #: Tokens of the dense model: text without the begin tokens of the two further modalities.
 KEPT = SIZES["text"] - 2
-TEXT = list(range(KEPT))
 
 
 @pytest.fixture
@@ -111,6 +111,41 @@ def test_another_freeze_than_the_starts_is_refused(mixture: Path, tmp_path: Path
     assert not (tmp_path / "run").exists()
     same = config_of(mixture, ["shared", "text"], steps=1)
     assert train(same, tmp_path / "run", build=build).finished
+
+
+@pytest.mark.parametrize("freeze", [["image"], ["text", "shared"]])
+def test_a_resumed_run_is_asked_for_the_same_parts(
+    freeze: list[str], mixture: Path, tmp_path: Path
+) -> None:
+    if freeze == ["image"]:
+        (mixture / "upcycle.json").unlink()
+    run = tmp_path / "run"
+    train(config_of(mixture, freeze, stop_after=3), run, build=build)
+    recorded = read_config(run).model.freeze
+    assert recorded is not None and recorded != freeze  # it has the numbers of tokens
+    for other in ([], ["speech"], [*freeze, "speech"], [f"{freeze[0]}:1", *freeze[1:]]):
+        with pytest.raises(ValueError, match=r"of another config: model\.freeze: "):
+            train(config_of(mixture, other), run, build=build, resume=True)
+    assert train(config_of(mixture, freeze), run, build=build, resume=True).finished
+    assert read_config(run).model.freeze == recorded
+
+
+def test_a_comparison_takes_runs_that_froze_what_it_asks_for(mixture: Path, tmp_path: Path) -> None:
+    (mixture / "upcycle.json").unlink()
+    for asked, other in ((["image"], ["speech"]), (None, [])):
+        config = config_of(mixture, asked, steps=1)
+        plan = Plan(
+            config=config, variants=("dense", "mom"), baseline="dense", seeds=(0,), command=""
+        )
+        out = tmp_path / f"freeze {asked}"
+        jobs = [job for job in plan.jobs(out) if job.variant == "mom"]
+        for job in jobs:
+            train(job.config, job.folder, build=build)
+        check_runs(plan, jobs)
+        asked_else = replace(plan, config=config_of(mixture, other, steps=1))
+        changed = [job for job in asked_else.jobs(out) if job.variant == "mom"]
+        with pytest.raises(ValueError, match=r"of another configuration \(model\.freeze: "):
+            check_runs(asked_else, changed)
 
 
 def test_a_run_may_freeze_by_itself(mixture: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 from ..files import read_json, write_json, write_text
 from ..training.config import RECORDING, RunConfig
 from ..training.metrics import read_metrics
+from ..training.model_settings import freeze_as_recorded
 from ..training.runs import read_config
 from .basis import basis_differences, joined
 from .machine import cuda_available
@@ -145,12 +146,11 @@ def check_runs(plan: Plan, jobs: Iterable[Job]) -> None:
     digests = plan.basis.get("data")
     for job in jobs:
         if (job.folder / "config.yaml").is_file():
-            # where the plan leaves it open, a run takes it from the model that it starts from
-            free = (
-                RECORDING if job.config.model.freeze is not None else {*RECORDING, "model.freeze"}
-            )
-            changed = job.config.differences(read_config(job.folder), free)
-            if changed:
+            run = read_config(job.folder)
+            # what the plan leaves open, a run takes from the model that it starts from
+            freeze = freeze_as_recorded(job.config.model.freeze, run.model.freeze)
+            wanted = replace(job.config, model=replace(job.config.model, freeze=freeze))
+            if changed := wanted.differences(run, RECORDING):
                 raise ValueError(
                     f"{job.folder} holds a run of another configuration ({'; '.join(changed)}), "
                     "which cannot be compared with the others; move it away, or give --out another "

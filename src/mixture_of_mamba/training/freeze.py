@@ -9,6 +9,7 @@ from ..interop.start import Start
 from ..models import MultimodalModel
 from ..models.freezing import SHARED, Frozen, freeze
 from .config import RunConfig
+from .model_settings import freeze_as_recorded
 
 __all__ = ["freeze_parts", "resolve_freeze"]
 
@@ -17,7 +18,8 @@ def resolve_freeze(config: RunConfig, before: RunConfig | None, start: Start | N
     """The config with what its run freezes written out.
 
     Args:
-        config: of the run; model.freeze None takes what `before` or `start` says.
+        config: of the run; model.freeze None takes what `before` or `start` says, and a modality
+            without a count the count that they have.
         before: the config that the run's folder holds already.
         start: the pretrained model that the run begins with.
 
@@ -27,7 +29,7 @@ def resolve_freeze(config: RunConfig, before: RunConfig | None, start: Start | N
     """
     parts = config.model.freeze
     if before is not None:
-        parts = before.model.freeze if parts is None else parts
+        parts = freeze_as_recorded(parts, before.model.freeze)
     elif start is not None:
         kept = [_with_count(part, start) for part in start.frozen]
         parts = (kept or None) if parts is None else [_with_count(part, start) for part in parts]

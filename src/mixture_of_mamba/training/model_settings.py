@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..models.diffusion_config import DiffusionConfig
 
-__all__ = ["ModelSettings"]
+__all__ = ["ModelSettings", "freeze_as_recorded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +56,12 @@ class ModelSettings:
     """What training leaves unchanged, to the bit: names of modalities (their experts and tokens;
     NAME:N for its first N tokens), and "shared" (all that modalities share). None: what
     `mom upcycle --freeze` wrote into the folder of `init_from`, else nothing."""
+
+
+def freeze_as_recorded(asked: list[str] | None, recorded: list[str] | None) -> list[str] | None:
+    """What model.freeze asks for in the words of a run's config.yaml: None is all that it records,
+    and a modality without a count has the one that is recorded with it."""
+    if asked is None:
+        return recorded
+    counted = {part.partition(":")[0]: part for part in recorded or ()}
+    return [counted.get(part, part) for part in asked]
