@@ -88,5 +88,15 @@ def test_a_machine_that_slows_down_as_a_whole_keeps_its_threads() -> None:
     assert chosen[-1] == 2
 
 
+def test_an_attempt_of_callers_that_share_a_pace_ends() -> None:
+    """Each may note its step before any of them looks: an attempt then has more than three."""
+    pace = Pace(2)
+    run(pace, FIRST_PAUSE + 1, idle)
+    assert pace.threads() == 2
+    pace._tried.extend([1.3, 1.3, 1.3])
+    _, chosen = run(pace, 100, lambda step, threads: 1.0 if threads == 1 else 1.3)
+    assert chosen.count(2) < 10
+
+
 def test_with_one_thread_nothing_is_tried() -> None:
     assert set(run(Pace(1), 3000, busy)[1]) == {1}

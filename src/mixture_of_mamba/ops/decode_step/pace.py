@@ -62,7 +62,7 @@ class Pace:
             self._rest -= 1
         elif not self._several:
             self._tried.append(seconds)
-            if seconds > STALL * self._alone or len(self._tried) == 3:
+            if seconds > STALL * self._alone or len(self._tried) >= 3:
                 self._decide()
         elif seconds > STALL * self._alone:
             if self._calm < NEAR:
@@ -75,7 +75,8 @@ class Pace:
 
     def _decide(self) -> None:
         """At the end of an attempt."""
-        if len(self._tried) == 3 and min(self._tried[1:]) < GAIN * self._alone:
+        tried = self._tried  # another thread may begin the next attempt meanwhile
+        if len(tried) >= 3 and min(tried[1:]) < GAIN * self._alone:
             self._several, self._calm, self._tried = True, NEAR, []
         else:
             self._give_up()
