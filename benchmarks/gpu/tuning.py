@@ -58,7 +58,7 @@ def setting(module: Any, name: str, value: Any) -> Any:
 
 def compile_one(job: tuple[str, str, tuple[int, int, int], int]) -> None:
     """In a process of its own: one launch shape into Triton's cache, without a launch."""
-    import resources
+    from . import resources
 
     op, name, tiles, arch = job
     module = {"scan": scan, "conv": conv}[op]
@@ -69,13 +69,13 @@ def compile_one(job: tuple[str, str, tuple[int, int, int], int]) -> None:
 # The sweep's calls: no states, and too large to be cut into segments. Another call would leave
 # another kernel in the cache.
 def _large_scan() -> None:
-    import resources
+    from . import resources
 
     resources.scan_call(batch=2, length=256, d=512, states=False)
 
 
 def _conv() -> None:
-    import resources
+    from . import resources
 
     resources.conv_call(d=512, states=False)
 

@@ -125,6 +125,12 @@ def test_every_variant_of_a_call_compiles_and_large_ones_take_64_bit_offsets() -
     assert [line.partition(":")[0] for line in wide] == ["scan, 2^31 elements"]
 
 
+def test_a_launch_shape_of_the_tuning_compiles_without_a_gpu() -> None:
+    """In the worker processes of the benchmark `gpu`, where a failure is only a note."""
+    job = ("conv", "FORWARD", (128, 1, 8), 90)
+    run("-c", f"from benchmarks.gpu import tuning; tuning.compile_one({job})", triton="installed")
+
+
 def test_a_kernel_whose_loops_were_not_found_does_not_pass() -> None:
     kernel = {"kernel": "scan_forward_kernel", "loops": []}
     with pytest.raises(AssertionError, match="0 loops were found in scan_forward_kernel"):
