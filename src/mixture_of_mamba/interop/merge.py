@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models import MultimodalModel
+from ..models.saving import shapes_of
 from .upcycle import Upcycled
 
 __all__ = ["merge"]
@@ -43,15 +44,12 @@ def merge(
     config = replace(model.config, split=frozenset[str]())
     with torch.device("meta"):
         dense = MultimodalModel(config)
-    shapes = {name: p.shape for name, p in dense.state_dict().items()}
+    shapes = shapes_of(dense.state_dict())
     state = {
         name: tensor.clone() if tensor.shape == shapes[name] else _average(tensor, shares)
         for name, tensor in model.state_dict().items()
     }
-    dense.load_state_dict(state, assign=True)
-    if config.tie_embeddings:
-        dense.head.weight = dense.embedding.weight
-    dense.reset_buffers(model.embedding.weight.device)
+    dense.take_weights(state, model.embedding.weight.device)
     return dense
 
 

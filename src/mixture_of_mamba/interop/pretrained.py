@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..files import read_json, replacing, write_json
 from ..models import ModelConfig, MultimodalModel
-from ..models.saving import check_shapes
+from ..models.saving import check_shapes, shapes_of
 from .checkpoint_files import read_checkpoint
 from .formats import (
     format_of,
@@ -72,19 +72,14 @@ def load_dense(
         names[_HEAD] = "head.weight"
     with torch.device("meta"):
         model = MultimodalModel(config)
-    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    shapes = shapes_of(model.state_dict())
     wanted = {theirs: _theirs(ours, shapes[ours]) for theirs, ours in names.items()}
     check_shapes(wanted, tensors, str(folder))
     state = {
         ours: tensors[theirs].to(device, _dtype(theirs, dtype)).reshape(shapes[ours])
         for theirs, ours in names.items()
     }
-    if config.tie_embeddings:
-        state["head.weight"] = state["embedding.weight"]
-    model.load_state_dict(state, assign=True)
-    if config.tie_embeddings:
-        model.head.weight = model.embedding.weight
-    model.reset_buffers(device)
+    model.take_weights(state, device)
     return model
 
 

@@ -141,10 +141,7 @@ def upcycle(
         name: _start(name, fresh, given, old, config, old.index(first), seed)
         for name, fresh in model.state_dict().items()
     }
-    model.load_state_dict(state, assign=True)
-    if config.tie_embeddings:
-        model.head.weight = model.embedding.weight
-    model.reset_buffers(device)
+    model.take_weights(state, device)
     kept = {m.name: m.size for m in old.modalities if m.discrete}
     return Upcycled(model, kept, markers)
 

@@ -37,6 +37,20 @@ class PretrainedModel(nn.Module):
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
         """Make the buffers that are derived from the config."""
 
+    def take_weights(self, weights: Mapping[str, Tensor], device: torch.device | str) -> None:
+        """Make these tensors the parameters of a model that was built without any (on "meta").
+
+        Args:
+            weights: by name, all of them on the device; where the head is the embedding, it may be
+                missing.
+            device: for the buffers that are derived from the config.
+        """
+        if self.config.tie_embeddings:
+            weights = {**weights, "head.weight": weights["embedding.weight"]}
+        self.load_state_dict(weights, assign=True)
+        self.tie_weights()
+        self.reset_buffers(device)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, with their digests in SHA256SUMS; complete, or
         the folder stays as it was.
@@ -59,9 +73,7 @@ class PretrainedModel(nn.Module):
         with torch.device("meta"):
             model = cls(config)  # type: ignore[call-arg]
         check_shapes(shapes_of(model.state_dict()), weights, str(folder))
-        model.load_state_dict(weights, assign=True)
-        model.tie_weights()
-        model.reset_buffers(device)
+        model.take_weights(weights, device)
         return model
 
 

@@ -46,12 +46,7 @@ def to_multimodal(theirs: MixtureOfMambaForCausalLM) -> MultimodalModel:
     with torch.device("meta"):
         model = MultimodalModel(theirs.config.to_model_config())
     state = {_renamed(k, 0, 1): _wide(k, p).clone() for k, p in theirs.state_dict().items()}
-    if model.config.tie_embeddings:
-        state["head.weight"] = state["embedding.weight"]
-    model.load_state_dict(state, assign=True)
-    if model.config.tie_embeddings:
-        model.head.weight = model.embedding.weight
-    model.reset_buffers(theirs.device)
+    model.take_weights(state, theirs.device)
     return model.train(theirs.training)
 
 
