@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from mixture_of_mamba import Batch, Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.generation import Generator
+from mixture_of_mamba.generation.stepping import why_not_native
 from tests.factories.data import tiny_bundle
 
 
@@ -80,6 +82,24 @@ def test_batch_size_changes_nothing(learnt: tuple[Generator, list[Example]]) -> 
     together, apart = generator.to_image(captions, **options), small.to_image(captions, **options)
     assert all(map(np.array_equal, together, apart))
     assert not np.array_equal(together[0], together[2])  # the same caption, another seed
+
+
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_a_call_sees_what_the_weights_are_by_then(
+    learnt: tuple[Generator, list[Example]], weights: str | None
+) -> None:
+    generator, (example, other) = learnt
+    model = deepcopy(generator.model)
+    if weights is not None and (reason := why_not_native(model)):
+        pytest.skip(reason)
+    again = Generator(model, generator.tokenizers, weights=weights)
+    pictures = [example.items["image"]]
+    assert again.to_text(images=pictures) == [example.caption]
+    for parameter in model.backbone.parameters():
+        parameter.data.zero_()  # past autograd, which counts no version of it
+    changed = again.to_text(images=pictures)
+    assert changed != [example.caption]
+    assert again.to_text(images=[other.items["image"]]) == changed  # nothing is read any more
 
 
 def test_images_of_many_codes_are_whole(

@@ -138,6 +138,26 @@ def test_models_that_are_not_served_natively_say_why() -> None:
 
 
 @needs_native
+def test_a_model_that_moved_keeps_the_format_asked_for() -> None:
+    model = make_model()
+    make = decoder_maker(model, "int8")
+    model.to(torch.bfloat16)
+    decoder = make()
+    assert isinstance(decoder, SteppingDecoder)
+    assert (decoder._step.backend, decoder._step.format) == ("cpu", "int8")
+
+
+def test_weights_as_they_are_ask_nothing_of_native_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked(model: MultimodalModel) -> None:
+        raise AssertionError("nothing native was asked for")
+
+    monkeypatch.setattr("mixture_of_mamba.generation.choice.why_not_native", asked)
+    assert isinstance(decoder_maker(make_model())(), SteppingDecoder)
+
+
+@needs_native
 def test_unknown_formats_are_refused() -> None:
     with pytest.raises(ValueError, match="choose from"):
         model_step(make_model(), "int3")

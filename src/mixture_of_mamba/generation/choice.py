@@ -25,12 +25,12 @@ def decoder_maker(model: MultimodalModel, weights: str | None = None) -> Callabl
     Raises:
         ValueError: native decoding was asked for by its format and cannot be, with the reason.
     """
-    native = why_not_native(model)
-    if weights == "auto":
-        faster = "bfloat16" if native is None and precision.decoding().bfloat16 else "float32"
-        weights = faster if native is None else None
-    if weights is not None and native is not None:
-        raise ValueError(f"this model cannot be decoded natively: {native}")
+    if weights is not None and (native := why_not_native(model)):
+        if weights != "auto":
+            raise ValueError(f"this model cannot be decoded natively: {native}")
+        weights = None
+    elif weights == "auto":
+        weights = "bfloat16" if precision.decoding().bfloat16 else "float32"
     step = None if why_not_stepping(model) else model_step(model, weights)
     made_for = _place(model)
 
@@ -38,7 +38,8 @@ def decoder_maker(model: MultimodalModel, weights: str | None = None) -> Callabl
         # Asked each time: what was hung on a module since must run.
         reason = why_not_stepping(model) if weights is None else why_not_native(model)
         if reason is None:
-            return SteppingDecoder(model, step if _place(model) == made_for else None)
+            known = step if _place(model) == made_for else None
+            return SteppingDecoder(model, known or model_step(model, weights))
         if weights is not None:
             raise ValueError(f"this model can no longer be decoded natively: {reason}")
         return CachedDecoder(model) if model.config.mixer == "mamba" else RecomputingDecoder(model)

@@ -21,7 +21,6 @@ from .loop import Decoding, Event
 from .options import MAX_TEXT_TOKENS, MAX_TOKENS, TEXT_TEMPERATURE, GenerationOptions
 from .prompts import Prompt, encode_prompts, prompts_of
 from .segments import decode_segments, split_segments
-from .sequence import TokenSequence
 
 if TYPE_CHECKING:
     from ..modalities.documents import Segment
@@ -248,7 +247,5 @@ class Generator:
 
     def _guided(self, decoder: Decoder, other: Decoder, to: str, guidance: float) -> Decoder:
         """Guidance away from what would follow an empty context."""
-        bare = TokenSequence.of(self.tokenizers.assemble([], close=False))
-        if to in self.tokenizers.begin:
-            bare.append(self.tokenizers.text_id, self.tokenizers.begin[to])
+        (bare,) = encode_prompts(self.tokenizers, [()], to=to)
         return GuidedDecoder(decoder, other, bare, guidance)
