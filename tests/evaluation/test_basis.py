@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.examples import Example
@@ -19,10 +21,11 @@ from mixture_of_mamba.evaluation.basis import basis_of
 from mixture_of_mamba.evaluation.comparison import load_comparison
 from mixture_of_mamba.evaluation.plan import Job, Plan, read_plan, write_plan
 from mixture_of_mamba.evaluation.report import write_gallery, write_report
+from mixture_of_mamba.evaluation.report.sheet import captioned_grid
 from mixture_of_mamba.evaluation.samples import save_examples
 from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.files import write_json
-from mixture_of_mamba.modalities.image.files import IMAGE
+from mixture_of_mamba.modalities.image.files import IMAGE, png_bytes, read_image
 from tests.factories.runs import answers, make_plan, write_facts, write_model, write_run, write_runs
 
 DIGESTS = {"train windows": "aa", "text tokenizer": "bb"}
@@ -144,8 +147,11 @@ def test_a_run_that_was_trained_otherwise_is_not_compared(folder: Path, plan: Pl
         load_comparison(folder)
 
 
-def make_samples(folder: Path, run: str, picture: int) -> None:
-    examples = [Example({"text": "a caption", "image": np.full((8, 8, 3), picture, np.uint8)})]
+def make_samples(folder: Path, run: str, *pictures: int) -> None:
+    examples = [
+        Example({"text": "a caption", "image": np.full((8, 8, 3), picture, np.uint8)})
+        for picture in pictures
+    ]
     save_examples(examples, folder / run / "samples", {"image": IMAGE})
     made = json.loads((folder / run / "samples" / "examples.json").read_text())
     plain = {"checkpoint": checkpoint_of(folder / run), "samples": made}
@@ -198,6 +204,55 @@ def test_a_gallery_of_samples_that_are_gone_goes_too(folder: Path) -> None:
     (folder / "gallery.png").write_bytes(b"old")
     assert write_gallery(load_comparison(folder)) is None
     assert not (folder / "gallery.png").exists()
+
+
+def test_a_gallery_has_gaps_where_a_variant_has_fewer_samples(folder: Path) -> None:
+    """As after a comparison that was stopped while it wrote more samples than before."""
+    real = [Example({"text": "a caption", "image": np.zeros((8, 8, 3), np.uint8)})] * 2
+    save_examples(real, folder / "examples", {"image": IMAGE})
+    make_samples(folder, "dense-seed0", 90, 90)
+    make_samples(folder, "mom-seed0", 120)
+    path = write_gallery(load_comparison(folder))
+    assert path is not None
+    cells = [[330 + j * 32 + 12, 26 + i * 32 + 12] for i in range(2) for j in range(3)]
+    found = [int(read_image(path)[y, x, 0]) for x, y in cells]
+    assert found == [0, 90, 120, 0, 90, 255]
+
+
+def test_columns_of_a_sheet_are_those_of_all_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png_bytes(np.full((8, 8, 3), 50, np.uint8)))
+    rows = [("one", {"left": tmp_path / "a.png"}), ("two", {"right": tmp_path / "a.png"})]
+    sheet = captioned_grid(rows)
+    cells = [[330 + j * 32 + 12, 26 + i * 32 + 12] for i in range(2) for j in range(2)]
+    assert [int(sheet[y, x, 0]) for x, y in cells] == [50, 255, 255, 50]
+
+
+def test_moving_pictures_stay_out_of_the_gallery(folder: Path) -> None:
+    """The page shows them; the sheet's reader takes stills."""
+    still, other = (Image.fromarray(np.full((8, 8, 3), c, np.uint8)) for c in (10, 200))
+    moving = io.BytesIO()
+    still.save(moving, "GIF", save_all=True, append_images=[other])
+
+    class Moving(type(IMAGE)):  # type: ignore[misc]
+        def show(self, item: np.ndarray) -> tuple[str, bytes]:
+            return ".gif", moving.getvalue()
+
+    media = {"image": IMAGE, "video": Moving()}
+    example = Example({"text": "a caption"} | dict.fromkeys(media, np.zeros((8, 8, 3), np.uint8)))
+    places = [folder / "examples", *(folder / f"{v}-seed0" / "samples" for v in ("dense", "mom"))]
+    for place in places:
+        save_examples([example], place, media)
+    for place in places[1:]:
+        made = json.loads((place / "examples.json").read_text())
+        assert set(made[0]["items"]) == {"image", "video"}
+        plain = {"checkpoint": checkpoint_of(place.parent), "samples": made}
+        (place / "samples.json").write_text(json.dumps(plain))
+        (place / "SHA256SUMS").unlink()
+    comparison = load_comparison(folder)
+    path = write_gallery(comparison)
+    assert path is not None and read_image(path).shape[0] == 26 + 32 + 8
+    page = write_report(comparison, write_comparison(comparison)).read_text()
+    assert page.count("data:image/gif") == 3
 
 
 def test_facts_of_fewer_captions_are_not_beside_those_of_more(folder: Path) -> None:

@@ -49,7 +49,7 @@ def write_gallery(comparison: Comparison) -> Path | None:
             drawn = {
                 source: own.items[name]
                 for source, own in shown.items()
-                if name in own.items and is_image(own.items[name])
+                if name in own.items and own.items[name].suffix == ".png"  # stills; see Media.show
             }
             if len(drawn) > 1:
                 rows.append((_short(entry.caption), drawn))

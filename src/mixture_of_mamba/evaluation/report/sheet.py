@@ -17,7 +17,8 @@ def captioned_grid(rows: Sequence[tuple[str, Mapping[str, Path]]], scale: int = 
     """Images under each other, one row for each caption.
 
     Args:
-        rows: caption, and by column files of equally large images; the same columns in all rows.
+        rows: caption, and by column files of equally large images. A column that a row lacks stays
+            empty there.
         scale: pixels of the result for each pixel of an image.
 
     Returns:
@@ -25,8 +26,8 @@ def captioned_grid(rows: Sequence[tuple[str, Mapping[str, Path]]], scale: int = 
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    columns = list(rows[0][1])
-    first = read_image(rows[0][1][columns[0]])
+    columns = list(dict.fromkeys(name for _, files in rows for name in files))
+    first = read_image(next(file for _, files in rows for file in files.values()))
     height, width, gap, text = first.shape[0] * scale, first.shape[1] * scale, 8, 330
     font, head = ImageFont.load_default(15), 26
     size = (text + len(columns) * (width + gap) + gap, head + len(rows) * (height + gap) + gap)
@@ -38,6 +39,8 @@ def captioned_grid(rows: Sequence[tuple[str, Mapping[str, Path]]], scale: int = 
         y = head + i * (height + gap)
         draw.multiline_text((gap, y), "\n".join(textwrap.wrap(caption, 40)), "black", font)
         for j, name in enumerate(columns):
+            if name not in files:
+                continue
             picture = Image.fromarray(read_image(files[name]))
             larger = picture.resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(larger, (text + j * (width + gap), y))
