@@ -107,6 +107,31 @@ def test_a_compiled_call_takes_the_preference_of_its_own_thread() -> None:
         assert named(zero) == 0
 
 
+def test_tasks_that_take_turns_leave_no_preference_to_compiled_calls() -> None:
+    @torch.compile(backend="eager", fullgraph=True)
+    def named(x: torch.Tensor) -> torch.Tensor:
+        return x + len(dispatch.preferred("selective_scan", None))
+
+    zero, seen = torch.zeros(()), []
+
+    async def preferring(name: str, leave: asyncio.Event, then: asyncio.Event) -> None:
+        with mom.use_backend(selective_scan=name):
+            await leave.wait()
+        seen.append(int(named(zero)))
+        then.set()
+
+    async def tasks() -> None:
+        first, second, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        both = asyncio.gather(preferring("cpu", first, second), preferring("torch", second, end))
+        await asyncio.sleep(0)  # both have entered, "torch" last
+        first.set()
+        await both
+
+    asyncio.run(tasks())
+    assert seen == [len("torch"), 0]
+    assert named(zero) == 0
+
+
 def test_a_choice_says_why_none_can_serve() -> None:
     found, reasons = dispatch.active(
         "modality_linear", SimpleNamespace(device_type="xpu", host_offsets=None)

@@ -23,6 +23,7 @@ __all__ = [
     "backends",
     "choose",
     "load",
+    "prefer",
     "preferences",
     "preferred",
     "use_backend",
@@ -55,9 +56,26 @@ _EXPLAINED: set[tuple[str, str]] = set()
 
 
 class _Preferences(threading.local):
-    """What torch.compile reads in place of the context variable, which it cannot trace or guard."""
+    """What torch.compile reads in place of the context variable, which it cannot trace or guard.
 
-    names: dict[str, str] = {}  # noqa: RUF012  (replaced, never written into)
+    Attributes:
+        names: the preferences that were entered last in this thread, of those that still hold.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}  # replaced, never written into
+        self._entered: dict[object, dict[str, str]] = {}
+
+    def enter(self, names: dict[str, str]) -> object:
+        """Returns what `leave` takes."""
+        entry = object()
+        self.names = self._entered[entry] = names
+        return entry
+
+    def leave(self, entry: object) -> None:
+        """In any order: asyncio tasks of one thread take turns."""
+        self._entered.pop(entry, None)
+        self.names = next(reversed(self._entered.values()), {})
 
 
 #: Backends by op that `use_backend` prefers in this thread and task.
@@ -156,15 +174,19 @@ def use_backend(**names: str) -> Iterator[None]:
             raise BackendError(f"there is no op {op!r}; choose from {sorted(_REGISTRY)}")
         if name not in _reference(op):  # which is a formula, not a module
             load(op, name)
-    before = _TRACED.names
-    preferred_now = {**_PREFERRED.get(), **names}
-    token = _PREFERRED.set(preferred_now)
-    _TRACED.names = preferred_now
+    with prefer({**_PREFERRED.get(), **names}):
+        yield
+
+
+@contextmanager
+def prefer(names: dict[str, str]) -> Iterator[None]:
+    """Prefer exactly these backends by op for a while, whatever `use_backend` prefers around it."""
+    token, entry = _PREFERRED.set(names), _TRACED.enter(names)
     try:
         yield
     finally:
+        _TRACED.leave(entry)
         _PREFERRED.reset(token)
-        _TRACED.names = before
 
 
 def preferences() -> dict[str, str]:
