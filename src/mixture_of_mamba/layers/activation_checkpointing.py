@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from ..ops import use_backend
-from ..ops.dispatch import preferences
+from ..ops.dispatch import prefer, preferences
 
 __all__ = ["checkpoint_contexts", "checkpoint_policy"]
 
@@ -31,18 +30,19 @@ def checkpoint_contexts() -> Any:
     forward, recompute = create_selective_checkpoint_contexts(checkpoint_policy)
     if torch.compiler.is_compiling():  # the graph holds the backends; torch wants its own context
         return forward, recompute
-    return forward, _WithBackendsOfForward(recompute) if preferences() else recompute
+    return forward, _WithBackendsOfForward(recompute)
 
 
 class _WithBackendsOfForward(AbstractContextManager[None]):
-    """A backward may run in another thread, and after `use_backend` has ended."""
+    """What the forward kept is its backends' own. A backward may run in another thread, after
+    `use_backend` has ended, and inside another one."""
 
     def __init__(self, recompute: AbstractContextManager[Any]) -> None:
         self._recompute, self._names = recompute, preferences()
 
     def __enter__(self) -> None:
         self._stack = ExitStack()
-        self._stack.enter_context(use_backend(**self._names))
+        self._stack.enter_context(prefer(self._names))
         self._stack.enter_context(self._recompute)
 
     def __exit__(self, *error: Any) -> None:
