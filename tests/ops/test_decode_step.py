@@ -196,6 +196,17 @@ def test_the_torch_backend_takes_weights_as_they_are() -> None:
         Model(CASES["mixture"][1], backend="reference")
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_steps_of_trainable_weights_leave_no_graph(backend: str) -> None:
+    block, norm = MambaBlock(MambaConfig(d_model=38, n_modalities=2)), torch.ones(38)
+    norm.requires_grad_()
+    step = DecodeStep([block_weights(block)], eps=1e-5, final_norm=norm, backend=backend)
+    states, modality = step.new_states(2), torch.tensor([0, 1])
+    for _ in range(2):
+        y = step(torch.randn(2, 38), modality, states)
+        assert not any(part.requires_grad for part in (y, *states[0]))
+
+
 def test_wrong_input_is_said() -> None:
     model = Model(CASES["mixture"][1])
     states = model.step.new_states(2)

@@ -113,7 +113,8 @@ class DecodeStep:
             raise ValueError(f"modality is {modality.dtype}; integers are needed")
         if len(states) != self._blocks:
             raise ValueError(f"there are {len(states)} states, but {self._blocks} blocks")
-        y: Tensor = self._module.step(self.prepared, x, modality, states)
+        with torch.no_grad():  # the states, updated in place, would take every step's graph along
+            y: Tensor = self._module.step(self.prepared, x, modality, states)
         return y
 
 
