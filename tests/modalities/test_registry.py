@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +34,7 @@ def test_a_built_in_codec_knows_its_name_and_options(name: str) -> None:
 def test_a_registered_class_is_found_under_its_name() -> None:
     assert register(ToyCodec) is ToyCodec
     assert codec_class("toy") is register(ToyCodec)
-    assert "toy" in names() and name_of(ToyCodec) == "toy"
+    assert "toy" in names() and name_of(ToyCodec) == "tests.helpers.toy_codecs:ToyCodec"
     assert options_of("toy") is ToyCodec.Options
 
 
@@ -50,6 +52,92 @@ def test_an_entry_point_is_loaded_when_it_is_asked_for(monkeypatch: pytest.Monke
     point = EntryPoint("theirs", "tests.helpers.toy_codecs:ToyCodec", registry.GROUP)
     monkeypatch.setattr(registry, "_entry_points", lambda: {"theirs": point})
     assert "theirs" in names() and codec_class("theirs") is ToyCodec
+    assert name_of(ToyCodec) == "tests.helpers.toy_codecs:ToyCodec"
+    point = EntryPoint("toy", "tests.helpers.toy_codecs:ToyCodec", registry.GROUP)
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"toy": point})
+    assert name_of(ToyCodec) == "toy", "another process finds it under this name"
+
+
+def test_a_class_that_no_import_leads_to_keeps_the_name_it_is_registered_under() -> None:
+    class Inner(ToyCodec):
+        codec = "inner"
+
+    register(Inner)
+    assert name_of(Inner) == "inner"
+    script = type("Script", (ToyCodec,), {"codec": "script", "__module__": "__main__"})
+    register(script)
+    assert name_of(script) == "script"
+
+
+#: A module of somebody else; importing it registers what other processes do not know then.
+THEIRS = """
+from mixture_of_mamba.modalities import register
+from mixture_of_mamba.modalities.text import TextTokenizer
+from tests.modalities.test_toy_modality import DepthLevels
+
+@register
+class Levels(DepthLevels):
+    pass
+
+class Words(TextTokenizer):
+    pass
+"""
+SAVE = """
+import sys
+from mixture_of_mamba.modalities import codec_class
+from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
+levels = codec_class("their_codecs:Levels")
+text = codec_class("their_codecs:Words").train(["a wall", "stairs"], 280)
+TokenizerSet(text, {"depth": levels(levels.Options(levels=5))}).save(sys.argv[1])
+"""
+LOAD = """
+import sys
+from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
+tokenizers = TokenizerSet.load(sys.argv[1])
+print(*(type(tokenizers.codec(name)) for name in tokenizers.names))
+"""
+REUSE = """
+import sys
+from mixture_of_mamba.training.config import RunConfig
+
+def run(codec):
+    depth = {"levels": 5} if codec is None else {"codec": codec}
+    data = {"tokenizers": sys.argv[1], "source": sys.argv[1], "window": 128}
+    return RunConfig.from_dict({"modalities": {"depth": depth}, "data": data}).resolved()
+
+by_path = run("their_codecs:Levels")
+assert by_path.modalities["depth"].to_dict() == {"codec": "their_codecs:Levels", "levels": 5}
+assert run(None) == by_path
+assert run("levels") == by_path, "registered by now"
+try:
+    run("vq")
+except ValueError as error:
+    assert "codec is 'vq', but the tokenizers in" in str(error), error
+else:
+    sys.exit("another codec is taken for theirs")
+"""
+
+
+def test_another_process_finds_the_codecs_of_saved_tokenizers(tmp_path: Path) -> None:
+    (tmp_path / "their_codecs.py").write_text(THEIRS)
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join(map(str, (root / "src", root, tmp_path)))
+    folder = str(tmp_path / "tokenizers")
+
+    def python(code: str) -> str:
+        command = [sys.executable, "-c", code, folder]
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    python(SAVE)
+    inspect = "import sys; from mixture_of_mamba.cli.main import main; "
+    said = python(f"{inspect} sys.exit(main(['tokenizer', 'inspect', sys.argv[1]]))")
+    assert "depth: discrete, vocabulary 6, 16 an item, levels" in said
+    shown = python(LOAD)
+    assert shown.split("'")[1::2] == ["their_codecs.Words", "their_codecs.Levels"]
+    python(REUSE)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:

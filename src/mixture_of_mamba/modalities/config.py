@@ -8,7 +8,7 @@ from typing import Any
 
 from ..structure import structure
 from .options import CodecOptions
-from .registry import options_of
+from .registry import codec_class, options_of
 
 __all__ = ["DEFAULT", "ModalityConfig", "check_kinds", "merged", "modalities_from", "resolved"]
 
@@ -149,7 +149,8 @@ def resolved(
         check_kinds(given_kinds, made, where)
     for name, (codec, options) in theirs.items():
         mine = modalities.get(name, ModalityConfig())
-        _agree(f"modalities.{name}.codec", mine.codec, codec, where)
+        if mine.codec is not None and codec_class(mine.codec) is not codec_class(codec):
+            _agree(f"modalities.{name}.codec", mine.codec, codec, where)
         given = _checked(f"modalities.{name}", codec, mine.given)
         decided = asdict(options)
         for option, value in given.items():

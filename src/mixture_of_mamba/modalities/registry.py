@@ -7,6 +7,7 @@ and the entry points of the group `mixture_of_mamba.codecs`, in this order. A na
 
 from __future__ import annotations
 
+import sys
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
@@ -91,10 +92,16 @@ def options_of(name: str) -> type[CodecOptions]:
 
 
 def name_of(found: type[Codec]) -> str:
-    """The name under which `codec_class` finds a class: its own, or package.module:Class."""
-    if found.codec in names() and codec_class(found.codec) is found:
-        return found.codec
-    return f"{found.__module__}:{found.__qualname__}"
+    """The name under which `codec_class` finds a class in every process: its own where it is built
+    in or an entry point, else package.module:Class. A registered class that no import leads to, of
+    a script or inside a function, keeps its own, under which that script registers it again."""
+    name, module, path = found.codec, found.__module__, found.__qualname__
+    if name in _BUILT_IN and _imported(_BUILT_IN[name][0]) is found:
+        return name
+    if name in _entry_points() and _entry_points()[name].load() is found:
+        return name
+    importable = module != "__main__" and getattr(sys.modules.get(module), path, None) is found
+    return name if _REGISTERED.get(name) is found and not importable else f"{module}:{path}"
 
 
 @cache

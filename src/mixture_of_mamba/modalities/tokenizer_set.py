@@ -202,12 +202,11 @@ class TokenizerSet:
                 "a run"
             )
         verify(folder)
-        codecs = _codecs(folder)
-        del codecs[TEXT]
-        return cls(
-            TextTokenizer.load(folder / TEXT),
-            {name: codec_class(codec).load(folder / name) for name, codec in codecs.items()},
-        )
+        recorded = {TEXT: "bpe", **_codecs(folder)}
+        codecs: dict[str, Any] = {
+            name: codec_class(codec).load(folder / name) for name, codec in recorded.items()
+        }
+        return cls(codecs.pop(TEXT), codecs)
 
 
 def _codecs(folder: Path) -> dict[str, str]:
@@ -215,7 +214,7 @@ def _codecs(folder: Path) -> dict[str, str]:
     recorded = read_json(folder / _FILE)
     if "codecs" in recorded:
         return dict(recorded["codecs"])
-    codecs = {TEXT: "bpe"}
+    codecs = {}
     for name, kind in recorded["others"].items():
         if kind == "latents":
             codecs[name] = read_json(folder / name / "latents.json")["source"]
