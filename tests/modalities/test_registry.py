@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from mixture_of_mamba.modalities import Codec, codec_class, register, registry
 from mixture_of_mamba.modalities.image.vq import VQImageTokenizer
-from mixture_of_mamba.modalities.options import PatchOptions, VQOptions
+from mixture_of_mamba.modalities.options import CodecOptions, PatchOptions, VQOptions
 from mixture_of_mamba.modalities.registry import name_of, names, options_of
 from tests.helpers.toy_codecs import ToyCodec
 
@@ -171,6 +173,20 @@ def test_what_is_no_codec_is_refused() -> None:
 
     with pytest.raises(TypeError, match="has no class attribute 'codec'; set it"):
         register(Nameless)
+
+
+def test_a_codec_and_its_options_are_of_one_kind() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Vectors(CodecOptions):
+        kind: ClassVar[str] = "continuous"
+
+    class Ids(ToyCodec):
+        codec = "ids"
+        kind = "discrete"
+        Options = Vectors
+
+    with pytest.raises(TypeError, match="Ids is discrete, but its Options say continuous"):
+        register(Ids)
 
 
 def test_options_are_known_without_torch() -> None:

@@ -125,4 +125,10 @@ def _check(found: Any) -> Any:
     for attribute in ("codec", "media", "Options"):
         if not hasattr(found, attribute):
             raise TypeError(f"codec {found.__name__} has no class attribute {attribute!r}; set it")
+    kinds = getattr(found, "kind", None), getattr(found.Options, "kind", None)
+    if all(isinstance(kind, str) for kind in kinds) and kinds[0] != kinds[1]:
+        raise TypeError(
+            f"codec {found.__name__} is {kinds[0]}, but its Options say {kinds[1]}; give both one "
+            "class attribute 'kind'"
+        )
     return found
