@@ -3,20 +3,62 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mixture_of_mamba import Modality
 from mixture_of_mamba.cli import generate
 from mixture_of_mamba.cli.main import main
+from mixture_of_mamba.cli.samples import show_samples
 from mixture_of_mamba.data.examples import Example
 from mixture_of_mamba.generation import Generator
+from mixture_of_mamba.modalities.codec import Codec
 from mixture_of_mamba.modalities.image.files import grid, read_image, write_image
+from mixture_of_mamba.modalities.media import TEXT
+from mixture_of_mamba.modalities.options import CodecOptions
 from mixture_of_mamba.modalities.speech.files import read_sound, write_sound
 from mixture_of_mamba.ops import decode_step, native
 from mixture_of_mamba.training.folder import write_config
+from mixture_of_mamba.training.loop import Evaluation
 from tests.factories.data import tiny_config
+from tests.factories.models import make_model
+from tests.helpers.toy_codecs import toy_tokenizers
+
+
+class Letters(Codec):
+    """A second modality of texts: "0" and the characters behind it, one token each."""
+
+    codec = "letters"
+    media = TEXT
+    Options = CodecOptions
+    kind = "discrete"
+    size = 49  # with the end
+
+    def __init__(self) -> None:
+        self.options = CodecOptions()
+
+    def encode(self, prepared: Sequence[str]) -> list[np.ndarray]:
+        return [np.array([ord(c) - ord("0") for c in text.strip()]) for text in prepared]
+
+    def decode(self, tokens: Sequence[np.ndarray]) -> list[str]:
+        return ["".join(chr(ord("0") + i) for i in ids) for ids in tokens]
+
+    fit = save = load = None  # type: ignore[assignment]
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> Generator:
+    """What `mom generate` finds in any folder: 34 words, whose special tokens begin with 34, and
+    notes."""
+    tokenizers = toy_tokenizers(34, notes=Letters())
+    model = make_model(*(Modality(*m) for m in tokenizers.modalities))
+    generator = Generator(model, tokenizers)
+    monkeypatch.setattr(Generator, "from_run", lambda *_, **__: generator)
+    return generator
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +145,45 @@ def test_prompts_of_any_modality_by_name(
     ):
         assert main([*base, "text", "--item", prompt]) == 1
         assert words in capsys.readouterr().err
+
+
+def test_another_modality_of_texts_is_read_from_files_and_streamed(
+    noted: Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("KLM\n")
+    base = ["generate", "run", "--item", f"notes={tmp_path / 'a.txt'}", "--to", "notes"]
+    prompt, drawn = [("notes", "KLM")], set()
+    for seed in range(6):
+        options = {"seed": seed, "temperature": 1.0}
+        made = [token for _, token in noted.stream(prompt, to="notes", **options)]
+        (wanted,) = noted.to("notes", [prompt], **options)
+        assert len(wanted) == len(made) - (made[-1] == noted.tokenizers.end["notes"])
+        drawn |= set(made)
+        for how in ([], ["--stream"]):
+            assert main([*base, "--temperature", "1", "--seed", str(seed), *how]) == 0
+            assert capsys.readouterr().out == f"{wanted}\n"
+    # of text these ids are special, here they are letters, but for the end
+    assert drawn & noted.tokenizers.special and noted.tokenizers.end["notes"] in drawn
+
+
+def test_samples_at_evaluations_are_of_the_documents_with_a_caption(
+    learnt: tuple[Generator, list[Example]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator, (example, other) = learnt
+    shown: dict[str, str] = {}
+    writer = SimpleNamespace(
+        add_text=lambda tag, text, step: shown.update({tag: text}),
+        add_image=lambda *_, **__: None,
+        add_audio=lambda *_, **__: None,
+    )
+    bare = Example({"image": example.items["image"]})
+    data = SimpleNamespace(
+        tokenizers=generator.tokenizers, validation_examples=[bare, example, bare, other, example]
+    )
+    show_samples(2)(Evaluation(7, generator.model, data, writer))  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+    captions = [example.caption, other.caption]
+    assert shown == {f"{n}/{i}": captions[i] for n in ("image", "speech") for i in range(2)}
 
 
 def test_formats_of_weights_are_those_of_the_decode_step() -> None:

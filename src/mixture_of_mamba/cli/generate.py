@@ -132,10 +132,9 @@ def run(args: Any) -> int:
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     given = [*options, *(["seed"] if args.seed is not None else [])]
     given += ["count"] if args.count > 1 else []
-    if to in tokenizers.fixed_length:
-        options.pop("max_tokens", None)
-    if text and args.count == 1:  # of several, each should be another
-        options.setdefault("temperature", TEXT_TEMPERATURE)
+    if text:  # of several, each should be another
+        usual = TEXT_TEMPERATURE if args.count == 1 else Sampling.temperature
+        options.setdefault("temperature", usual)
     greedy = options.get("temperature") == 0
     if line := without_effect(tokenizers, to, given, greedy=greedy):
         print(f"mom generate: without effect: {line}", file=sys.stderr)
@@ -149,8 +148,8 @@ def run(args: Any) -> int:
         out = Path(args.out or "generated")
         continue_documents(generator, [prompt] * args.count, out, **options)
     else:
-        made = generator.complete([prompt] * args.count, to=to, **options)
-        write_samples(tokenizers, to, [document[0].content for document in made], args.out)
+        items = generator.to(to, [prompt] * args.count, **options)
+        write_samples(tokenizers, to, items, args.out)
     return 0
 
 
@@ -170,10 +169,7 @@ def _prompts(args: Any) -> list[tuple[str, str]]:
 
 def _item(tokenizers: TokenizerSet, name: str, value: str) -> Any:
     """What a prompt's flag names: the words themselves, or the item of a file."""
-    from ..modalities.media import TEXT
-
-    media = tokenizers.codec(name).media
-    return value if media is TEXT else media.read(value)
+    return value if name == "text" else tokenizers.codec(name).media.read(value)
 
 
 def without_effect(

@@ -23,7 +23,7 @@ def write_samples(
 
     media = tokenizers.codec(name).media
     if media is TEXT and out is None:
-        print("\n".join(sample.strip() for sample in samples))
+        print("\n".join(samples))
         return
     paths = media.write_all(out or f"generated{media.suffixes[0]}", samples)
     print("wrote " + ", ".join(map(str, paths)), file=sys.stderr)
@@ -31,10 +31,12 @@ def write_samples(
 
 def stream_text(generator: Generator, prompt: Prompt, *, to: str, **options: Any) -> None:
     """Print one text while it is sampled."""
-    special, ids, shown = generator.tokenizers.special, [], 0
-    for _, token in generator.stream(prompt, to=to, **options):
-        ids += [] if token in special else [token]
-        text = generator.tokenizers.decode(to, ids)
+    from ..generation.segments import is_content
+
+    tokenizers, ids, shown = generator.tokenizers, [], 0
+    for name, token in generator.stream(prompt, to=to, **options):
+        ids += [token] if is_content(tokenizers, name, token) else []
+        text = tokenizers.decode(to, ids)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # a character may span two tokens
             print(text[shown:], end="", flush=True)
             shown = len(text)

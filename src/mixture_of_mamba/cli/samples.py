@@ -19,8 +19,8 @@ __all__ = ["show_samples"]
 def show_samples(count: int) -> Callable[[Evaluation], None]:
     """A callback for `train` that writes `count` generated samples of each modality.
 
-    The captions are those of validation documents. A sample that a half-trained model cannot finish
-    is reported once and does not stop the training.
+    The captions are those of the first validation documents that have one. A sample that a
+    half-trained model cannot finish is reported once and does not stop the training.
     """
     warned: set[str] = set()
 
@@ -30,10 +30,10 @@ def show_samples(count: int) -> Callable[[Evaluation], None]:
         from ..generation import Generator
 
         generator = Generator(evaluation.model, evaluation.data.tokenizers)
-        captions = [e.caption for e in evaluation.data.validation_examples[:count]]
+        captions = [e.caption for e in evaluation.data.validation_examples if e.caption.strip()]
         for name in generator.tokenizers.non_text:
             try:
-                _show(generator, name, captions, evaluation)
+                _show(generator, name, captions[:count], evaluation)
             except (ValueError, RuntimeError) as error:
                 if name not in warned:
                     print(f"no {name} samples yet: {one_line(error)}", file=sys.stderr)
@@ -43,11 +43,12 @@ def show_samples(count: int) -> Callable[[Evaluation], None]:
 
 
 def _show(generator: Any, name: str, captions: Sequence[str], evaluation: Evaluation) -> None:
+    from ..generation.prompts import prompts_of
+
     media = generator.tokenizers.codec(name).media
-    prompts = [[("text", caption)] for caption in captions]
-    for i, segments in enumerate(generator.complete(prompts, to=name, seed=0)):
+    for i, item in enumerate(generator.to(name, prompts_of({"text": captions}))):
         tag = f"{name}/{i}"
-        suffix, content = media.show(segments[0].content)
+        suffix, content = media.show(item)
         if suffix == ".png":
             _add_image(evaluation.writer, tag, content, evaluation.step)
         elif suffix == ".wav":

@@ -13,9 +13,16 @@ if TYPE_CHECKING:
     from ..modalities.documents import Segment
     from ..modalities.tokenizer_set import TokenizerSet
 
-__all__ = ["decode_segments", "split_segments", "truncated"]
+__all__ = ["decode_segments", "is_content", "split_segments", "truncated"]
 
 Piece = tuple[str, np.ndarray]
+
+
+def is_content(tokenizers: TokenizerSet, name: str, token: int) -> bool:
+    """Whether a token of a discrete modality is part of an item: it neither opens nor ends one."""
+    if name in tokenizers.end:
+        return token != tokenizers.end[name]
+    return token not in tokenizers.special  # of text, which has no end token
 
 
 def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Piece]:
@@ -32,12 +39,7 @@ def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Pi
             pieces.append((name, event.values.numpy()))
             open_ids, before = None, ""
             continue
-        special = (
-            event.token == tokenizers.end[name]
-            if name in tokenizers.end
-            else event.token in tokenizers.special  # of text, which has no end token
-        )
-        if special:
+        if not is_content(tokenizers, name, event.token):
             open_ids, before = None, ""
             continue
         if open_ids is None or name != before:
