@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from ..modalities.config import ModalityConfig, resolved
 from ..modalities.registry import name_of
@@ -23,7 +22,7 @@ def resolve(
     data.check_paths()
     for name, modality in modalities.items():
         if modality.codec is not None:
-            _check_paths(name, modality)
+            _check_files(name, modality, fitted=data.tokenizers is None)
     if data.tokenizers is None:
         return modalities
     from ..modalities.tokenizer_set import TokenizerSet  # torch, which reading a config needs not
@@ -38,12 +37,12 @@ def resolve(
     return found
 
 
-def _check_paths(name: str, modality: ModalityConfig) -> None:
+def _check_files(name: str, modality: ModalityConfig, *, fitted: bool) -> None:
+    """Of a codec that is fitted all that it needs; with reused tokenizers only what is given."""
     options = modality.options
-    for option in options.paths:
-        path = getattr(options, option)
-        if path is not None and not Path(path).exists():
-            raise ValueError(
-                f"modalities.{name}.{option} is {path!r}, which does not exist; give the path of a "
-                "pretrained one, or leave it out"
-            )
+    if not fitted and all(getattr(options, option) is None for option in options.paths):
+        return
+    try:
+        options.check_files()
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"modalities.{name}.{error}") from error

@@ -62,7 +62,8 @@ def save_samples(
     ]
     files = _Files()
     for name, codec in tokenizers.non_text.items():
-        for i, item in enumerate(generator.to(name, captions, seed=seed)):
+        generated = [] if name in tokenizers.one_way else generator.to(name, captions, seed=seed)
+        for i, item in enumerate(generated):
             if file := files.add(i, name, codec.media, item):
                 entries[i]["items"][name] = file
         real = {i: e.items[name] for i, e in enumerate(examples) if name in e.items}

@@ -189,6 +189,8 @@ class Generator:
         """The tokens of `complete` as they are sampled."""
         tokenizers = self.tokenizers
         modality = tokenizers.text_id if to is None else tokenizers.index(to)
+        if to in tokenizers.one_way:
+            raise ValueError(f"no {to} can be generated: {tokenizers.one_way[to]}")
         kinds = set(tokenizers.kinds) if to is None else {tokenizers.kinds[modality]}
         sequences = encode_prompts(tokenizers, prompts, to=to)
         if isinstance(seed, Sequence):
@@ -241,7 +243,8 @@ class Generator:
     def _grammar(self, to: str | None) -> Grammar:
         ranges = self.model.config.vocabulary_ranges
         if to is None:
-            return Grammar(self.tokenizers, ranges, may_open=self.tokenizers.begin)
+            may_open = self.tokenizers.begin.keys() - self.tokenizers.one_way.keys()
+            return Grammar(self.tokenizers, ranges, may_open=may_open)
         # a text ends where the document does or another modality begins
         return Grammar(self.tokenizers, ranges, stop=self.tokenizers.begin.values(), only=True)
 

@@ -21,6 +21,15 @@ class Cursor(NamedTuple):
     length: int = 0
 
 
+class Place(NamedTuple):
+    """What decides which ids may come: whether more of the item may, whether its end may, and the
+    place in the codec's cycle."""
+
+    may_go_on: bool
+    may_end: bool
+    at: int = 0
+
+
 class Grammar:
     """Masks over the joint vocabulary and the moves between modalities.
 
@@ -51,7 +60,7 @@ class Grammar:
             for name, token in tokenizers.begin.items()
             if name in may_open
         }
-        self._masks: dict[tuple[int, str], Tensor] = {}
+        self._masks: dict[tuple[int, Place], Tensor] = {}
 
     def continuous(self, cursor: Cursor) -> bool:
         """Whether the open modality consists of vectors, which no softmax chooses."""
@@ -59,9 +68,12 @@ class Grammar:
 
     def mask(self, cursor: Cursor) -> Tensor:
         """(v,) bool over the joint vocabulary: what may be sampled here."""
-        key = (cursor.modality, self._phase(cursor))
+        text = cursor.modality == self.tokenizers.text_id
+        place = self._text_place(cursor) if text else self._place(cursor)
+        key = (cursor.modality, place)
         if key not in self._masks:
-            self._masks[key] = self._build(*key)
+            build = self._text_mask if text else self._item_mask
+            self._masks[key] = build(cursor.modality, place)
         return self._masks[key]
 
     def advance(self, cursor: Cursor, token: int) -> tuple[Cursor, bool]:
@@ -78,27 +90,40 @@ class Grammar:
         cursor = Cursor(cursor.modality, cursor.length + 1)
         return cursor, self.only and cursor.length == self.tokenizers.fixed_length.get(name)
 
-    def _phase(self, cursor: Cursor) -> str:
+    def _text_place(self, cursor: Cursor) -> Place:
+        """Of text, whether it may end."""
+        return Place(True, bool(cursor.length) or not self.only)
+
+    def _place(self, cursor: Cursor) -> Place:
+        """Inside an item of another modality."""
         name = self.tokenizers.names[cursor.modality]
         fixed = self.tokenizers.fixed_length.get(name)
+        cycle = self.tokenizers.cycle.get(name, ())
+        at = cursor.length % len(cycle) if cycle else 0
         if fixed is not None:
-            return "start" if cursor.length < fixed else "end"
-        text = cursor.modality == self.tokenizers.text_id
-        return "any" if cursor.length or (text and not self.only) else "start"
+            return Place(cursor.length < fixed, cursor.length >= fixed, at)
+        return Place(True, cursor.length > 0 and at == 0, at)
 
-    def _build(self, modality: int, phase: str) -> Tensor:
-        tokenizers = self.tokenizers
-        mask = torch.zeros(max(high for _, high in self.ranges), dtype=torch.bool)
+    def _text_mask(self, modality: int, place: Place) -> Tensor:
         low, high = self.ranges[modality]
-        if modality == tokenizers.text_id:
-            mask[low:high] = True
-            forbidden = tokenizers.special
-            if phase != "start":
-                forbidden = forbidden - self.stop - self._opens.keys()
-            mask[[low + i for i in forbidden]] = False
-            return mask
-        if phase != "end":
-            mask[low:high] = True
-        name = tokenizers.names[modality]
-        mask[low + tokenizers.end[name]] = phase != "start"
+        mask = self._nothing()
+        mask[low:high] = True
+        forbidden = self.tokenizers.special
+        if place.may_end:
+            forbidden = forbidden - self.stop - self._opens.keys()
+        mask[[low + i for i in forbidden]] = False
         return mask
+
+    def _item_mask(self, modality: int, place: Place) -> Tensor:
+        low, high = self.ranges[modality]
+        name = self.tokenizers.names[modality]
+        mask = self._nothing()
+        if place.may_go_on:
+            cycle = self.tokenizers.cycle.get(name)
+            first, last = cycle[place.at] if cycle else (0, high - low)
+            mask[low + first : low + last] = True
+        mask[low + self.tokenizers.end[name]] = place.may_end
+        return mask
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(max(high for _, high in self.ranges), dtype=torch.bool)

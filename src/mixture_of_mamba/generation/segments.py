@@ -28,7 +28,8 @@ def is_content(tokenizers: TokenizerSet, name: str, token: int) -> bool:
 def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Piece]:
     """Runs of one modality: (name, ids without begin and end, or values).
 
-    Segments of a fixed length that are incomplete are omitted.
+    Segments of a fixed length that are incomplete are omitted, and so is the broken cycle
+    (Codec.cycle) at the end of one.
     """
     pieces: list[tuple[str, list[int] | np.ndarray]] = []
     open_ids: list[int] | None = None
@@ -48,6 +49,8 @@ def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Pi
         open_ids.append(event.token)
     whole = []
     for name, ids in pieces:
+        if cycle := tokenizers.cycle.get(name):
+            ids = ids[: len(ids) - len(ids) % len(cycle)]
         if len(ids) == tokenizers.fixed_length.get(name, len(ids)):
             whole.append((name, np.asarray(ids)))
     return whole

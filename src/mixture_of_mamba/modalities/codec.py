@@ -29,6 +29,10 @@ class Codec(ABC):
         size: ids with the end token, which is the last of them (discrete), or the width of a
             vector (continuous). Of text: its tokens; the special tokens belong to the TokenizerSet.
         fixed_length: tokens of every item, without begin and end; None: they vary.
+        cycle: (low, high) of the ids that may stand at each place of a pattern that an item
+            repeats, such as one id of each codebook of an audio codec; an item holds whole cycles.
+            Empty: any id, anywhere.
+        cannot_decode: why ids or vectors cannot be made into items, and what can; None: they can.
         options: what this codec is; recorded with it.
         version: of its training, where that takes long: a codec with a version is kept in the data
             cache; raise it when the training changes.
@@ -40,6 +44,8 @@ class Codec(ABC):
     kind: str
     size: int
     fixed_length: int | None = None
+    cycle: tuple[tuple[int, int], ...] = ()
+    cannot_decode: str | None = None
     options: Any
     version: ClassVar[int | None] = None
 
@@ -75,7 +81,11 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, tokens: Sequence[np.ndarray]) -> list[Any]:
-        """Items of ids or vectors, without begin and end."""
+        """Items of ids or vectors, without begin and end.
+
+        Raises:
+            ValueError: a wrong number of them, ids that are none of this codec, or `cannot_decode`.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> None:

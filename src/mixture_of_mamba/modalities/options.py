@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
@@ -41,8 +42,23 @@ class CodecOptions:
 
     @property
     def fixed_length(self) -> int | None:
-        """Tokens of every item, without begin and end; None where they vary."""
+        """Tokens of every item, without begin and end; None where they vary or are not known before
+        the codec is."""
         return None
+
+    def check_files(self) -> None:
+        """Hold what the options name against the disk, before anything is read or trained.
+
+        Raises:
+            FileNotFoundError, ValueError: something is missing or does not fit.
+        """
+        for option in self.paths:
+            path = getattr(self, option)
+            if path is not None and not Path(path).exists():
+                raise ValueError(
+                    f"{option} is {path!r}, which does not exist; give the path of a pretrained "
+                    "one, or leave it out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

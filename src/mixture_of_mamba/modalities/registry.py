@@ -23,8 +23,8 @@ __all__ = ["GROUP", "codec_class", "name_of", "names", "options_of", "register"]
 #: Group of entry points that other packages add codecs with.
 GROUP = "mixture_of_mamba.codecs"
 
-#: Name -> class, with the module that holds it, and options.
-_BUILT_IN: dict[str, tuple[str, type[CodecOptions]]] = {
+#: Name -> class, with the module that holds it; and the options of those that need torch.
+_BUILT_IN: dict[str, str | tuple[str, type[CodecOptions]]] = {
     "bpe": (".text:TextTokenizer", _options.TextOptions),
     "vq": (".image.vq:VQImageTokenizer", _options.VQOptions),
     "patches": (".image.patches:PatchCodec", _options.PatchOptions),
@@ -67,7 +67,8 @@ def codec_class(name: str) -> type[Codec]:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in _BUILT_IN:
-        return _imported(_BUILT_IN[name][0])
+        entry = _BUILT_IN[name]
+        return _imported(entry if isinstance(entry, str) else entry[0])
     if name in _entry_points():
         return _check(_entry_points()[name].load())
     if ":" in name:
@@ -86,8 +87,9 @@ def options_of(name: str) -> type[CodecOptions]:
     Raises:
         ValueError, ImportError: as `codec_class`.
     """
-    if name not in _REGISTERED and name in _BUILT_IN:
-        return _BUILT_IN[name][1]
+    entry = _BUILT_IN.get(name)
+    if name not in _REGISTERED and isinstance(entry, tuple):
+        return entry[1]
     return codec_class(name).Options
 
 

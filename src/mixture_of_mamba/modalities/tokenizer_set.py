@@ -58,6 +58,8 @@ class TokenizerSet:
         begin: text id of the token that opens an item, by name of a modality other than text.
         end: id of the token that closes an item, inside the vocabulary of `end_modality(name)`.
         fixed_length: tokens of every item without begin and end, by name; absent where they vary.
+        cycle: of each modality that has one, by name; see Codec.
+        one_way: of each modality that cannot be generated, by name, the reason.
         document: text ids of the tokens that begin and end a document.
         special: text ids that are no words.
     """
@@ -84,6 +86,10 @@ class TokenizerSet:
         }
         lengths = {name: codec.fixed_length for name, codec in non_text.items()}
         self.fixed_length = {name: n for name, n in lengths.items() if n is not None}
+        self.cycle = {name: codec.cycle for name, codec in non_text.items() if codec.cycle}
+        self.one_way = {
+            name: codec.cannot_decode for name, codec in non_text.items() if codec.cannot_decode
+        }
 
     @property
     def modalities(self) -> list[tuple[str, str, int]]:

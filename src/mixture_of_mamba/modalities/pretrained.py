@@ -1,0 +1,212 @@
+"""Networks that people have: found in a folder or on the hub, checked, and loaded by class.
+
+A network's class is chosen by the codec, never by its files: code that a folder brings is not run.
+Facts are read from config.json, so that a wrong folder is refused before anything is trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..extras import needs
+from ..files import read_json
+from .options import CodecOptions
+
+__all__ = ["PretrainedOptions", "class_of", "config_of", "find", "load_transformers", "loading"]
+
+#: Files of a repository on the hub that a network, its processor or its tokenizer needs.
+WANTED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedOptions(CodecOptions):
+    """Of a codec whose network somebody else trained."""
+
+    training: ClassVar[tuple[str, ...]] = ("pretrained",)
+    paths: ClassVar[tuple[str, ...]] = ("pretrained",)
+
+    pretrained: str | None = None
+    """Folder of the network, as save_pretrained writes it, or its id on the Hugging Face hub; not
+    needed where data.tokenizers brings the network."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the network, on this machine.
+
+        Raises:
+            ValueError: none was given.
+            FileNotFoundError: there is none.
+        """
+        if self.pretrained is None:
+            raise ValueError(
+                "pretrained is missing; give the folder of the network, or its id on the hub"
+            )
+        try:
+            return find(self.pretrained)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"pretrained: {error}") from error
+
+    def check_files(self) -> None:
+        config_of(self.folder)
+
+
+def find(given: str | Path) -> Path:
+    """The folder of a pretrained network or tokenizer; of a hub id, its snapshot in the hub's
+    cache, fetched where it is not there.
+
+    Raises:
+        FileNotFoundError: it is no folder, and no repository that the hub or its cache has.
+    """
+    if Path(given).is_dir():
+        return Path(given)
+    if not _HUB_ID.fullmatch(str(given)):
+        raise FileNotFoundError(
+            f"{given} does not exist; give the folder of a pretrained network, or its id on the "
+            "hub, such as kyutai/mimi"
+        )
+    return _snapshot(str(given))
+
+
+@lru_cache(32)
+def _snapshot(hub_id: str) -> Path:
+    with needs("fetching from the hub", "train"):
+        from huggingface_hub import snapshot_download
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED)))
+    except Exception as error:  # of many classes: no network, no such repository, no permission
+        raise FileNotFoundError(
+            f"{hub_id} is no folder here, and the hub did not give it "
+            f"({' '.join(str(error).split())[:200]}); give a folder, or fetch it where there is a "
+            f"network with: hf download {hub_id}"
+        ) from error
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """config.json of a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no JSON object, or asks for code of its folder.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no pretrained network: config.json is missing; give a folder that "
+            "save_pretrained wrote"
+        )
+    config: dict[str, Any] = read_json(file)
+    if "auto_map" in config and not _known_to_transformers(config):
+        raise ValueError(
+            f"{file}: the network needs code of its own folder (auto_map), which is never run; "
+            "give a checkpoint of a class that transformers or diffusers has"
+        )
+    return config
+
+
+def _known_to_transformers(config: Mapping[str, Any]) -> bool:
+    with needs("a pretrained network", "train"):
+        from transformers import CONFIG_MAPPING
+    return config.get("model_type") in CONFIG_MAPPING
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """What a config.json says that its network is: diffusers' `_class_name`, else the first of
+    transformers' `architectures`, else `model_type`."""
+    if "_class_name" in config:
+        return str(config["_class_name"])
+    architectures = config.get("architectures") or [config.get("model_type", "of no named class")]
+    return str(architectures[0])
+
+
+@contextmanager
+def loading(folder: Path, what: str) -> Iterator[None]:
+    """Turn what goes wrong while weights are loaded into one error that names folder and class."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # transformers and diffusers raise many kinds
+        why = " ".join(str(error).split())[:600]
+        raise ValueError(
+            f"the {what} in {folder} cannot be loaded ({why}); save it again with save_pretrained, "
+            "or give another folder"
+        ) from error
+
+
+def load_transformers(network_class: Any, folder: Path, part: Sequence[str] = ()) -> Any:
+    """A transformers network in float32, in evaluation mode, without gradients.
+
+    Args:
+        network_class: its class in transformers.
+        folder: of the network, or of a model that it is a part of.
+        part: names that the network may have in such a model, such as "model.vqmodel.".
+
+    Raises:
+        FileNotFoundError, ValueError: another class, damaged weights, or weights that are missing:
+            transformers itself would draw them at random.
+    """
+    name = network_class.__name__
+    config = config_of(folder)
+    config_class = network_class.config_class
+    key = config_class.base_config_key
+    with loading(folder, name):
+        if config.get("model_type") == config_class.model_type:
+            network = _whole(network_class, folder)
+        elif part and key in config:
+            network = _part(network_class, folder, config[key], part)
+        else:
+            raise ValueError(f"it holds a {class_of(config)}, a {name} is needed")
+    return network.float().eval().requires_grad_(False)
+
+
+def _whole(network_class: Any, folder: Path) -> Any:
+    import torch
+
+    network, found = network_class.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        local_files_only=True,
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+    return network
+
+
+def _part(
+    network_class: Any, folder: Path, config: Mapping[str, Any], prefixes: Sequence[str]
+) -> Any:
+    weights = _tensors(folder, prefixes)
+    network = network_class(network_class.config_class.from_dict(dict(config)))
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    if missing:
+        raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+    if unexpected:
+        raise ValueError(f"its weights have unknown tensors, such as {unexpected[0]}")
+    return network
+
+
+def _tensors(folder: Path, prefixes: Sequence[str]) -> dict[str, Any]:
+    """The tensors below a prefix, of all .safetensors files of a folder, without the prefix."""
+    from safetensors import safe_open
+
+    found: dict[str, Any] = {}
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError("it has no .safetensors weights")
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  no mapping
+                for prefix in prefixes:
+                    if name.startswith(prefix):
+                        found[name.removeprefix(prefix)] = tensors.get_tensor(name)
+    return found
