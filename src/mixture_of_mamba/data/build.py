@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from .cache import build_or_load
 from .config import DataConfig, check_modalities
 from .corpus import Source
 from .encoding import EncodedCorpus, encode_corpus
-from .fingerprints import fingerprints
+from .fingerprints import digests, fingerprints, option_digests, versions
 from .fit import fit_tokenizers
 from .listing import Listing, list_documents
 from .packing import pack
@@ -33,8 +30,6 @@ __all__ = ["build"]
 VERSION = 4
 #: Skipped documents whose reasons are kept.
 MOST_REASONS = 100
-
-_PACKAGES = ("torch", "numpy", "tokenizers", "scikit-learn", "diffusers", "espeakng-loader")
 
 
 def build(
@@ -179,27 +174,15 @@ def _key(
     config: DataConfig, modalities: Mapping[str, ModalityConfig], listing: Listing
 ) -> dict[str, Any]:
     """Everything that the data depends on, the source's files among it."""
-    key: dict[str, Any] = {"version": VERSION, **config.cache_key()}
+    key: dict[str, Any] = {"version": VERSION, **config.cache_key(), **versions()}
     key["modalities"] = {name: modality.to_dict() for name, modality in modalities.items()}
-    key["python"] = platform.python_version()
-    for package in _PACKAGES:
-        try:
-            key[package] = version(package)
-        except PackageNotFoundError:
-            key[package] = None
     if config.source != "digits":
         key["documents"] = fingerprints(listing.documents)
     if config.tokenizers is not None:
-        key["tokenizers"] = _digests(Path(config.tokenizers))
+        key["tokenizers"] = digests(Path(config.tokenizers))
+    else:
+        key["codecs"] = {name: codec_class(m.name).version for name, m in modalities.items()}
     for name, modality in modalities.items():
-        options = modality.options
-        for option in options.paths:
-            if (path := getattr(options, option)) is not None:
-                key[f"{name}.{option}"] = _digests(Path(path))
+        for option, found in option_digests(modality.options).items():
+            key[f"{name}.{option}"] = found
     return key
-
-
-def _digests(path: Path) -> list[str]:
-    """Of a file, or of all files of a folder."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]

@@ -1,15 +1,24 @@
-"""What tells whether documents are still those that a cached preparation was made of."""
+"""What tells whether documents, files and packages are still those that something cached was made
+of."""
 
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..files import digest
+from ..modalities.options import CodecOptions, TextOptions
+from ..modalities.text import text_file
 from .listing import ListedDocument
 
-__all__ = ["fingerprints"]
+__all__ = ["digests", "fingerprints", "option_digests", "versions"]
+
+#: Packages that prepared data and fitted codecs depend on.
+_PACKAGES = ("torch", "numpy", "tokenizers", "scikit-learn", "diffusers", "espeakng-loader")
 
 EDGE = 4096
 """Bytes at either end of a file that are part of its stamp; up to twice as many are all of it."""
@@ -27,6 +36,39 @@ def fingerprints(documents: Iterable[ListedDocument]) -> list[Any]:
     return out
 
 
+def digests(path: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of all files of a folder by their names below it."""
+    if path.is_file():
+        return {path.name: digest(path)}
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return {file.relative_to(path).as_posix(): digest(file) for file in files}
+
+
+def option_digests(options: CodecOptions) -> dict[str, dict[str, str]]:
+    """Option -> digests of what it names; of a pretrained model's folder that is given for its text
+    tokenizer the tokenizer alone.
+
+    Raises:
+        FileNotFoundError: such a folder has no tokenizer.
+    """
+    named = {option: getattr(options, option) for option in options.paths}
+    paths = {option: Path(path) for option, path in named.items() if path is not None}
+    if isinstance(options, TextOptions):
+        paths = {option: text_file(path) for option, path in paths.items()}
+    return {option: digests(path) for option, path in paths.items()}
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of each package; None: it is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
 def _stamp(path: Path) -> list[Any]:
     try:
         if not path.is_file():
@@ -39,7 +81,7 @@ def _stamp(path: Path) -> list[Any]:
             edges += file.read(EDGE)
     except (OSError, ValueError):  # named again, with its document, when it is read
         return [str(path), None]
-    digest = hashlib.sha256(edges).hexdigest()
+    ends = hashlib.sha256(edges).hexdigest()
     if stat.st_size <= 2 * EDGE:
-        return [str(path), stat.st_size, digest]
-    return [str(path), stat.st_size, digest, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        return [str(path), stat.st_size, ends]
+    return [str(path), stat.st_size, ends, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..modalities.codec import Codec
 from ..modalities.config import ModalityConfig
@@ -18,6 +17,7 @@ from ..modalities.tokenizer_set import TEXT, TokenizerSet, special_tokens
 from .cache import build_or_load
 from .config import DataConfig
 from .corpus import Source
+from .fingerprints import option_digests, versions
 from .stage_log import StageLog
 
 __all__ = ["fit_tokenizers"]
@@ -75,13 +75,16 @@ def _fit(
         return codec.fit(prepared, modality.options, seed=seed, report=log.say)
     hashed = hashlib.sha256()
     for item in prepared:
-        hashed.update(np.ascontiguousarray(item).tobytes())
+        array = np.ascontiguousarray(item)
+        hashed.update(f"{array.dtype.str} {array.shape} ".encode())
+        hashed.update(array.tobytes())
     key = {
-        **modality.to_dict(),
+        "modality": modality.to_dict(),  # apart: the options of a codec may have any names
+        "files": option_digests(modality.options),
         "version": codec.version,
         "items": hashed.hexdigest(),
         "seed": seed,
-        "torch": torch.__version__,
+        **versions(),
     }
 
     def make(folder: Path) -> None:

@@ -1,0 +1,124 @@
+"""What is kept in the cache of fitted codecs and of prepared data is only taken for what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from mixture_of_mamba.data import fingerprints
+from mixture_of_mamba.data.fit import _fit
+from mixture_of_mamba.data.stage_log import StageLog
+from mixture_of_mamba.modalities.config import ModalityConfig
+from mixture_of_mamba.modalities.image.vq import VQImageTokenizer
+from mixture_of_mamba.modalities.options import CodecOptions, TextOptions
+from mixture_of_mamba.modalities.registry import name_of
+from tests.factories.data import prepare, tiny_config
+from tests.helpers.toy_codecs import ToyCodec
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptOptions(CodecOptions):
+    paths: ClassVar[tuple[str, ...]] = ("folder",)
+
+    seed: int = 0
+    items: str = ""
+    folder: str | None = None
+
+
+class KeptCodec(ToyCodec):
+    """Is kept in the cache; its options have names of its own."""
+
+    codec = "kept"
+    kind = "discrete"
+    version = 1
+    Options = KeptOptions
+    fitted: ClassVar[list[Any]] = []
+
+    @classmethod
+    def fit(
+        cls, prepared: Sequence[Any], options: Any, *, seed: int, report: Callable[[str], None]
+    ) -> KeptCodec:
+        cls.fitted.append(options)
+        return cls("discrete", 2)
+
+    def save(self, folder: Path) -> None:
+        (folder / "kept").write_text("")
+
+    @classmethod
+    def load(cls, folder: Path) -> KeptCodec:
+        return cls("discrete", 2)
+
+
+@pytest.fixture
+def fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Fits, or reads from the cache; how many were fitted until then."""
+    monkeypatch.setattr(KeptCodec, "fitted", [])
+
+    def fit(items: Sequence[Any], seed: int = 0, /, **given: Any) -> int:
+        modality = ModalityConfig(name_of(KeptCodec), given)
+        _fit(modality, items, seed, tmp_path / "cache", StageLog(False))
+        return len(KeptCodec.fitted)
+
+    return fit
+
+
+def test_equal_items_and_options_are_fitted_once(fits: Callable[..., int]) -> None:
+    zeros = np.zeros((2, 3), np.uint8)
+    assert [fits([zeros]), fits([zeros.copy()]), fits(zeros[None])] == [1, 1, 1]
+
+
+def test_items_of_equal_bytes_are_told_apart(fits: Callable[..., int]) -> None:
+    zeros = np.zeros((2, 3), np.uint8)
+    others = [[zeros.T], [zeros[0], zeros[1]], [zeros.view(np.int8)], ["a", "b"], ["ab"]]
+    assert [fits([zeros]), *map(fits, others)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_options_may_have_the_names_of_the_key(fits: Callable[..., int]) -> None:
+    given: list[dict[str, Any]] = [{}, {"seed": 1}, {"items": "all"}]
+    assert [fits(["a"], **options) for options in given] == [1, 2, 3]
+    assert fits(["a"], 1) == 4
+
+
+def test_another_content_of_a_named_folder_is_fitted_anew(
+    fits: Callable[..., int], tmp_path: Path
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "a").write_text("one")
+    before = fits(["a"], folder=str(folder))
+    (folder / "a").write_text("two")
+    assert (before, fits(["a"], folder=str(folder)), fits(["a"], folder=str(folder))) == (1, 2, 2)
+
+
+def test_another_version_of_a_codec_prepares_the_data_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = {"scenes": 30, "text_fraction": 0.0}
+    config = tiny_config("chameleon", image={"steps": 2}, digits=digits, cache=str(tmp_path))
+    first = prepare(config)
+    monkeypatch.setattr(VQImageTokenizer, "version", 1000)
+    second = prepare(config)
+    made = [folder.name.split("-")[0] for folder in tmp_path.iterdir() if folder.is_dir()]
+    assert sorted(made) == ["data", "data", "vq", "vq"]
+    assert first.digests == second.digests, "the training itself is as it was"
+
+
+def test_of_a_pretrained_model_only_its_tokenizer_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("gigabytes")
+    read: list[Path] = []
+    monkeypatch.setattr(fingerprints, "digest", lambda path: read.append(path) or "digest")
+    expected = {"tokenizer": {"tokenizer.json": "digest"}}
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        assert fingerprints.option_digests(TextOptions(tokenizer=str(path))) == expected
+    assert read == [tmp_path / "tokenizer.json"] * 2
+    assert fingerprints.option_digests(TextOptions()) == {}
+    with pytest.raises(FileNotFoundError, match=r"tokenizer.json does not exist"):
+        fingerprints.option_digests(TextOptions(tokenizer=str(tmp_path.parent)))
