@@ -139,6 +139,14 @@ def test_int8_reads_a_quarter_of_the_bytes() -> None:
     assert sizes[0] > 1.8 * sizes[1] > 3 * sizes[2]
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_the_bytes_are_those_of_the_projections_and_the_head(backend: str) -> None:
+    model = Model(CASES["mixture"][1], backend=backend)
+    parts = [p for b in model.blocks for name, p in b.named_parameters() if "_proj." in name]
+    assert len(parts) == 2 * 5  # dt_proj has a bias
+    assert model.step.weight_bytes == sum(p.nbytes for p in (*parts, model.head))
+
+
 def test_goes_on_from_the_states_of_a_prefill() -> None:
     model = Model(CASES["mixture"][1])
     x, modality = tokens(2, 3)

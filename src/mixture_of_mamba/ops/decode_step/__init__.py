@@ -73,7 +73,7 @@ class DecodeStep:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that a step of one modality reads at most."""
+        """Bytes of the projections and the head, of every modality: what a step reads at most."""
         return int(self.prepared.weight_bytes)
 
     def new_states(self, batch: int) -> list[tuple[Tensor, Tensor]]:

@@ -50,8 +50,13 @@ class StepInputs(NamedTuple):
     @property
     def modalities(self) -> int:
         """Experts of the projections that are split; 1 where none is."""
-        return max(
-            p.shape[0]
-            for w in self.blocks
-            for p in (w.in_weight, w.x_weight, w.dt_weight, w.dt_bias, w.out_weight)
-        )
+        return max(p.shape[0] for p in self.projections)
+
+    @property
+    def projections(self) -> list[Tensor]:
+        """Weights and biases."""
+        found: list[Tensor | None] = []
+        for w in self.blocks:
+            found += [w.in_weight, w.in_bias, w.x_weight, w.dt_weight, w.dt_bias]
+            found += [w.out_weight, w.out_bias]
+        return [p for p in found if p is not None]

@@ -46,11 +46,12 @@ class Prepared(NamedTuple):
 
     inputs: StepInputs
     blocks: list[Block]
+    modalities: int
 
     @property
     def weight_bytes(self) -> int:
-        weights = [v for block in self.inputs.blocks for v in block if v is not None]
-        return sum(v.nbytes for v in weights)
+        head = self.inputs.head
+        return sum(p.nbytes for p in self.inputs.projections) + (0 if head is None else head.nbytes)
 
 
 def why_not(inputs: StepInputs) -> str | None:
@@ -63,7 +64,7 @@ def why_not(inputs: StepInputs) -> str | None:
 @torch.no_grad()
 def prepare(inputs: StepInputs) -> Prepared:
     """Convert what a step needs in another dtype; the rest is borrowed."""
-    return Prepared(inputs, [_prepared(w) for w in inputs.blocks])
+    return Prepared(inputs, [_prepared(w) for w in inputs.blocks], inputs.modalities)
 
 
 def _prepared(w: Weights) -> Block:
@@ -92,8 +93,8 @@ def new_states(prepared: Prepared, batch: int) -> list[tuple[Tensor, Tensor]]:
 def step(
     prepared: Prepared, x: Tensor, modality: Tensor, states: Sequence[tuple[Tensor, Tensor]]
 ) -> Tensor:
-    _, eps, final_norm, head, _ = inputs = prepared.inputs
-    groups = _groups(modality, inputs.modalities, x.device)
+    _, eps, final_norm, head, _ = prepared.inputs
+    groups = _groups(modality, prepared.modalities, x.device)
     for block, (conv, ssm) in zip(prepared.blocks, states, strict=True):
         x = _block(block, eps, x, conv, ssm, groups)
     if final_norm is not None:
