@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .routing import RowIndex
 
-__all__ = ["integers", "pointers", "put", "put_copies", "put_index", "put_rows", "rows_of"]
+__all__ = ["integers", "pointers", "put", "put_copies", "put_index", "put_rows"]
 
 
 def integers(names: str) -> list[tuple[str, type]]:
@@ -41,7 +41,7 @@ def put_rows(
     record: ctypes.Structure, field: str, stride: str, x: Tensor, dtype: torch.dtype, *shape: int
 ) -> None:
     """Enter (rows, channels) and the distance of rows; channels are contiguous, rows may be slices
-    of wider ones (see `rows_of`).
+    of wider ones (see routing.contiguous_rows).
 
     Raises:
         ValueError: see `put`.
@@ -78,11 +78,6 @@ def put_index(
             ("resets", index.resets, torch.bool, index.shape),
         ),
     )
-
-
-def rows_of(x: Tensor) -> Tensor:
-    """(r, channels) itself where its channels are contiguous, else a copy."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
 def _check(

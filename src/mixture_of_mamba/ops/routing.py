@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.export import register_dataclass
 
-__all__ = ["Routing", "RowIndex"]
+__all__ = ["Routing", "RowIndex", "contiguous_rows"]
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,11 @@ def document_starts(
     if previous is not None and shape[1]:
         resets[:, 0] = document_ids[:, 0] != previous
     return resets
+
+
+def contiguous_rows(x: Tensor) -> Tensor:
+    """Rows with contiguous channels; a copy where they are not (an expanded gradient, say)."""
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
 register_dataclass(Routing, serialized_type_name="mixture_of_mamba.Routing")  # as a tree of tensors

@@ -26,7 +26,6 @@ __all__ = [
     "capability",
     "capturing",
     "contiguous",
-    "contiguous_rows",
     "interpreting",
     "keep_cache_private",
     "multiprocessors",
@@ -88,11 +87,6 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
 def contiguous(x: Tensor | None) -> Tensor | None:
     """What a kernel may read as flat memory."""
     return None if x is None else x.contiguous()
-
-
-def contiguous_rows(x: Tensor) -> Tensor:
-    """Rows with contiguous channels; a copy where they are not (an expanded gradient, say)."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
 def as_bytes(marks: Tensor | None) -> Tensor | None:

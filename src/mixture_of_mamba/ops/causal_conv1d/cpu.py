@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..native_buffers import integers, pointers, put, put_copies, put_index, put_rows, rows_of
+from ..native_buffers import integers, pointers, put, put_copies, put_index, put_rows
+from ..routing import contiguous_rows
 from .inputs import ConvGrads, ConvInputs
 
 __all__ = ["backward", "forward", "why_not"]
@@ -66,7 +67,7 @@ def backward_into(inputs: ConvInputs, dy: Tensor, dfinal: Tensor | None, dx: Ten
     dstate = None if inputs.state is None else torch.empty(states, dtype=dtype)
     partials = (inputs.row_index.batch, k + 1, -(-d // lanes) * lanes)
     sums = torch.empty(partials, dtype=torch.float64)
-    dy = rows_of(dy)
+    dy = contiguous_rows(dy)
     put_rows(call, "dy", "dy_stride", dy, dtype, rows, d)
     put_rows(call, "dx", "dx_stride", dx, dtype, rows, d)
     if dfinal is not None:
@@ -94,7 +95,7 @@ def _call(inputs: ConvInputs) -> tuple[ConvCall, list[Tensor]]:
         threads=native.threads(inputs.x.numel()),
     )
     dtype, wide, d, k = inputs.x.dtype, torch.float32, inputs.d, inputs.k
-    x = rows_of(inputs.x)
+    x = contiguous_rows(inputs.x)
     put_rows(call, "x", "x_stride", x, dtype, inputs.row_index.size, d)
     bias = None if inputs.bias is None else inputs.bias.float()
     others = put_copies(

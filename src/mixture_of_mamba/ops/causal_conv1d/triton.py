@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..routing import contiguous_rows
 from ..triton_support import (
     MAX_GRID,
     LaunchConfig,
     as_bytes,
     contiguous,
-    contiguous_rows,
     on_device,
     why_not_triton,
     without_steps,

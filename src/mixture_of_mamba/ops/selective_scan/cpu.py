@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..native_buffers import integers, pointers, put, put_copies, put_index, put_rows, rows_of
+from ..native_buffers import integers, pointers, put, put_copies, put_index, put_rows
+from ..routing import contiguous_rows
 from .inputs import ScanGrads, ScanInputs
 
 __all__ = ["backward", "checkpoint_shape", "forward", "why_not"]
@@ -117,7 +118,7 @@ def backward_into(
     library = native.library()
     dtype, wide = inputs.u.dtype, torch.float32
     rows, d, n = inputs.row_index.size, inputs.d, inputs.n
-    dy = rows_of(dy)
+    dy = contiguous_rows(dy)
     put_rows(call, "dy", "dy_stride", dy, dtype, rows, d)
     for name, stride, width in _ROWS:
         if (x := getattr(out, name)) is not None:
@@ -157,7 +158,7 @@ def _call(inputs: ScanInputs) -> tuple[ScanCall, list[Tensor]]:
     keep = []
     for name, stride, width in _ROWS:
         if (x := getattr(inputs, name)) is not None:
-            keep.append(rows_of(x))
+            keep.append(contiguous_rows(x))
             shape = (index.size, width(inputs))
             put_rows(call, name, f"{stride}_stride", keep[-1], inputs.u.dtype, *shape)
     others = put_copies(

@@ -11,13 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..triton_support import (
-    LaunchConfig,
-    contiguous_rows,
-    multiprocessors,
-    why_not_triton,
-    without_steps,
-)
+from ..routing import contiguous_rows
+from ..triton_support import LaunchConfig, multiprocessors, why_not_triton, without_steps
 from .inputs import ScanGrads, ScanInputs
 from .triton_call import Call, channels_last, padded
 

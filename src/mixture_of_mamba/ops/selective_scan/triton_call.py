@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..triton_support import LaunchConfig, as_bytes, contiguous, contiguous_rows, on_device
+from ..routing import contiguous_rows
+from ..triton_support import LaunchConfig, as_bytes, contiguous, on_device
 from .inputs import ScanInputs
 
 __all__ = ["Call", "channels_last", "padded"]
