@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from .curves import Curve, read_curves, read_level_curves, smoothing_points
 from .loss_matching import Match, match_loss
-from .plan import Plan, check_runs, read_plan
+from .plan import Plan, check_runs, read_plan, run_folder
 from .timing import measured_alone
 
 __all__ = ["Comparison", "load_comparison"]
@@ -45,7 +45,7 @@ class Comparison:
         return list(self.curves[self.plan.baseline][self.seeds[0]])
 
     def run_folder(self, variant: str, seed: int) -> Path:
-        return self.folder / f"{variant}-seed{seed}"
+        return run_folder(self.folder, variant, seed)
 
     def matches(self, variant: str, modality: str) -> list[Match]:
         """The variant against the baseline, seed by seed."""
@@ -105,4 +105,4 @@ def _of_runs(
     seeds: Sequence[int],
     read: Callable[[Path], dict[Key, Curve]],
 ) -> dict[str, dict[int, dict[Key, Curve]]]:
-    return {v: {s: read(folder / f"{v}-seed{s}") for s in seeds} for v in variants}
+    return {v: {s: read(run_folder(folder, v, s)) for s in seeds} for v in variants}

@@ -18,7 +18,7 @@ from .basis import basis_differences, joined
 from .machine import cuda_available
 from .variants import variant_config, variant_fields
 
-__all__ = ["Job", "Plan", "check_plan", "check_runs", "read_plan", "write_plan"]
+__all__ = ["Job", "Plan", "check_plan", "check_runs", "read_plan", "run_folder", "write_plan"]
 
 #: Points that the loss curves of a comparison need, so that matching is not coarse.
 LEAST_EVALUATIONS = 30
@@ -95,7 +95,7 @@ class Plan:
         for seed in self.seeds:
             for variant in self.variants:
                 config = variant_config(self.config, variant, seed)
-                yield Job(variant, seed, out / f"{variant}-seed{seed}", config)
+                yield Job(variant, seed, run_folder(out, variant, seed), config)
 
     def resolved(self) -> Plan:
         """The same with validation at least LEAST_EVALUATIONS times in a run, without samples on
@@ -118,6 +118,11 @@ class Plan:
         if other.basis:
             changed += basis_differences(self.basis, other.basis)
         return changed
+
+
+def run_folder(out: Path, variant: str, seed: int) -> Path:
+    """Where a run of the comparison in `out` lies."""
+    return out / f"{variant}-seed{seed}"
 
 
 def check_plan(plan: Plan, out: Path) -> None:

@@ -12,7 +12,7 @@ from ..data.digits.proportions import Proportion
 from ..data.digits.scoring import TASKS
 from ..training.config import RunConfig
 from .artefacts import read_current
-from .plan import Plan
+from .plan import Plan, run_folder
 from .variants import variant_config
 
 __all__ = ["Answers", "Scores", "read_scores", "why_not_sampled"]
@@ -71,7 +71,7 @@ def read_scores(plan: Plan, folder: Path, seeds: Iterable[int]) -> Scores:
     seeds = list(seeds)
     read = {}
     for variant, seed in product(plan.variants, seeds):
-        run = folder / f"{variant}-seed{seed}"
+        run = run_folder(folder, variant, seed)
         read[variant, seed] = read_current(run / "facts.json", run)
     most = max((facts["examples"] for facts, _ in read.values() if facts is not None), default=0)
     ceiling: Answers | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from ..artefacts import read_artefact, read_current
 from ..comparison import Comparison
 
-__all__ = ["Entry", "outdated_samples", "read_examples", "read_samples"]
+__all__ = ["Entry", "read_examples", "read_samples"]
 
 #: Keys of version 0.1, where items stood beside the caption -> names of the modalities.
 _OLD_NAMES = {"audio": "speech"}
@@ -37,22 +37,18 @@ def read_examples(comparison: Comparison) -> list[Entry]:
     return _entries(folder, read_artefact(folder / "examples.json", list) or [])
 
 
-def read_samples(comparison: Comparison) -> dict[str, list[Entry]]:
-    """By variant, what its run of the first seed made of the examples, in their order."""
-    found = {}
+def read_samples(comparison: Comparison) -> tuple[dict[str, list[Entry]], list[str]]:
+    """By variant, what its run of the first seed made of the examples, in their order; and the
+    samples that are not of the runs' present models, as "run: reason"."""
+    found, outdated = {}, []
     for variant in comparison.plan.variants:
         run = comparison.run_folder(variant, comparison.seeds[0])
-        made, _ = read_current(run / "samples" / "samples.json", run)
+        made, why = read_current(run / "samples" / "samples.json", run)
         if made is not None:
             found[variant] = _entries(run / "samples", made["samples"])
-    return found
-
-
-def outdated_samples(comparison: Comparison) -> list[str]:
-    """Samples that are not of the runs' present models, as "run: reason"."""
-    runs = [comparison.run_folder(v, comparison.seeds[0]) for v in comparison.plan.variants]
-    read = [(run.name, read_current(run / "samples" / "samples.json", run)[1]) for run in runs]
-    return [f"{name}: {why}" for name, why in read if why]
+        if why:
+            outdated.append(f"{run.name}: {why}")
+    return found, outdated
 
 
 def _entries(folder: Path, plain: Sequence[Mapping[str, Any]]) -> list[Entry]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...modalities.image.files import write_image
 from ..comparison import Comparison
-from .entries import Entry, outdated_samples, read_examples, read_samples
+from .entries import Entry, read_examples, read_samples
 from .html import escape, is_image, media, section
 from .sheet import captioned_grid
 
@@ -22,7 +22,7 @@ def gallery(comparison: Comparison) -> str:
     real = read_examples(comparison)
     if not real:
         return ""
-    samples = read_samples(comparison)
+    samples, outdated = read_samples(comparison)
     cards = [_card(_by_source(entry, i, samples)) for i, entry in enumerate(real)]
     intro = "Held-out examples of the data, as they are."
     if samples:
@@ -31,7 +31,7 @@ def gallery(comparison: Comparison) -> str:
             "there is from the caption, and captions from each real item. "
             f"Seed {comparison.seeds[0]}, not selected."
         )
-    intro += "".join(f" Left out: {why}." for why in outdated_samples(comparison))
+    intro += "".join(f" Left out: {why}." for why in outdated)
     return section("Samples", f'<div class="samples">{"".join(cards)}</div>', intro=intro)
 
 
@@ -41,7 +41,7 @@ def write_gallery(comparison: Comparison) -> Path | None:
     Returns:
         The picture's path; None where there are no pictures.
     """
-    samples = read_samples(comparison)
+    samples, _ = read_samples(comparison)
     rows = []
     for i, entry in enumerate(read_examples(comparison)):
         shown = _by_source(entry, i, samples)
