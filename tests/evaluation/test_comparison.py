@@ -381,7 +381,7 @@ def test_damaged_artefacts_are_named_and_in_nobodys_way(
     whole = (tmp_path / "examples" / "examples.json").read_bytes()
     for place in places:
         place.write_bytes(damage)
-    _, figures, page = report_comparison(tmp_path)
+    figures, page = report_comparison(tmp_path)
     assert "Loss over training FLOPs" in page.read_text() and figures.seeds == (0, 1)
     said = capsys.readouterr().err
     read = [p for p in places if "seed1/samples" not in str(p)]  # the report shows the first seed's

@@ -10,7 +10,7 @@ from scipy import stats
 
 from mixture_of_mamba.evaluation.ablation import synergy
 from mixture_of_mamba.evaluation.intervals import estimate
-from mixture_of_mamba.evaluation.variants import PROJECTION_ORDER
+from mixture_of_mamba.layers import PROJECTION_ORDER
 
 values = st.lists(st.floats(0.1, 2.0), min_size=2, max_size=6)
 DRAWS = 4_000

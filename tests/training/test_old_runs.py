@@ -83,26 +83,7 @@ train:
   log_every: 10
   checkpoint_every: 500
 """
-SPEECH = """\
-data:
-  setting: chameleon_speech
-  scenes: 20000
-  text_fraction: 0.5
-  window: 256
-model:
-  d_model: 96
-  n_layers: 6
-  split: all
-  vocabulary: shared
-train:
-  steps: 1500
-  batch_size: 12
-  learning_rate: 2.0e-3
-  warmup: 100
-  evaluate_every: 250
-  log_every: 10
-  checkpoint_every: 500
-"""
+SPEECH = CHAMELEON.replace("setting: chameleon", "setting: chameleon_speech")
 DEMO = """\
 data:
   setting: chameleon_speech

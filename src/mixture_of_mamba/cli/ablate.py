@@ -37,7 +37,7 @@ def run(args: Any) -> int:
         smoothing=args.smoothing,
     )
     out = Path(args.out)
-    _, figures, page = run_experiment(
+    figures, page = run_experiment(
         plan, out, jobs=args.jobs, samples=args.samples, judged=args.judged
     )
     print(f"\n{text_table(synergy_rows(figures))}\n\n{seeds_statement(figures)}")

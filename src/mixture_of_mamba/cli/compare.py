@@ -80,7 +80,7 @@ def run(args: Any) -> int:
         command=command_line(),
         smoothing=args.smoothing,
     )
-    _, figures, page = run_experiment(
+    figures, page = run_experiment(
         plan, Path(args.out), jobs=args.jobs, samples=args.samples, judged=args.judged
     )
     print_figures(figures, page)

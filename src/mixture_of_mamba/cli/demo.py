@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
         seeds=tuple(args.seeds),
         command=command_line(),
     )
-    _, figures, page = run_experiment(plan, Path(args.out), jobs=args.jobs)
+    figures, page = run_experiment(plan, Path(args.out), jobs=args.jobs)
     print_figures(figures, page)
     if remark:
         print(remark)

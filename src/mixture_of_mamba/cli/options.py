@@ -22,7 +22,7 @@ from ..training.config import SECTIONS, RunConfig, known_fields
 from ..training.old_names import OLD_FIELDS
 from .parser import Parser
 
-__all__ = ["Parser", "add_run_options", "field_names", "preset_names", "preset_path", "run_config"]
+__all__ = ["Parser", "add_run_options", "preset_names", "preset_path", "run_config"]
 
 _ALL = ("modalities", *SECTIONS)
 

@@ -20,6 +20,6 @@ def configure(parser: Parser) -> None:
 def run(args: Any) -> int:
     from ..evaluation.rebuild import report_comparison
 
-    _, figures, page = report_comparison(Path(args.folder))
+    figures, page = report_comparison(Path(args.folder))
     print_figures(figures, page)
     return 0

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json, write_text
+from ..layers import PROJECTION_ORDER
 from .figures import Figures
 from .intervals import Estimate, estimate
 from .tables import gain_text, markdown_table, match_text, percent_text
-from .variants import PROJECTION_ORDER, all_splits
+from .variants import all_splits
 
 __all__ = [
     "Synergy",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..training.metrics import read_metrics
 
-__all__ = ["Curve", "read_curves", "read_level_curves", "smooth", "smoothing_points"]
+__all__ = ["Array", "Curve", "read_curves", "read_level_curves", "smooth", "smoothing_points"]
 
 Array = NDArray[np.float64]
 Key = TypeVar("Key")

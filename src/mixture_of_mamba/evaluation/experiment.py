@@ -19,7 +19,6 @@ from ..training.precision import resolve_precision
 from ..training.runs import load_run
 from .artefacts import checkpoint_of, read_current
 from .basis import basis_of
-from .comparison import Comparison
 from .figures import Figures
 from .plan import Job, Plan, check_plan, read_plan, write_plan
 from .progress import ComparisonProgress
@@ -41,7 +40,7 @@ def run_experiment(
     samples: int = 6,
     judged: int = 64,
     progress: ComparisonProgress | None = None,
-) -> tuple[Comparison, Figures, Path]:
+) -> tuple[Figures, Path]:
     """Run a plan, or what is left of it.
 
     Args:
@@ -53,7 +52,7 @@ def run_experiment(
         progress: shows the progress; by default on standard error.
 
     Returns:
-        The comparison, its figures, and the path of the report.
+        Its figures, and the path of the report.
 
     Raises:
         ValueError: `out` holds another comparison.
@@ -73,7 +72,7 @@ def run_experiment(
 
 def _run(
     plan: Plan, out: Path, jobs: int | None, samples: int, judged: int, progress: ComparisonProgress
-) -> tuple[Comparison, Figures, Path]:
+) -> tuple[Figures, Path]:
     check_plan(plan, out)
     for remark in plan.config.train.remarks():
         progress.say(remark)

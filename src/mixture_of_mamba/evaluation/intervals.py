@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-__all__ = ["LEVEL", "Estimate", "estimate"]
+__all__ = ["Estimate", "estimate"]
 
 LEVEL = 0.95
 """Chance that an interval holds the true mean."""

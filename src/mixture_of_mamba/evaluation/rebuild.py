@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .ablation import is_ablation, write_ablation
-from .comparison import Comparison, load_comparison
+from .comparison import load_comparison
 from .figures import Figures
 from .report import write_gallery, write_report
 from .summary import write_comparison
@@ -16,11 +16,11 @@ from .summary import write_comparison
 __all__ = ["report_comparison"]
 
 
-def report_comparison(out: Path) -> tuple[Comparison, Figures, Path]:
+def report_comparison(out: Path) -> tuple[Figures, Path]:
     """Read the logs of a comparison again and write everything that is made from them.
 
     Returns:
-        The comparison, its figures, and the path of the report.
+        Its figures, and the path of the report.
 
     Raises:
         FileNotFoundError, ValueError: see load_comparison.
@@ -30,4 +30,4 @@ def report_comparison(out: Path) -> tuple[Comparison, Figures, Path]:
     figures = write_comparison(comparison)
     if is_ablation(figures):
         write_ablation(out, figures)
-    return comparison, figures, write_report(comparison, figures)
+    return figures, write_report(comparison, figures)

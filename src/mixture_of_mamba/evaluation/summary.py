@@ -17,7 +17,7 @@ from .machine import machine, versions
 from .network import model_size
 from .scores import read_scores
 
-__all__ = ["METRICS", "smoothing_statement", "summarise", "write_comparison"]
+__all__ = ["METRICS", "smoothing_statement", "write_comparison"]
 
 #: Figures of a match; the last one only where seconds were measured alone, see timing.py.
 METRICS: dict[str, Callable[[Match], float | None]] = {

@@ -8,7 +8,7 @@ from itertools import combinations
 from ..layers import PROJECTION_ORDER, parse_split
 from ..training.config import RunConfig
 
-__all__ = ["PROJECTION_ORDER", "VARIANTS", "all_splits", "variant_config", "variant_fields"]
+__all__ = ["all_splits", "variant_config", "variant_fields"]
 
 #: name -> fields of ModelSettings; any other name is a set of projections such as "in_proj+x_proj".
 VARIANTS: dict[str, dict[str, str]] = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from .facts import COLOURS, POSITIONS, Fact
 
-__all__ = ["QUADRANT", "SIZE", "draw", "enlarge", "quadrants"]
+__all__ = ["QUADRANT", "draw", "quadrants"]
 
 SIZE = 32
 QUADRANT = 16

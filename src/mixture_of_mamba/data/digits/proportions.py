@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Proportion", "clustered_proportion", "wilson_interval"]
+__all__ = ["Proportion", "clustered_proportion"]
 
 
 class Proportion(NamedTuple):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ...layers import PROJECTION_ORDER
 from ..ablation import ablation_rows, is_ablation, seeds_statement, synergy_rows
 from ..figures import Figures
-from ..variants import PROJECTION_ORDER, all_splits
+from ..variants import all_splits
 from .charts import bars
 from .html import figure, section, table
 
