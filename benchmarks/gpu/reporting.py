@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .. import records
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["BUDGET", "Poisoned", "Report"]
 
@@ -127,6 +128,8 @@ class Report:
         gc.collect()
         if self.device.type != "cuda":
             return
+        import torch  # not with the module: the process that starts the others needs none
+
         try:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from benchmarks.__main__ import BENCHMARKS, main
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -30,3 +34,8 @@ def test_options_go_to_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["cpu", "--help"])
     assert "--quick" in capsys.readouterr().out
+
+
+def test_the_process_that_starts_the_gpu_sections_does_not_load_torch() -> None:
+    code = "import sys, benchmarks.gpu.run; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
