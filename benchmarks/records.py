@@ -12,7 +12,10 @@ from typing import Any
 
 from mixture_of_mamba import __version__, files
 
-__all__ = ["machine", "plain", "read", "write"]
+__all__ = ["SOURCES", "machine", "plain", "read", "write"]
+
+#: Where this process has the library from, for the processes that it starts.
+SOURCES = Path(files.__file__).parents[1]
 
 
 def machine(*packages: str) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         "--check", action="store_true", help="end with 1 where a time is above what is wanted"
     )
     arguments = parser.parse_args(argv)
-    sources = ROOT / "src"
+    sources = records.SOURCES
     workers = {
         "one thread": Worker(sources, {"OMP_NUM_THREADS": "1"}),
         "library": Worker(sources, {}),

@@ -98,7 +98,7 @@ def run_sections(names: list[str], arguments: argparse.Namespace, deadline: floa
         *(sys.executable, "-m", "benchmarks.gpu.section", *names),
         *("--out", str(arguments.out), "--deadline", str(deadline)),
     ]
-    path = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]  # of this checkout
+    path = [str(records.SOURCES), str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     if arguments.dry_run:
         command.append("--dry-run")
