@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..extras import needs
 from ..files import write_text
 from ..modalities.text import fill_up
 
@@ -33,13 +34,8 @@ def copy_tokenizer(source: Path, target: Path, *, size: int, markers: Mapping[st
     """
     if not (source / _FILE).is_file():
         return False
-    try:
+    with needs(str(source / _FILE), "train"):
         from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ImportError(
-            f"{source / _FILE} needs the package 'tokenizers', which is not installed; "
-            "install it with: pip install 'mixture-of-mamba[train]'"
-        ) from error
     tokenizer = Tokenizer.from_file(str(source / _FILE))
     add_markers(tokenizer, size=size, markers=markers)
     write_text(target / _FILE, tokenizer.to_str(pretty=True))

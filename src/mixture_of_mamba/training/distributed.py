@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..batch import Batch
+from ..extras import needs
 from ..models import MultimodalModel
 from .objective import Objective
 from .train_config import TrainConfig
@@ -38,13 +39,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         ImportError: lightning is not installed.
         ValueError: a device that this machine does not have.
     """
-    try:
+    with needs("training", "train"):
         from lightning.fabric import Fabric
-    except ImportError as error:
-        raise ImportError(
-            "training needs the package 'lightning', which is not installed; "
-            "install it with: pip install 'mixture-of-mamba[train]'"
-        ) from error
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")

@@ -1,12 +1,9 @@
 """Classes for transformers, registered with its Auto classes; this imports transformers."""
 
-try:
+from ...extras import needs
+
+with needs("interop.hf", "train"):
     import transformers  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "interop.hf needs the package 'transformers', which is not installed; "
-        "install it with: pip install 'mixture-of-mamba[train]'"
-    ) from error
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
