@@ -11,6 +11,7 @@ from mixture_of_mamba import Modality, ModelConfig, MultimodalModel
 from mixture_of_mamba.batch import Batch
 from mixture_of_mamba.data.digits.voices import VOICES, Speaking, Voice
 from mixture_of_mamba.modalities.speech.mel import MELS
+from mixture_of_mamba.models.continuous import ContinuousProjections
 from mixture_of_mamba.models.diffusion import NOISE_BINS
 from mixture_of_mamba.models.segments import unbroken_runs
 from mixture_of_mamba.ops import Routing
@@ -142,6 +143,20 @@ def test_absent_images_leave_zero_gradients() -> None:
         assert p.grad is not None, name
         if "diffusion" in name:
             assert not p.grad.any(), name
+    model.zero_grad()
+    model(replace(batch_of([[text_only(1)]]), values={}), clean=True).loss.backward()
+    for name, p in model.diffusion["image"].named_parameters():
+        assert "outward" in name or not p.grad.any(), name  # type: ignore[union-attr]
+
+
+def test_absent_images_cost_a_step_of_decoding_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = awake(model_of())
+    batch = replace(batch_of([[text_only(1)]]), values={})
+    expected = model(batch, clean=True, return_logits=True).logits[:, -1].detach()
+    monkeypatch.delattr(ContinuousProjections, "embed")
+    torch.testing.assert_close(model.advance(batch.tokens, batch.modality_ids)[0], expected)
 
 
 def test_a_dropped_caption_is_an_image_alone() -> None:

@@ -88,14 +88,21 @@ class Diffusion(nn.Module):
             routing: with the documents as the data has them.
             discrete: (m,) bool, which modalities are discrete.
             clean: add no noise: the values are context.
+
+        Returns:
+            By name, every continuous modality: where gradients are taken, one that the batch has no
+            values of gets its zeros too. Clean and without gradients, only those with values.
         """
-        if not self.modalities:
+        present = self.modalities
+        if clean and not torch.is_grad_enabled():
+            present = {name: i for name, i in present.items() if name in batch.values}
+        if not present:
             return {}
         precedes_caption = before_captions(
             batch, routing.resets, discrete, self.config.opening_tokens
         )
         inputs = {}
-        for name, modality in self.modalities.items():
+        for name, modality in present.items():
             values = self._values(batch, name)
             segments = find_segments(batch, routing, modality, len(values), precedes_caption)
             if clean:
