@@ -116,15 +116,17 @@ def next_tokens(
     return Targets(ids, modality, mask & discrete[modality])
 
 
-def count_targets(batch: Batch, targets: Targets, discrete: Tensor) -> Tensor:
-    """(m,) float32 numbers of targets by modality: next tokens of the discrete ones, positions of
-    the continuous ones."""
+def count_targets(batch: Batch, targets: Targets, discrete: Tensor, *, continuous: bool) -> Tensor:
+    """(m,) float32 numbers of targets by modality: next tokens of the discrete ones and, with
+    `continuous`, positions of the others; without, these have no target."""
     counts = torch.zeros(len(discrete), device=batch.tokens.device, dtype=torch.float32)
     counts.index_add_(0, targets.modality.flatten(), targets.mask.flatten().float())
-    continuous = ~discrete[batch.modality_ids]
+    if not continuous:
+        return counts
+    positions = ~discrete[batch.modality_ids]
     if batch.loss_mask is not None:
-        continuous = continuous & batch.loss_mask
-    return counts.index_add_(0, batch.modality_ids.flatten(), continuous.flatten().float())
+        positions = positions & batch.loss_mask
+    return counts.index_add_(0, batch.modality_ids.flatten(), positions.flatten().float())
 
 
 def total_loss(totals: Tensor, counts: Tensor, weights: Tensor, discrete: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ class MultimodalModel(PretrainedModel):
         """Losses of the rows' predictions, by modality of the target; continuous ones only of what
         is among `inputs`."""
         targets = next_tokens(batch, routing.resets, self._vocab_offsets, self._discrete)
-        counts = count_targets(batch, targets, self._discrete)
+        counts = count_targets(batch, targets, self._discrete, continuous=bool(inputs))
         ids, modality, mask = (routing.to_rows(x) for x in targets)
         # A row that does not count may have no vocabulary of its own: what follows is continuous.
         ids = ids.masked_fill(~mask, IGNORED)
@@ -177,8 +177,6 @@ class MultimodalModel(PretrainedModel):
             error, noise_levels[name] = self.diffusion.errors(hidden, name, x)
             total = error.sum().to(totals.dtype)
             totals = totals.select_scatter(total, 0, self.diffusion.modalities[name])
-        if not inputs:
-            counts = torch.where(self._discrete, counts, 0.0)
         loss = self.total_loss(totals, counts)
         return ModelOutput(self.config.names, loss, totals, counts, noise_levels=noise_levels)
 
@@ -192,7 +190,8 @@ class MultimodalModel(PretrainedModel):
         if self.training:
             starts = self.diffusion.drop_context(batch, starts, self._discrete)
         targets = next_tokens(batch, starts, self._vocab_offsets, self._discrete)
-        return count_targets(batch, targets, self._discrete)
+        continuous = bool(self.diffusion.modalities)
+        return count_targets(batch, targets, self._discrete, continuous=continuous)
 
     @torch.no_grad()
     def advance(
