@@ -7,6 +7,7 @@ of a token is therefore known from its id, and `modality_ids` may be omitted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -194,12 +195,8 @@ class MixtureOfMambaModel(MixtureOfMambaPreTrainedModel):
         Returns:
             (b, t, d) before each block where asked for, and after the norm; the states after.
         """
-        routing = Routing.build(
-            modality_ids,
-            len(self.config.modalities),
-            None if starts is None else starts.long().cumsum(1),
-            previous_document=None if starts is None else starts.new_zeros(starts.shape[0]).long(),
-        )
+        routing = Routing.build(modality_ids, len(self.config.modalities))
+        routing = replace(routing, resets=starts)
         rows, after, seen = routing.to_rows(x), [], []
         for i, block in enumerate(self.layers):
             if every:
