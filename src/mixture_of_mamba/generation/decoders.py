@@ -105,18 +105,12 @@ class CachedDecoder(Owned):
         for start in range(0, t, piece):
             here = slice(start, start + piece)
             documents = batch.document_ids
-            part = Batch(
-                tokens=batch.tokens[:, here],
-                modality_ids=batch.modality_ids[:, here],
+            logits, before = self.model.advance(
+                batch.tokens[:, here],
+                batch.modality_ids[:, here],
+                before,
                 document_ids=None if documents is None else documents[:, here],
                 values=batch.values,
-            )
-            logits, before = self.model.advance(
-                part.tokens,
-                part.modality_ids,
-                before,
-                document_ids=part.document_ids,
-                values=part.values,
             )
         assert before is not None  # left_pad refuses empty prompts
         return logits, before

@@ -235,8 +235,7 @@ class MultimodalModel(PretrainedModel):
             )
         if not batch.shape[1] and not all_positions:
             raise ValueError("there are no tokens to advance by; give at least one per sequence")
-        if tokens.device != self.device:
-            batch = batch.to(self.device)
+        batch = batch.to(self.device)
         routing = self.prepare(batch, state)
         inputs = self.diffusion.add_noise(batch, routing, self._discrete, clean=True)
         rows = self.embed(batch, routing, inputs)
