@@ -70,6 +70,16 @@ def test_later_files_override_earlier_ones(tmp_path: Path) -> None:
     assert (config.train.steps, config.setting) == (9, "chameleon")
 
 
+def test_modalities_of_a_wrong_form_are_named(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("modalities: [text, image]")
+    with pytest.raises(ValueError, match=r"modalities is \['text', 'image'\]; give a codec and"):
+        parse("-c", str(tmp_path / "list.yaml"))
+    with pytest.raises(ValueError, match=r"modalities\.image is 'vq'; give its codec and options"):
+        parse("--modalities.image", "vq")
+    with pytest.raises(ValueError, match=r"modalities\.image\.codec is \{'vq': '1'\}; give the"):
+        parse("--modalities.image.codec.vq", "1")
+
+
 def test_entries_of_mappings_can_be_set() -> None:
     config = parse("--model.loss_weights.image", "2", "--model.diffusion", "{timesteps: 10}")
     assert config.model.loss_weights == {"image": 2.0}

@@ -44,6 +44,36 @@ def test_unknown_fields_name_the_nearest(plain: dict[str, Any], message: str) ->
     assert message in str(error.value)
 
 
+#: Modalities of a wrong form, and what is said about them.
+WRONG_FORMS = [
+    (["text"], "modalities is ['text']; give a codec and options by name"),
+    ("bpe", "modalities is 'bpe'; give a codec and options by name"),
+    (5, "modalities is 5; give a codec and options by name"),
+    ({"text": "bpe"}, "modalities.text is 'bpe'; give its codec and options"),
+    ({"text": ["bpe"]}, "modalities.text is ['bpe']; give its codec and options"),
+    ({"text": {"codec": "bpe"}, "image": 5}, "modalities.image is 5; give its codec and options"),
+    ({"text": {"codec": 5}}, "modalities.text.codec is 5; give the name of a codec"),
+    ({"text": {"codec": ["bpe"]}}, "modalities.text.codec is ['bpe']; give the name of a codec"),
+]
+
+
+@pytest.mark.parametrize(("modalities", "message"), WRONG_FORMS)
+@pytest.mark.parametrize("data", [{}, {"setting": "transfusion"}, {"tokenizers": "nowhere"}])
+def test_modalities_of_a_wrong_form(modalities: Any, data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        RunConfig.from_dict({"modalities": modalities, "data": data})
+    assert message in str(error.value)
+    with pytest.raises(ValueError) as error:
+        RunConfig(modalities=modalities)
+    assert message in str(error.value)
+
+
+def test_names_that_no_setting_has_are_listed() -> None:
+    plain = {"modalities": {7: {"codec": "bpe"}}, "data": {"setting": "transfusion"}}
+    with pytest.raises(ValueError, match=r"data\.setting transfusion, which has no 7; leave"):
+        RunConfig.from_dict(plain)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

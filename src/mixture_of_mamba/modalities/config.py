@@ -10,7 +10,15 @@ from ..structure import structure
 from .options import CodecOptions
 from .registry import codec_class, options_of
 
-__all__ = ["DEFAULT", "ModalityConfig", "check_kinds", "merged", "modalities_from", "resolved"]
+__all__ = [
+    "DEFAULT",
+    "ModalityConfig",
+    "check_entries",
+    "check_kinds",
+    "merged",
+    "modalities_from",
+    "resolved",
+]
 
 #: The modalities of a run whose config says nothing about them.
 DEFAULT: dict[str, dict[str, Any]] = {
@@ -63,6 +71,38 @@ class ModalityConfig:
         return {"codec": self.codec, **self.given}
 
 
+def check_entries(plain: Any) -> None:
+    """Hold what a config says about modalities against {name: {"codec": …, option: value …}}, where
+    an entry may be None; names, codecs and options are not looked up.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    for name, entry in _entries(plain).items():
+        if entry is not None:
+            _check_entry(name, entry)
+
+
+def _entries(plain: Any) -> Mapping[Any, Any]:
+    if plain and not isinstance(plain, Mapping):
+        raise ValueError(
+            f"modalities is {plain!r}; give a codec and options by name, such as "
+            "{text: {codec: bpe}, image: {codec: vq, codes: 512}}"
+        )
+    return plain or {}
+
+
+def _check_entry(name: Any, entry: Any) -> None:
+    if not isinstance(entry, Mapping):
+        raise ValueError(
+            f"modalities.{name} is {entry!r}; give its codec and options, such as "
+            "{codec: vq, codes: 512}"
+        )
+    codec = entry.get("codec")
+    if not isinstance(codec, str | None):
+        raise ValueError(f"modalities.{name}.codec is {codec!r}; give the name of a codec")
+
+
 def modalities_from(plain: Mapping[str, Any]) -> dict[str, ModalityConfig]:
     """Modalities from {name: {"codec": …, option: value …}}, in the order of their ids.
 
@@ -70,14 +110,10 @@ def modalities_from(plain: Mapping[str, Any]) -> dict[str, ModalityConfig]:
         ValueError: an unknown codec or option, or a wrong value.
     """
     found = {}
-    for name, entry in plain.items():
+    for name, entry in _entries(plain).items():
         if isinstance(entry, ModalityConfig):
             entry = entry.to_dict()
-        if not isinstance(entry, Mapping):
-            raise ValueError(
-                f"modalities.{name} is {entry!r}; give its codec and options, such as "
-                "{codec: vq, codes: 512}"
-            )
+        _check_entry(name, entry)
         given = {k: v for k, v in entry.items() if k != "codec"}
         codec = entry.get("codec")
         if codec is not None:
@@ -116,8 +152,7 @@ def merged(
         if entry is None:
             found.pop(name, None)
             continue
-        if not isinstance(entry, Mapping):
-            raise ValueError(f"modalities.{name} is {entry!r}; give its codec and options")
+        _check_entry(name, entry)
         before = dict(base.get(name) or {})
         codec = entry.get("codec", before.get("codec"))
         if codec is not None and codec != before.get("codec"):  # what both codecs have stays

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..data.config import DataConfig, check_modalities
-from ..modalities.config import DEFAULT, ModalityConfig, merged, modalities_from
+from ..modalities.config import DEFAULT, ModalityConfig, check_entries, merged, modalities_from
 from ..structure import field_types, flattened, structure, unknown_fields
 from .model_settings import ModelSettings
 from .old_names import SETTINGS, with_new_names
@@ -166,11 +166,13 @@ def known_fields(
         reused: whether tokenizers are reused; None: as these values say.
 
     Raises:
-        ValueError: an unknown field; names the nearest valid one.
+        ValueError: an unknown field; names the nearest valid one. Modalities of another form than
+            {name: {"codec": …, option: value …}}.
     """
     sections = ("modalities", *SECTIONS)
     if not isinstance(plain, Mapping):
         raise ValueError(f"{source} holds no mapping; it needs the parts {', '.join(sections)}")
+    check_entries(plain.get("modalities"))
     nested = with_new_names(plain, source, base, reused=reused)
     valid = [
         "modalities",

@@ -96,7 +96,7 @@ def _modalities(nested: dict[str, Any], source: str, base: Mapping[str, Any], re
     labels: dict[tuple[str, str], str] = {}
     if (setting := old.pop("setting", None)) is not None:
         codecs = dict(_codecs_of(setting, codecs))
-        if unknown := [name for name in given if name not in codecs]:
+        if unknown := [str(name) for name in given if name not in codecs]:
             raise ValueError(
                 f"{source} gives data.setting {setting}, which has no {', '.join(unknown)}; "
                 "leave data.setting out"
