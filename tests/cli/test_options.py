@@ -121,7 +121,7 @@ def test_demo_compares_both_variants_alike_and_names_the_report(
 
     def study(plan, out, **options):  # type: ignore[no-untyped-def]
         plans.append((plan, out, options))
-        return None, {}, out / "report.html"
+        return {}, out / "report.html"
 
     monkeypatch.setattr("mixture_of_mamba.evaluation.experiment.run_experiment", study)
     monkeypatch.setattr(demo, "print_figures", lambda figures, page: print(f"report: {page}"))
