@@ -28,5 +28,5 @@ def tokenizers() -> TokenizerSet:
 
 @pytest.fixture(scope="session")
 def learnt() -> tuple[Generator, list[Example]]:
-    """See memory.learn; takes some seconds."""
+    """See memorised.learn; takes some seconds."""
     return learn()

@@ -19,7 +19,7 @@ COMMANDS = {
     "ablate": "train all 16 sets of split projections; table and plot",
     "report": "rebuild a comparison's report from its logs",
     "generate": "text to image or speech, image or speech to text, from a trained run",
-    "tokenizer": "train or inspect tokenizers of images",
+    "tokenizer": "train or inspect the tokenizers of a config's modalities",
     "upcycle": "turn a dense Mamba checkpoint into a mixture",
     "bench": "time the kernels and the model on this machine",
     "env": "what is active here (backends, threads, caches) and why",

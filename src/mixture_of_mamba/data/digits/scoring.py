@@ -45,7 +45,7 @@ EXAMPLES = 200
 
 
 class Answers(Protocol):
-    """What `judge` asks of a generator; see generate.Generator."""
+    """What `score` asks of a generator; see generation.Generator."""
 
     def to_image(self, texts: Sequence[str], *, seed: int, **sampling: Any) -> list[np.ndarray]: ...
 
