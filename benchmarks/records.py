@@ -6,11 +6,11 @@ import json
 import platform
 import sys
 from dataclasses import asdict, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mixture_of_mamba import __version__, files
+from mixture_of_mamba.extras import package_versions
 
 __all__ = ["SOURCES", "machine", "plain", "read", "write"]
 
@@ -25,7 +25,7 @@ def machine(*packages: str) -> dict[str, Any]:
     from mixture_of_mamba.evaluation.machine import machine as facts
 
     here = facts()
-    found: dict[str, Any] = {
+    return {
         "cpu": here["processor"],
         "cores": int(here["cores"]),
         "threads": torch.get_num_threads(),
@@ -33,13 +33,8 @@ def machine(*packages: str) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "mixture_of_mamba": __version__,
+        **package_versions(packages),
     }
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,11 +1,23 @@
-"""Optional packages: the error for a missing one names the extra that installs it."""
+"""Packages that may be missing: their versions, and an error that names the extra to install."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["needs"]
+__all__ = ["needs", "package_versions"]
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Of each package in this order; None: it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 @contextmanager

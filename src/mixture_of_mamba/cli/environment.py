@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +12,7 @@ import torch
 from .._version import __version__
 from ..cache_folders import Kind, cache_folder
 from ..evaluation.machine import machine
+from ..extras import package_versions
 from ..models import precision
 from ..ops import native
 from ..private import check_folder
@@ -43,7 +43,7 @@ def environment() -> dict[str, Any]:
     return {
         "version": __version__,
         "python": sys.version.split()[0],
-        "packages": _packages(),
+        "packages": package_versions(PACKAGES),
         "machine": machine() | {"cpu_flags": " ".join(_cpu_flags()) or "unknown"},
         "threads": {
             "torch": torch.get_num_threads(),
@@ -60,16 +60,6 @@ def environment() -> dict[str, Any]:
         "kernels": {"compiler": native.find_compiler(), "cpu": native.describe()},
         "caches": {kind: _cache(cache_folder(kind)) for kind in get_args(Kind)},
     }
-
-
-def _packages() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def _cpu_flags() -> list[str]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..extras import package_versions
 from ..files import digest
 from ..modalities.options import CodecOptions, TextOptions
 from ..modalities.text import text_file
@@ -60,13 +60,7 @@ def option_digests(options: CodecOptions) -> dict[str, dict[str, str]]:
 
 def versions() -> dict[str, str | None]:
     """Of Python and of each package; None: it is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    return {"python": platform.python_version(), **package_versions(_PACKAGES)}
 
 
 def _stamp(path: Path) -> list[Any]:

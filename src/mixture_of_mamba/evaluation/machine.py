@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .._version import __version__
+from ..extras import package_versions
 
 __all__ = ["cuda_available", "machine", "versions"]
 
@@ -35,13 +35,12 @@ def cuda_available() -> bool:
 
 def versions() -> dict[str, str]:
     """Of this package, Python and the packages that decide figures."""
-    found = {"mixture-of-mamba": __version__, "python": sys.version.split()[0]}
-    for name in ("torch", "numpy", "lightning"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    packages = package_versions(("torch", "numpy", "lightning"))
+    return {
+        "mixture-of-mamba": __version__,
+        "python": sys.version.split()[0],
+        **{name: found for name, found in packages.items() if found is not None},
+    }
 
 
 def _processor() -> str:
