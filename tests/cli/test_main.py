@@ -63,6 +63,7 @@ def test_help_explains_every_option(name: str) -> None:
     module = import_module(f"mixture_of_mamba.cli.{name}")
     parser = Parser(prog=f"mom {name}")
     module.configure(parser)
+    parser.format_help()  # adds the fields
     silent = [a.dest for a in parser._actions if not a.help]
     assert not silent
     fields = [a for a in parser._actions if a.dest.partition(".")[2]]

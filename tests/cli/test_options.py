@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mixture_of_mamba.cli import options
 from mixture_of_mamba.cli.demo import demo_config
 from mixture_of_mamba.cli.options import (
     Parser,
@@ -16,6 +21,7 @@ from mixture_of_mamba.cli.options import (
     preset_path,
     run_config,
 )
+from mixture_of_mamba.modalities import registry
 from mixture_of_mamba.training.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +90,49 @@ def test_entries_of_mappings_can_be_set() -> None:
     config = parse("--model.loss_weights.image", "2", "--model.diffusion", "{timesteps: 10}")
     assert config.model.loss_weights == {"image": 2.0}
     assert config.model.diffusion.timesteps == 10
+
+
+def test_a_package_whose_codec_cannot_be_loaded_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = EntryPoint("theirs", "no_such_package:Codec", registry.GROUP)
+    monkeypatch.setattr(registry, "_entry_points", lambda: {"theirs": point})
+    assert parse("-c", "chameleon").setting == "chameleon"
+    parser = Parser(prog="mom")
+    add_run_options(parser)
+    shown = " ".join(parser.format_help().split())
+    assert "theirs cannot be loaded: No module named 'no_such_package'" in shown
+    assert "--modalities.NAME.codes VALUE vq: Entries of the codebook." in shown
+    assert shown == " ".join(parser.format_help().split())
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        parse("--modalities.image.codec", "theirs")
+
+
+def test_sources_are_read_and_codecs_loaded_for_the_help_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*args: object) -> None:
+        raise AssertionError("asked for without --help")
+
+    monkeypatch.setattr(options, "_codec_options", refused)
+    monkeypatch.setattr(options, "_docstrings", refused)
+    assert parse("-c", "chameleon", "--train.steps", "3").train.steps == 3
+    parser = Parser(prog="mom")
+    add_run_options(parser)
+    with pytest.raises(AssertionError, match="without --help"):
+        parser.format_help()
+
+
+def test_configs_are_utf_8_whatever_the_system_writes(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes("data: {source: Bäume}".encode())
+    code = (
+        "import sys; from mixture_of_mamba.cli.options import *; p = Parser(); "
+        "add_run_options(p, ('modalities', 'data')); run_config(p.parse_args(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "-c", str(tmp_path / "c.yaml")]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.stderr == b"", done.stderr
 
 
 def test_resume_without_a_config_takes_the_runs_own(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from ..modalities.config import DEFAULT, check_kinds, merged, modalities_from
 from ..modalities.registry import names as codec_names
 from ..modalities.registry import options_of
 from ..structure import nearest
-from ..training.config import SECTIONS, RunConfig, known_fields
+from ..training.config import SECTIONS, RunConfig, field_names, known_fields
 from ..training.old_names import OLD_FIELDS
+from ..training.runs import read_yaml
 from .parser import Parser
 
 __all__ = ["Parser", "add_run_options", "preset_names", "preset_path", "run_config"]
@@ -45,20 +46,32 @@ def add_run_options(
         metavar="FILE",
         help=f"a YAML file, or a preset by name: {', '.join(preset_names())}; flags override it",
     )
+    parser.fields = lambda: _add_fields(parser, sections, parser.base or {})
+
+
+def _add_fields(parser: Parser, sections: tuple[str, ...], base: Mapping[str, Any]) -> None:
+    """Add what the help shows of the fields; reads the sources of their classes and loads every
+    codec that another package adds."""
     if "modalities" in sections:
         group = parser.add_argument_group(
             "modalities",
             "NAME is that of a modality: "
-            + "; ".join(f"{name} ({entry['codec']})" for name, entry in parser.base.items())
+            + "; ".join(f"{name} ({entry['codec']})" for name, entry in base.items())
             + " by default. --modalities.NAME null takes one away.",
         )
+        options, broken = _codec_options()
         group.add_argument(
             "--modalities.NAME.codec",
             default=SUPPRESS,
             metavar="CODEC",
-            help=f"{', '.join(codec_names())}, or a class of your own as package.module:Class",
+            help="; ".join(
+                [
+                    f"{', '.join(codec_names())}, or a class of your own as package.module:Class",
+                    *(f"{name} cannot be loaded: {error}" for name, error in broken.items()),
+                ]
+            ).replace("%", "%%"),
         )
-        for option, text in _codec_options().items():
+        for option, text in options.items():
             group.add_argument(
                 f"--modalities.NAME.{option}",
                 default=SUPPRESS,
@@ -75,11 +88,6 @@ def add_run_options(
                     metavar="VALUE",
                     help=f"{text} (default: {default})".replace("%", "%%"),
                 )
-
-
-def field_names() -> list[str]:
-    """Dotted names of all fields of a run but those of modalities."""
-    return [name for s, kind in SECTIONS.items() for name, _, _ in _documented(kind, f"{s}.")]
 
 
 def _documented(kind: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -112,17 +120,25 @@ def _docstrings(kind: type) -> dict[str, str]:
     return found
 
 
-def _codec_options() -> dict[str, str]:
-    """Option -> its help: of each text and default the codecs that have it."""
+def _codec_options() -> tuple[dict[str, str], dict[str, Exception]]:
+    """Option -> its help: of each text and default the codecs that have it. Codec -> why it cannot
+    be loaded: a broken package must not take the help of the others away."""
     found: dict[str, dict[str, list[str]]] = {}
+    broken: dict[str, Exception] = {}
     for codec in codec_names():
-        for name, text, default in _documented(options_of(codec)):
+        try:
+            options = options_of(codec)
+        except Exception as error:  # whatever importing it raises
+            broken[codec] = error
+            continue
+        for name, text, default in _documented(options):
             help_text = f"{text} (default: {default})"
             found.setdefault(name, {}).setdefault(help_text, []).append(codec)
-    return {
+    helps = {
         name: "; ".join(f"{', '.join(codecs)}: {text}" for text, codecs in texts.items())
         for name, texts in found.items()
     }
+    return helps, broken
 
 
 def run_config(args: Namespace) -> RunConfig:
@@ -135,7 +151,7 @@ def run_config(args: Namespace) -> RunConfig:
     files = list(args.config)
     if not files and getattr(args, "resume", False):
         files = [str(path)] if (path := Path(args.out) / "config.yaml").is_file() else []
-    layers = [(_read(file), str(file), _is_preset(file)) for file in map(preset_path, files)]
+    layers = [(read_yaml(file), str(file), _is_preset(file)) for file in map(preset_path, files)]
     layers.append((_flags(args.fields), "the command line", False))
     plain: dict[str, Any] = {}
     told: dict[str, Any] = {}  # the modalities that files and flags describe
@@ -161,15 +177,6 @@ def run_config(args: Namespace) -> RunConfig:
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The values of a YAML file."""
-    try:
-        plain = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    return plain  # type: ignore[no-any-return]
-
-
 def _flags(given: list[tuple[str, str]]) -> dict[str, Any]:
     """Nested values of dotted flags; a value in braces is a mapping, in brackets a list.
 
@@ -188,7 +195,7 @@ def _flags(given: list[tuple[str, str]]) -> dict[str, Any]:
         if text.startswith(("{", "[")):
             nested = yaml.safe_load(text)
         elif name in _ALL:
-            nested = _read(Path(text)) if Path(text).is_file() else text
+            nested = read_yaml(Path(text)) if Path(text).is_file() else text
         elif name.count(".") == 1 and name.startswith("modalities.") and text == "null":
             nested = None
         for part in reversed(name.split(".")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ..structure import nearest
@@ -20,11 +21,13 @@ class Parser(argparse.ArgumentParser):
     Attributes:
         sections: parts of a run's config whose fields are flags, such as --train.steps; set by
             `options.add_run_options`. Their values are in `fields` of what was parsed.
+        fields: adds these fields as options, which the help and its hints need; called once, there.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         self.sections: tuple[str, ...] = ()
         self.base: dict[str, Any] | None = None
+        self.fields: Callable[[], None] | None = None
         kwargs = {"exit_on_error": False, "allow_abbrev": False, **kwargs}
         super().__init__(formatter_class=_Formatter, **kwargs)
 
@@ -61,7 +64,18 @@ class Parser(argparse.ArgumentParser):
             given.append((name[2:], value))
         return given, rest
 
+    def format_help(self) -> str:
+        """The help, with the fields of a run."""
+        self._add_fields()
+        return super().format_help()
+
+    def _add_fields(self) -> None:
+        fields, self.fields = self.fields, None
+        if fields is not None:
+            fields()
+
     def _no_option(self, name: str) -> str:
+        self._add_fields()
         flags = [s[2:] for a in self._actions for s in a.option_strings if s.startswith("--")]
         flags.sort(key=lambda flag: "NAME" in flag)  # a field before an option of some modality
         hint = nearest(name[2:], flags).replace("mean ", "mean --")

@@ -174,13 +174,14 @@ def known_fields(
         raise ValueError(f"{source} holds no mapping; it needs the parts {', '.join(sections)}")
     check_entries(plain.get("modalities"))
     nested = with_new_names(plain, source, base, reused=reused)
-    valid = [
-        "modalities",
-        *(n for s, kind in SECTIONS.items() for n, _ in field_types(kind, s + ".")),
-    ]
-    if problem := unknown_fields(nested, valid, source):
+    if problem := unknown_fields(nested, ["modalities", *field_names()], source):
         raise ValueError(problem)
     return nested
+
+
+def field_names() -> list[str]:
+    """Dotted names of all fields of a run but those of modalities."""
+    return [name for s, kind in SECTIONS.items() for name, _ in field_types(kind, f"{s}.")]
 
 
 def model_config(
