@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.cli.options import Parser, add_run_options, run_config
+from mixture_of_mamba.cli.tokenizer import reconstruction_error
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec
 from mixture_of_mamba.modalities.image.kl_network import train
@@ -20,6 +22,7 @@ from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConf
 from mixture_of_mamba.training.loop import train as train_run
 from mixture_of_mamba.training.runs import read_config
 from tests.factories.data import prepare, tiny_bundle, tiny_config
+from tests.helpers.toy_codecs import ToyCodec
 
 TINY = {"scenes": 40, "validation_fraction": 0.2, "text_vocabulary": 384, "image_steps": 3}
 OPTIONS = [f"--data.{name}={value}" for name, value in {**TINY, "patch": 8}.items()]
@@ -41,6 +44,19 @@ def test_train_writes_tokenizers_that_runs_reuse(
     assert bundle.tokenizers.modalities[1] == ("image", "continuous", 32)
     assert main(command) == 1
     assert "is there already and not empty" in capsys.readouterr().err
+
+
+def test_pictures_are_prepared_before_they_are_encoded() -> None:
+    class Negative(ToyCodec):
+        @classmethod
+        def prepare(cls, item: np.ndarray, options: object) -> np.ndarray:
+            return 255 - item
+
+        def decode(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [255 - item for item in tokens]
+
+    pictures = [np.full((4, 4, 3), level, np.uint8) for level in (0, 200)]
+    assert reconstruction_error(Negative("discrete", 9), pictures) == 0
 
 
 def test_configs_of_runs_are_read_without_what_is_not_data(

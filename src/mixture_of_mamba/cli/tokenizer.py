@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..training.config import RunConfig
 from .options import Parser, add_run_options, run_config
+
+if TYPE_CHECKING:
+    from ..modalities import Codec
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -55,7 +59,7 @@ def train(config: RunConfig, out: Path) -> int:
         images = [e.items[name] for e in bundle.validation_examples if name in e.items]
         if codec.media is not IMAGE or not images:
             continue
-        error = reconstruction_error(codec, np.stack(images))
+        error = reconstruction_error(codec, images)
         print(
             f"{name}: mean squared error {error:.5f} of pixels in 0..1 over {len(images)} held-out "
             f"pictures ({-10 * np.log10(max(error, 1e-12)):.1f} dB)",
@@ -66,10 +70,11 @@ def train(config: RunConfig, out: Path) -> int:
     return 0
 
 
-def reconstruction_error(tokenizer: Any, images: np.ndarray) -> float:
-    """Mean squared error of (n, s, s, 3) uint8 pictures after encoding and decoding, in 0..1."""
-    again = np.stack(list(tokenizer.decode(tokenizer.encode(images))))
-    return float(np.mean((again / 255.0 - images / 255.0) ** 2))
+def reconstruction_error(codec: Codec, images: Sequence[np.ndarray]) -> float:
+    """Mean squared error of (s, s, 3) uint8 pictures after encoding and decoding, in 0..1."""
+    prepared = [codec.prepare(image, codec.options) for image in images]
+    again = np.stack(codec.decode(codec.encode(prepared)))
+    return float(np.mean((again / 255.0 - np.stack(images) / 255.0) ** 2))
 
 
 def inspect(folder: Path) -> int:
