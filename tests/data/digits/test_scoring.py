@@ -64,7 +64,6 @@ def test_a_perfect_generator_reaches_the_ceiling() -> None:
         examples(),
         modalities=["text", "image", "speech"],
         reader=reader(),
-        at_once=25,
         guidance=3.0,
     )
     assert found["examples"] == 60
@@ -73,7 +72,7 @@ def test_a_perfect_generator_reaches_the_ceiling() -> None:
     assert found["ceiling"]["colour"]["share"] >= 0.98
     assert found["image_to_text"]["scene"]["correct"] == 60
     assert found["speech_to_text"]["scene"]["share"] < 0.1
-    assert perfect.seeds == [0, 25, 50]
+    assert perfect.seeds == [0]
 
 
 def test_another_picture_is_wrong() -> None:

@@ -60,7 +60,6 @@ def score(
     reader: SceneReader | None = None,
     limit: int = EXAMPLES,
     seed: int = 0,
-    at_once: int = 64,
     **sampling: Any,
 ) -> dict[str, Any]:
     """Accuracy of generated pictures and captions.
@@ -72,7 +71,6 @@ def score(
         reader: trained on the data's seed; None: of seed 0.
         limit: examples that are used, the first ones.
         seed: of the sampling; picture i has seed + i.
-        at_once: examples that are generated together.
         sampling: passed to `to_image`, such as steps and guidance.
 
     Returns:
@@ -97,18 +95,12 @@ def score(
         real = [e.items["image"] for e in known]
         result["ceiling"] = score_images(reader, real, facts)
         captions = [e.caption for e in known]
-        made = _in_parts(
-            lambda s: generator.to_image(captions[s], seed=seed + s.start, **sampling),
-            len(known),
-            at_once,
-        )
+        made = generator.to_image(captions, seed=seed, **sampling)
         result["text_to_image"] = score_images(reader, made, facts)
-        said = _in_parts(lambda s: generator.to_text(images=real[s]), len(known), at_once)
-        result["image_to_text"] = score_captions(said, facts)
+        result["image_to_text"] = score_captions(generator.to_text(images=real), facts)
     if "speech" in names:
         spoken = [e.items["speech"] for e in known]
-        heard = _in_parts(lambda s: generator.to_text(speech=spoken[s]), len(known), at_once)
-        result["speech_to_text"] = score_captions(heard, facts)
+        result["speech_to_text"] = score_captions(generator.to_text(speech=spoken), facts)
     return result
 
 
@@ -141,10 +133,3 @@ def _score(found: Sequence[set[Fact]], wanted: Sequence[Sequence[Fact]]) -> dict
         )._asdict()
         for question, counts in right.items()
     }
-
-
-def _in_parts(make: Callable[[slice], list[Any]], count: int, at_once: int) -> list[Any]:
-    made: list[Any] = []
-    for start in range(0, count, at_once):
-        made.extend(make(slice(start, min(start + at_once, count))))
-    return made
