@@ -7,17 +7,7 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-__all__ = ["as_built", "has_hooks", "no_global_hooks"]
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether hooks run when this module is called, or in the backward of that call."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+__all__ = ["as_built", "no_global_hooks"]
 
 
 def as_built(*kinds: type[nn.Module]) -> Callable[[nn.Module], bool]:
@@ -35,7 +25,7 @@ def as_built(*kinds: type[nn.Module]) -> Callable[[nn.Module], bool]:
             forwards.get(kind) is kind.forward
             and "forward" not in module.__dict__
             and module._compiled_call_impl is None
-            and not has_hooks(module)
+            and not _has_hooks(module)
         )
 
     return test
@@ -44,3 +34,13 @@ def as_built(*kinds: type[nn.Module]) -> Callable[[nn.Module], bool]:
 def no_global_hooks() -> bool:
     """Whether no hook runs at every module's call (see torch's register_module_forward_hook)."""
     return not torch_module._has_any_global_hook()
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether hooks run when this module is called, or in the backward of that call."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

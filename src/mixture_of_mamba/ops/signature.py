@@ -82,10 +82,6 @@ class Signature(Generic[Record]):
         values = [next(kept if tensor else numbers) for tensor in self._is_tensor]
         return list(tensors[:others]), values
 
-    def leaves(self, values: Sequence[Any]) -> list[Any]:
-        """The arguments that get a gradient, in the order of the record of gradients."""
-        return [v for v, leaf in zip(values, self._is_leaf, strict=True) if leaf]
-
     def dense(self, gradients: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
         """Gradients as an operator returns them: empty tensors for absent ones."""
         return tuple(like.new_empty(0) if g is None else g for g in arguments(gradients))
@@ -95,9 +91,8 @@ class Signature(Generic[Record]):
 
         Not a list: torch.autograd.grad(…, is_grads_batched=True) calls such an op once per entry.
         """
-        return tuple(
-            like.new_empty(0) if v is None else v.new_empty(v.shape) for v in self.leaves(values)
-        )
+        leaves = (v for v, leaf in zip(values, self._is_leaf, strict=True) if leaf)
+        return tuple(like.new_empty(0) if v is None else v.new_empty(v.shape) for v in leaves)
 
     def by_argument(
         self, gradients: Sequence[Tensor], values: Sequence[Any]
