@@ -10,7 +10,7 @@ from pathlib import Path
 from .._version import __version__
 from ..extras import package_versions
 
-__all__ = ["cuda_available", "machine", "versions"]
+__all__ = ["machine", "versions"]
 
 
 def machine() -> dict[str, str]:
@@ -24,13 +24,6 @@ def machine() -> dict[str, str]:
     if torch is not None and torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name(0)
     return facts
-
-
-def cuda_available() -> bool:
-    """Whether there is a GPU that torch can use."""
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,6 @@ from ..training.metrics import read_metrics
 from ..training.model_settings import freeze_as_recorded
 from ..training.runs import read_config
 from .basis import basis_differences, joined
-from .machine import cuda_available
 from .variants import variant_config, variant_fields
 
 __all__ = ["Job", "Plan", "check_plan", "check_runs", "read_plan", "run_folder", "write_plan"]
@@ -103,10 +102,7 @@ class Plan:
         device that "auto" is here."""
         train = self.config.train
         every = max(1, min(train.evaluate_every, train.steps // LEAST_EVALUATIONS))
-        device = train.device
-        if device == "auto":
-            device = "cuda" if cuda_available() else "cpu"
-        train = replace(train, evaluate_every=every, samples=0, device=device)
+        train = replace(train, evaluate_every=every, samples=0, device=train.resolved_device)
         return replace(self, config=replace(self.config, train=train))
 
     def differences(self, other: Plan) -> list[str]:

@@ -11,8 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..files import writing
 from ..processes import adopting, unwinding
 from ..startup import usable_cores
@@ -43,10 +41,7 @@ class _Running:
 
 def default_jobs(config: RunConfig) -> int:
     """Runs at a time: the cores that this process may use; one where a GPU is trained on."""
-    device = config.train.device
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        return 1
-    return usable_cores()
+    return 1 if config.train.resolved_device == "cuda" else usable_cores()
 
 
 def run_jobs(

@@ -44,9 +44,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = config.resolved_device
     if device == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if config.devices > found:

@@ -63,7 +63,7 @@ def validation_losses(
     modalities = objective.model.config.modalities
     sums = torch.zeros(2 * len(modalities), dtype=torch.float64)
     levels = {m.name: torch.zeros(NOISE_BINS, 2) for m in modalities if not m.discrete}
-    size = config.batch_size // (config.devices * config.gradient_accumulation_steps)
+    size = config.micro_batch_size
     objective.eval()
     with isolated_rng(_NOISE_SEED + rank):
         # Every rank makes the same number of calls, because each gathers sharded parameters; a

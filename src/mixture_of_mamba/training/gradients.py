@@ -67,12 +67,11 @@ def _micro_batches(
     step: int,
 ) -> list[Batch]:
     """This rank's micro-batches of a step, on its device; each has its own seed for its noise."""
-    size = config.batch_size // (config.gradient_accumulation_steps * fabric.world_size)
     batches = []
     world, rank = fabric.world_size, fabric.global_rank
     for number in range(config.gradient_accumulation_steps):
         position = (step - 1) * config.gradient_accumulation_steps + number
-        indices = sampler.indices(position, size, rank, world)
+        indices = sampler.indices(position, config.micro_batch_size, rank, world)
         batch = windows.batch(indices, seed=step_seed(config.seed, position, rank))
         batches.append(to_device(fabric, batch, model))
     return batches

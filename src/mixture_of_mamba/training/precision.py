@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-import torch
-
 from ..models.precision import training
 from .config import RunConfig
 
@@ -28,10 +26,7 @@ def resolve_precision(
     if before is not None:
         chosen = before.train.precision
     else:
-        device = config.train.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        measured = training(device, config.train.threads or threads)
+        measured = training(config.train.resolved_device, config.train.threads or threads)
         chosen = "bf16" if measured.bfloat16 else "float32"
         print(f"train.precision auto is {chosen} ({measured})", file=sys.stderr)
     return replace(config, train=replace(config.train, precision=chosen))

@@ -120,6 +120,20 @@ class TrainConfig:
                 f"{self.gradient_accumulation_steps} parts do not divide; use a multiple of {parts}"
             )
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Windows that one device processes at a time."""
+        return self.batch_size // (self.devices * self.gradient_accumulation_steps)
+
+    @property
+    def resolved_device(self) -> str:
+        """ "cpu" or "cuda"; torch is asked, and imported, only where `device` is "auto"."""
+        if self.device != "auto":
+            return self.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
     def remarks(self) -> list[str]:
         """What is possible and hardly meant, a line each."""
         if self.warmup < self.steps:
