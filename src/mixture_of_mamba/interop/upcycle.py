@@ -24,6 +24,7 @@ from ..models import Modality, ModelConfig, MultimodalModel
 from ..models.diffusion import Diffusion
 from ..models.freezing import Frozen, freeze
 from .growth import grown_config, parse_modality
+from .loading import model_folder
 
 __all__ = ["Upcycled", "frozen_parts", "upcycle"]
 
@@ -86,8 +87,7 @@ def frozen_parts(folder: str | Path) -> tuple[tuple[str, ...], dict[str, int]]:
     Raises:
         ValueError: a damaged file.
     """
-    folder = Path(folder)
-    path = (folder if (folder / "config.json").is_file() else folder / "model") / _FILE
+    path = model_folder(folder) / _FILE
     if not path.is_file():
         return (), {}
     plain = read_json(path)
@@ -127,15 +127,13 @@ def upcycle(
     old = source.config
     wanted = [m if isinstance(m, Modality) else parse_modality(m, old) for m in modalities]
     config, markers = grown_config(old, wanted, split)
-    grown = config.modalities
     first = expert or old.names[0]
     with torch.device("meta"):  # almost every value comes from the source
         model = MultimodalModel(config)
     device, dtype = source.embedding.weight.device, source.embedding.weight.dtype
-    if any(not m.discrete for m in grown):
-        model.diffusion = Diffusion(config)
-        model.diffusion.init_weights(seed)
-        model.diffusion.to(device, dtype)
+    model.diffusion = Diffusion(config)
+    model.diffusion.init_weights(seed)
+    model.diffusion.to(device, dtype)
     given = source.state_dict()
     state = {
         name: _start(name, fresh, given, old, config, old.index(first), seed)

@@ -16,6 +16,8 @@ from ..files import filling, read_json, verify, write_json
 from .config import ModelConfig
 
 __all__ = [
+    "CONFIG",
+    "WEIGHTS",
     "PretrainedModel",
     "check_shapes",
     "read_tensors",
@@ -23,6 +25,7 @@ __all__ = [
     "write_model",
 ]
 
+#: The files of a model's folder.
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
