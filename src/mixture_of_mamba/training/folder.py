@@ -45,10 +45,10 @@ def prepare_folder(lock: FolderLock, config: RunConfig, *, resume: bool) -> None
     folder = lock.folder
     _check(folder, config, resume=resume)  # a folder that is refused stays as it is
     lock.acquire()
-    _check(folder, config, resume=resume)  # another process may have had it until now
-    if resume and (before := read_config(folder).train.steps) != config.train.steps:
+    before = _check(folder, config, resume=resume)  # another process may have had it until now
+    if before is not None and before.train.steps != config.train.steps:
         print(
-            f"{folder} goes on to step {config.train.steps} (it was {before}); "
+            f"{folder} goes on to step {config.train.steps} (it was {before.train.steps}); "
             "the learning rate follows the new schedule from here on",
             file=sys.stderr,
         )
@@ -61,7 +61,8 @@ def prepare_folder(lock: FolderLock, config: RunConfig, *, resume: bool) -> None
         write_config(folder, config)
 
 
-def _check(folder: Path, config: RunConfig, *, resume: bool) -> None:
+def _check(folder: Path, config: RunConfig, *, resume: bool) -> RunConfig | None:
+    """Refuse a folder that the run cannot be in; the config of what is resumed there."""
     if (folder / "config.yaml").is_file():
         if not resume:
             raise FileExistsError(
@@ -69,7 +70,8 @@ def _check(folder: Path, config: RunConfig, *, resume: bool) -> None:
                 f"{_FURTHER if (folder / 'model').is_dir() else ''}, "
                 "or choose another name for --out"
             )
-        if differences := read_config(folder).differences(config):
+        before = read_config(folder)
+        if differences := before.differences(config):
             raise ValueError(
                 f"{folder} holds a run of another config: {'; '.join(differences)}; "
                 "leave these fields as they were, or start a new run under another --out"
@@ -80,10 +82,12 @@ def _check(folder: Path, config: RunConfig, *, resume: bool) -> None:
                 f"{folder} has reached step {reached}, but train.steps is {config.train.steps}; "
                 f"it may grow: give {reached} or more"
             )
-    elif resume:
+        return before
+    if resume:
         raise FileNotFoundError(f"{folder} holds no run to resume; leave out --resume to start one")
-    elif folder.exists() and any(p.name != LOCK for p in folder.iterdir()):
+    if folder.exists() and any(p.name != LOCK for p in folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no run; choose another --out")
+    return None
 
 
 @contextmanager

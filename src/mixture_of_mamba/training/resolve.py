@@ -40,9 +40,9 @@ def _pretrained(config: RunConfig, folder: Path) -> Start | None:
             f"model.init_from is {start!r}, which is no folder; give that of a pretrained model, "
             "or leave it out to start from new weights"
         )
+    known = config.data.tokenizers is None  # else the tokenizers' size is known with the data
     sizes = []
     for name, modality in config.modalities.items():
-        known = config.data.tokenizers is None  # else the tokenizers' size is known with the data
         size = getattr(modality.options, "vocabulary", 1) if known else 1
         sizes.append((name, modality.kind, size))
     return Start(start, model_config(config.model, sizes))
