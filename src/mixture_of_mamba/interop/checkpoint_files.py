@@ -18,7 +18,7 @@ from torch import Tensor
 from ..files import read_json
 from ..models.saving import read_tensors
 
-__all__ = ["read_checkpoint", "read_pickle"]
+__all__ = ["read_checkpoint"]
 
 #: In order of preference: no file of the first kinds can run code.
 _FILES = (
@@ -45,7 +45,7 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
     raise FileNotFoundError(f"{folder} holds no weights; one of {', '.join(_FILES)} is needed")
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> dict[str, Tensor]:
     """The tensors of a `torch.save` file, which may hold nothing else.
 
     Raises:
@@ -71,7 +71,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    return read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    return read_tensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
 def _read_shards(folder: Path, index: str) -> dict[str, Tensor]:

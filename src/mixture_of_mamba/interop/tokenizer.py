@@ -10,7 +10,7 @@ from ..extras import needs
 from ..files import write_text
 from ..modalities.text import fill_up
 
-__all__ = ["add_markers", "copy_tokenizer"]
+__all__ = ["copy_tokenizer"]
 
 _FILE = "tokenizer.json"
 
@@ -37,12 +37,12 @@ def copy_tokenizer(source: Path, target: Path, *, size: int, markers: Mapping[st
     with needs(str(source / _FILE), "train"):
         from tokenizers import Tokenizer
     tokenizer = Tokenizer.from_file(str(source / _FILE))
-    add_markers(tokenizer, size=size, markers=markers)
+    _add_markers(tokenizer, size=size, markers=markers)
     write_text(target / _FILE, tokenizer.to_str(pretty=True))
     return True
 
 
-def add_markers(tokenizer: Any, *, size: int, markers: Mapping[str, int]) -> None:
+def _add_markers(tokenizer: Any, *, size: int, markers: Mapping[str, int]) -> None:
     """Add the markers to a `tokenizers.Tokenizer` under exactly their ids.
 
     Ids that the padded vocabulary has and the tokenizer lacks are filled with `<unused-ID>`.

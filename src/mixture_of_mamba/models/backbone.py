@@ -14,10 +14,10 @@ from ..layers.transformer import TransformerBlock
 from ..ops import Routing
 from .config import ModelConfig
 
-__all__ = ["Backbone", "make_block"]
+__all__ = ["Backbone"]
 
 
-def make_block(config: ModelConfig, index: int) -> nn.Module:
+def _make_block(config: ModelConfig, index: int) -> nn.Module:
     """The block at this depth."""
     if config.mixer == "attention":
         return TransformerBlock(
@@ -37,7 +37,7 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(make_block(config, i) for i in range(config.n_layers))
+        self.blocks = nn.ModuleList(_make_block(config, i) for i in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.checkpoint_activations = False
 

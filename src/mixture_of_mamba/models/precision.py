@@ -26,7 +26,7 @@ from ..layers.fused import block_weights
 from ..ops import native
 from ..ops.decode_step import DecodeStep
 
-__all__ = ["FASTER", "Measured", "decoding", "kept", "training"]
+__all__ = ["Measured", "decoding", "kept", "training"]
 
 #: bfloat16 is taken where its time is at most this share of float32's: less gains nothing that its
 #: rounding is worth, and a measurement errs by some hundredths.

@@ -19,7 +19,7 @@ from .train_config import TrainConfig
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["accumulate_gradients", "step_seed"]
+__all__ = ["accumulate_gradients"]
 
 
 def accumulate_gradients(
@@ -72,12 +72,12 @@ def _micro_batches(
     for number in range(config.gradient_accumulation_steps):
         position = (step - 1) * config.gradient_accumulation_steps + number
         indices = sampler.indices(position, config.micro_batch_size, rank, world)
-        batch = windows.batch(indices, seed=step_seed(config.seed, position, rank))
+        batch = windows.batch(indices, seed=_step_seed(config.seed, position, rank))
         batches.append(to_device(fabric, batch, model))
     return batches
 
 
-def step_seed(*numbers: int) -> int:
+def _step_seed(*numbers: int) -> int:
     """A seed of several numbers, without the collisions of a sum."""
     seed = 0
     for number in numbers:

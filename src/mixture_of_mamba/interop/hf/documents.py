@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "PACKING_KEYWORDS",
     "document_starts",
     "last_document",
     "last_real",
@@ -16,7 +15,7 @@ __all__ = [
 ]
 
 #: What collators for packed rows give besides position_ids and document_ids.
-PACKING_KEYWORDS = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+_PACKING_KEYWORDS = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 def last_real(real: Tensor) -> Tensor:
@@ -31,7 +30,7 @@ def packed_documents(kwargs: dict[str, Any], shape: torch.Size) -> Tensor | None
     Raises:
         ValueError: shapes that do not fit, or lengths of queries and keys that differ.
     """
-    given = {name: kwargs.pop(name, None) for name in PACKING_KEYWORDS}
+    given = {name: kwargs.pop(name, None) for name in _PACKING_KEYWORDS}
     seq_idx, ends, keys = given["seq_idx"], given["cu_seq_lens_q"], given["cu_seq_lens_k"]
     if seq_idx is not None:
         return _per_token(seq_idx, shape, "seq_idx")
