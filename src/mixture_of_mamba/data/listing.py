@@ -25,7 +25,7 @@ from ..modalities.media import Media
 from .errors import DataError, data_error
 from .folders import counted, files_below
 
-__all__ = ["ListedDocument", "Listing", "list_documents"]
+__all__ = ["ListedDocument", "Listing", "list_documents", "modality_of_suffix"]
 
 #: Characters of a user's content that a message repeats.
 SHOWN = 80
@@ -90,7 +90,7 @@ def list_documents(source: Path, media: Mapping[str, Media]) -> Listing:
             listing.documents += _file(path, media)
         rest = _unnamed(found.files, tables, listing.documents)
     else:
-        names = _by_suffix(media)
+        names = modality_of_suffix(media)
         listing.documents += _stems(source, found.files, names)
         rest = [path for path in found.files if path.suffix.lower() not in names]
     if rest:
@@ -98,7 +98,7 @@ def list_documents(source: Path, media: Mapping[str, Media]) -> Listing:
     return listing
 
 
-def _by_suffix(media: Mapping[str, Media]) -> dict[str, str]:
+def modality_of_suffix(media: Mapping[str, Media]) -> dict[str, str]:
     """Suffix -> modality; the first one, where several have the same files."""
     return {suffix: name for name in reversed(list(media)) for suffix in media[name].suffixes}
 

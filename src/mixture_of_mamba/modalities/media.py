@@ -71,6 +71,11 @@ class Media(ABC):
     def show(self, item: Any) -> tuple[str, bytes]:
         """(suffix, content) of a small file for reports: .txt, .png or .wav."""
 
+    def differences(self, item: Any, again: Any) -> dict[str, float]:
+        """How far an item is from what a codec made of it, by the name of the measure with its
+        unit; nothing where the medium has no measure."""
+        return {}
+
     def write_all(self, path: str | Path, items: Sequence[Any]) -> list[Path]:
         """Write several items, by default into numbered files; the files that were written."""
         path = Path(path)
@@ -109,6 +114,10 @@ class _TextMedia(Media):
         if not item.strip():
             raise ValueError(f"{where} is empty; say what is wanted")
         return check_text(item)
+
+    def differences(self, item: str, again: str) -> dict[str, float]:
+        """Whether it is the same text, 1 or 0."""
+        return {"equal": float(item == again)}
 
     def show(self, item: str) -> tuple[str, bytes]:
         return ".txt", item.encode("utf-8", "replace")

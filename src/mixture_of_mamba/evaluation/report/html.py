@@ -5,9 +5,20 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 
-__all__ = ["card", "escape", "figure", "is_image", "media", "section", "table"]
+__all__ = [
+    "card",
+    "escape",
+    "figure",
+    "inline",
+    "is_image",
+    "media",
+    "page",
+    "section",
+    "table",
+]
 
 #: Suffix -> MIME type of files that a browser shows.
 _TYPES = {
@@ -65,6 +76,19 @@ def figure(svg: str, caption: str) -> str:
     )
 
 
+def page(title: str, lead: str, parts: Sequence[str]) -> str:
+    """A whole page in the style of the reports."""
+    css = (resources.files("mixture_of_mamba.evaluation") / "templates" / "report.css").read_text()
+    made = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{escape(title)}</h1>\n<p class='lead'>{escape(lead)}</p>\n"
+        f"{''.join(parts)}</main>\n</body>\n</html>\n"
+    )
+    return made.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
 def is_image(path: Path) -> bool:
     """Whether a file is shown as a picture; moving ones are."""
     return _TYPES.get(path.suffix, "").startswith("image/")
@@ -72,11 +96,15 @@ def is_image(path: Path) -> bool:
 
 def media(path: Path, label: str) -> str:
     """A file, inline: a picture, a player of sound or video, or text."""
-    kind = _TYPES.get(path.suffix)
+    return inline(path.suffix, path.read_bytes(), label)
+
+
+def inline(suffix: str, content: bytes, label: str) -> str:
+    """The same of a file's content."""
+    kind = _TYPES.get(suffix)
     if kind is None:
-        text = path.read_bytes().decode("utf-8", "replace")
-        return f"<pre>{escape(text)}</pre>"
-    source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        return f"<pre>{escape(content.decode('utf-8', 'replace'))}</pre>"
+    source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     said = escape(label, quote=True)
     if kind.startswith("image/"):
         return f'<img src="{source}" alt="{said}">'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from ...files import write_text
@@ -10,7 +9,7 @@ from ..comparison import Comparison
 from ..figures import Figures
 from .gallery import gallery
 from .headline import headline, losses, ratio_cards
-from .html import escape
+from .html import page
 from .method import cost, how_to_read, provenance
 from .scores import noise_levels, scores
 from .splits import splits
@@ -37,13 +36,11 @@ def write_report(comparison: Comparison, figures: Figures) -> Path:
         The page's path.
     """
     path = comparison.folder / "report.html"
-    page = _page(comparison, figures).replace(" %", "\N{NO-BREAK SPACE}%")
-    write_text(path, page)
+    write_text(path, _page(comparison, figures))
     return path
 
 
 def _page(comparison: Comparison, figures: Figures) -> str:
-    css = (resources.files("mixture_of_mamba.evaluation") / "templates" / "report.css").read_text()
     others = figures.others
     called = [NAMES.get(v, v) for v in others] if len(others) < 4 else [f"{len(others)} variants"]
     title = f"{', '.join(called)} against {NAMES.get(figures.baseline, figures.baseline)}"
@@ -59,13 +56,7 @@ def _page(comparison: Comparison, figures: Figures) -> str:
         how_to_read(figures),
         provenance(figures),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n<p class='lead'>{escape(_lead(figures))}</p>\n"
-        f"{''.join(parts)}</main>\n</body>\n</html>\n"
-    )
+    return page(title, _lead(figures), parts)
 
 
 def _lead(figures: Figures) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import wave
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ from ...extras import needs
 from ...files import write_bytes
 from ..input_checks import readable_file, reason
 from ..media import MAX_SECONDS, Limits, Media
-from .mel import SAMPLE_RATE
-from .resampling import resampled, resampled_length
+from .mel import SAMPLE_RATE, log_mel
+from .resampling import resample, resampled, resampled_length
 
 __all__ = ["RATES", "SOUND", "read_sound", "wav_bytes", "write_sound"]
 
@@ -108,6 +109,16 @@ class _SoundMedia(Media):
         if not np.isfinite(waveform).all():
             raise ValueError(f"{where} contains NaN or infinity; every sample must be finite")
         return waveform, int(rate)
+
+    def differences(
+        self, item: tuple[np.ndarray, int], again: tuple[np.ndarray, int]
+    ) -> dict[str, float]:
+        """Mean absolute difference of log-mel frames, each sound brought to one loudness; frames
+        that only one of them has do not count."""
+        one, other = (log_mel(resample(wave, rate, SAMPLE_RATE)) for wave, rate in (item, again))
+        frames = min(len(one), len(other))
+        nepers = float(np.abs(one[:frames] - other[:frames]).mean())
+        return {"log-mel error, dB": nepers * 20 / math.log(10)}
 
     def show(self, item: tuple[np.ndarray, int]) -> tuple[str, bytes]:
         return ".wav", wav_bytes(*item)
