@@ -17,7 +17,7 @@ from mixture_of_mamba.data.digits.scene import make_scenes
 from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec
 from mixture_of_mamba.modalities.image.kl_network import train
 from mixture_of_mamba.modalities.options import AutoencoderOptions
-from tests.factories.data import prepare, tiny_config
+from tests.factories.data import prepare, tiny_config, with_data
 
 SMALL = {"block_out_channels": (8,), "norm_num_groups": 4}
 
@@ -69,6 +69,29 @@ def test_training_learns_to_rebuild_pictures(monkeypatch: pytest.MonkeyPatch) ->
     assert again.dtype == np.uint8
     x = pictures() / 255.0
     assert np.mean((again / 255.0 - x) ** 2) < 0.7 * np.mean((x - x.mean((0, 1, 2))) ** 2)
+
+
+def test_training_says_how_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.kl_network.BATCH", 2)
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.networks.WIDTH", 8)
+    lines: list[str] = []
+    options = AutoencoderOptions(steps=13)
+    AutoencoderCodec.fit(pictures(8), options, seed=0, report=lines.append)
+    steps = [line.partition(", ")[0] for line in lines[:-1]]
+    assert steps == [f"image autoencoder: step {step} of 13" for step in range(0, 13, 2)]
+    assert lines[-1] == "image autoencoder: 64 vectors of 8"
+
+
+def test_a_trained_one_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.networks.WIDTH", 8)
+    image = {"codec": "autoencoder", "steps": 2}
+    digits = {"scenes": 20, "text_fraction": 0.0}
+    config = tiny_config("transfusion", image=image, digits=digits, cache=str(tmp_path))
+    one = prepare(config)
+    monkeypatch.setattr(AutoencoderCodec, "fit", None)  # would raise if it were called
+    other = prepare(with_data(config, window=128))
+    assert one.tokenizers.options == other.tokenizers.options
+    assert one.digests["image tokenizer"] == other.digests["image tokenizer"]
 
 
 def test_training_is_decided_by_its_seed() -> None:

@@ -47,6 +47,7 @@ class AutoencoderCodec(Codec):
     media = IMAGE
     Options = AutoencoderOptions
     kind = "continuous"
+    version = 1
 
     def __init__(
         self, network: Any, options: AutoencoderOptions, mean: np.ndarray, std: np.ndarray
@@ -90,7 +91,12 @@ class AutoencoderCodec(Codec):
         images = np.asarray(prepared)
         if options.pretrained is None:
             _check_sizes(FOLD, options)  # before minutes of training
-            network = train(images, steps=options.steps, seed=seed)
+            steps = options.steps
+
+            def say(step: int, error: float) -> None:
+                report(f"image autoencoder: step {step} of {steps}, error {error:.4f}")
+
+            network = train(images, steps=steps, seed=seed, report=say)
         else:
             network = read(Path(options.pretrained))
         codec = cls.measured(network, images, options)

@@ -89,7 +89,7 @@ def train(
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            if report is not None and (step % 50 == 0 or step == steps - 1):
+            if report is not None and (step % max(1, steps // 6) == 0 or step == steps - 1):
                 report(step, float(error.detach()))
     return network.eval()
 
