@@ -57,7 +57,6 @@ else:
                 "ModelConfig",
                 "ModelOutput",
                 "ModelState",
-                "ModelState",
                 "MultimodalModel",
                 "freeze",
                 "preset",
@@ -85,7 +84,6 @@ else:
             "training",
         ],
     )
-    if sys.modules.get(
-        "torch"
-    ):  # torch.export.load asks for the operators and classes of a program
+    # torch.export.load asks for the operators and classes of a program.
+    if sys.modules.get("torch"):
         __getattr__("MultimodalModel")

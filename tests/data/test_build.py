@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import pytest
 
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.cache import build_or_load, content_hash
-from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.data.config import DataConfig, check_modalities
 from mixture_of_mamba.data.digits.facts import parse_facts
+from mixture_of_mamba.modalities.config import modalities_from
+from mixture_of_mamba.modalities.options import CodecOptions
 from tests.factories.data import prepare, tiny_bundle, tiny_config, with_data
+from tests.helpers.toy_codecs import ToyCodec
 
 
 def test_batches_fit_a_model_of_these_modalities(bundle: DataBundle) -> None:
@@ -239,6 +243,25 @@ def test_what_is_not_there_is_named(fields: dict[str, Any], message: str) -> Non
     config = tiny_config("transfusion", **fields)  # as a value it is fine: see load_run
     with pytest.raises(ValueError, match=message):
         prepare(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedOptions(CodecOptions):
+    size: int = 7
+    """Has nothing to do with pictures."""
+
+
+class Sized(ToyCodec):
+    codec = "sized"
+    kind = "discrete"
+    Options = SizedOptions
+
+
+def test_size_is_that_of_scenes_for_images_alone() -> None:
+    modalities = modalities_from({"speech": {"codec": f"{__name__}:Sized"}})
+    check_modalities(DataConfig(), modalities)
+    with pytest.raises(ValueError, match=r"modalities\.image\.size is 7, but the embedded scenes"):
+        check_modalities(DataConfig(), {"image": modalities["speech"]})
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class DataBundle:
     """Everything that training and evaluation need of the data.
 
     Attributes:
-        tokenizers: of the setting's modalities.
+        tokenizers: of the run's modalities.
         train, validation: packed windows of either split.
         validation_examples: validation documents before the tokenizers.
         digests: of the windows and of each tokenizer, {what: digest}, where it was read from a

@@ -109,9 +109,10 @@ def check_modalities(data: DataConfig, modalities: Mapping[str, ModalityConfig])
                     f"the embedded digits have text, image and speech, but modalities names "
                     f"{name!r}; give your own documents with data.source"
                 )
-            if (size := getattr(options, "size", SCENE_SIZE)) != SCENE_SIZE:
+            size = getattr(options, "size", SCENE_SIZE)
+            if name == "image" and size != SCENE_SIZE:
                 raise ValueError(
-                    f"modalities.{name}.size is {size}, but the embedded scenes are {SCENE_SIZE} "
+                    f"modalities.image.size is {size}, but the embedded scenes are {SCENE_SIZE} "
                     f"pixels wide; leave it at {SCENE_SIZE} or give your own documents"
                 )
         length = options.fixed_length

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .config import SCENE_SIZE
 from .facts import COLOURS, POSITIONS, Fact
 
 __all__ = ["QUADRANT", "draw", "quadrants"]
 
-SIZE = 32
-QUADRANT = 16
+#: Side of the square in which a digit is drawn, pixels.
+QUADRANT = SCENE_SIZE // 2
 
 
 def _doubling() -> np.ndarray:
@@ -25,7 +26,7 @@ def _doubling() -> np.ndarray:
 
 
 _DOUBLE = _doubling()
-_GRID = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE
+_GRID = (np.arange(SCENE_SIZE, dtype=np.float32) + 0.5) / SCENE_SIZE
 
 
 def enlarge(ink: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ MAX_PSNR = 130.0
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "QOI")
 # Of its frames the first is the image, the others are previews or depth.
 _ONE_IMAGE = ("MPO",)
+#: White pixels between the images of a grid.
+_GAP = 2
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -101,15 +103,15 @@ def fit_image(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(fitted, np.uint8).copy()
 
 
-def grid(images: Sequence[np.ndarray], *, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """(h, w, 3) uint8 images of one size, row by row, as one; by default about square."""
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    height, width = (side + gap for side in images[0].shape[:2])
+def grid(images: Sequence[np.ndarray]) -> np.ndarray:
+    """(h, w, 3) uint8 images of one size, row by row, as one that is about square."""
+    columns = math.ceil(math.sqrt(len(images)))
+    height, width = (side + _GAP for side in images[0].shape[:2])
     rows = math.ceil(len(images) / columns)
-    sheet = np.full((rows * height - gap, columns * width - gap, 3), 255, np.uint8)
+    sheet = np.full((rows * height - _GAP, columns * width - _GAP, 3), 255, np.uint8)
     for i, image in enumerate(images):
         top, left = i // columns * height, i % columns * width
-        sheet[top : top + height - gap, left : left + width - gap] = image
+        sheet[top : top + height - _GAP, left : left + width - _GAP] = image
     return sheet
 
 
