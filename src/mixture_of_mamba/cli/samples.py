@@ -32,6 +32,11 @@ def show_samples(count: int) -> Callable[[Evaluation], None]:
         generator = Generator(evaluation.model, evaluation.data.tokenizers)
         captions = [e.caption for e in evaluation.data.validation_examples if e.caption.strip()]
         for name in generator.tokenizers.non_text:
+            if why := generator.tokenizers.one_way.get(name):
+                if name not in warned:
+                    print(f"no {name} samples: {why}", file=sys.stderr)
+                warned.add(name)
+                continue
             try:
                 _show(generator, name, captions[:count], evaluation)
             except (ValueError, RuntimeError) as error:

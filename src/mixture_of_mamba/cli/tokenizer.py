@@ -87,6 +87,9 @@ def train(config: RunConfig, out: Path) -> int:
         images = [e.items[name] for e in bundle.validation_examples if name in e.items]
         if codec.media is not IMAGE or not images:
             continue
+        if codec.cannot_decode is not None:
+            print(f"{name}: encoded only; {codec.cannot_decode}", file=sys.stderr)
+            continue
         error = reconstruction_error(codec, images)
         print(
             f"{name}: mean squared error {error:.5f} of pixels in 0..1 over {len(images)} held-out "

@@ -13,7 +13,7 @@ from ..modalities.tokenizer_set import TEXT, TokenizerSet
 from ..processes import unwinding
 from .bundle import DataBundle
 from .cache import build_or_load
-from .config import DataConfig, check_modalities
+from .config import DataConfig, check_length, check_modalities
 from .corpus import Source
 from .encoding import EncodedCorpus, encode_corpus
 from .fingerprints import digests, fingerprints, option_digests, versions
@@ -88,6 +88,8 @@ def _build(
             tokenizers = TokenizerSet.load(config.tokenizers)
         else:
             tokenizers = fit_tokenizers(config, modalities, source, cache, log)
+        for name, length in tokenizers.fixed_length.items():
+            check_length(config, name, length)  # a codec may know it when it is fitted, not before
         source.finish()
     finally:
         source.stop()

@@ -11,7 +11,7 @@ from ..modalities.config import ModalityConfig
 from ..modalities.media import MAX_PIXELS, MAX_SECONDS
 from .digits.config import SCENE_SIZE, DigitsConfig
 
-__all__ = ["DataConfig", "check_modalities"]
+__all__ = ["DataConfig", "check_length", "check_modalities"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +109,29 @@ def check_modalities(data: DataConfig, modalities: Mapping[str, ModalityConfig])
                     f"the embedded digits have text, image and speech, but modalities names "
                     f"{name!r}; give your own documents with data.source"
                 )
-            size = getattr(options, "size", SCENE_SIZE)
-            if name == "image" and size != SCENE_SIZE:
+            # None: what the files of a network say, which are not read yet
+            size = getattr(options, "size", None)
+            if name == "image" and size not in (None, SCENE_SIZE):
                 raise ValueError(
                     f"modalities.image.size is {size}, but the embedded scenes are {SCENE_SIZE} "
-                    f"pixels wide; leave it at {SCENE_SIZE} or give your own documents"
+                    f"pixels wide; give {SCENE_SIZE}, or your own documents"
                 )
-        length = options.fixed_length
-        if length is not None and data.window < length + 4:
-            raise ValueError(
-                f"window is {data.window}, but an item of {name!r} with its begin and end takes "
-                f"{length + 4} positions and is never cut; choose a larger window, or options of "
-                f"modalities.{name} that make it shorter"
-            )
+        if (length := options.fixed_length) is not None:
+            check_length(data, name, length)
+
+
+def check_length(data: DataConfig, name: str, length: int) -> None:
+    """Hold the tokens of an item of fixed length against the window.
+
+    Raises:
+        ValueError: an item with its begin and end does not fit.
+    """
+    if data.window < length + 4:
+        raise ValueError(
+            f"window is {data.window}, but an item of {name!r} with its begin and end takes "
+            f"{length + 4} positions and is never cut; choose a larger window, or options of "
+            f"modalities.{name} that make it shorter"
+        )
 
 
 #: Least values of whole numbers.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from ..modalities.config import ModalityConfig, resolved
 from ..modalities.registry import name_of
-from .config import DataConfig, check_modalities
+from .config import DataConfig, check_length, check_modalities
 
 __all__ = ["resolve"]
 
@@ -14,7 +15,8 @@ __all__ = ["resolve"]
 def resolve(
     data: DataConfig, modalities: Mapping[str, ModalityConfig]
 ) -> Mapping[str, ModalityConfig]:
-    """The modalities with what reused tokenizers decide; paths are held against the disk.
+    """The modalities with what reused tokenizers, or the files that they name, decide; paths are
+    held against the disk.
 
     Raises:
         ValueError: a path that does not exist, or something that contradicts the tokenizers.
@@ -24,7 +26,7 @@ def resolve(
         if modality.codec is not None:
             _check_files(name, modality, fitted=data.tokenizers is None)
     if data.tokenizers is None:
-        return modalities
+        return {name: _completed(modality) for name, modality in modalities.items()}
     from ..modalities.tokenizer_set import TokenizerSet  # torch, which reading a config needs not
 
     tokenizers = TokenizerSet.load(data.tokenizers)
@@ -34,7 +36,15 @@ def resolve(
     }
     found = resolved(modalities, theirs, data.tokenizers)
     check_modalities(data, found)
+    for name, length in tokenizers.fixed_length.items():
+        check_length(data, name, length)  # options that lost their folder may not know it
     return found
+
+
+def _completed(modality: ModalityConfig) -> ModalityConfig:
+    options = modality.options
+    found = options.completed()
+    return modality if found == options else ModalityConfig(modality.codec, asdict(found))
 
 
 def _check_files(name: str, modality: ModalityConfig, *, fitted: bool) -> None:

@@ -126,7 +126,14 @@ def _after_training(
             progress.say(f"{job.name}: judging what it generates for {judged} captions")
             reader = reader or SceneReader(seed=job.config.data.seed)
             names = run.model.config.names
-            found = score(generator, examples, modalities=names, reader=reader, limit=judged)
+            found = score(
+                generator,
+                examples,
+                modalities=names,
+                one_way=run.tokenizers.one_way,
+                reader=reader,
+                limit=judged,
+            )
             write_json(job.folder / "facts.json", {"checkpoint": checkpoint, **found}, indent=1)
 
 

@@ -32,12 +32,14 @@ class Scores:
         ceiling: what the reader finds in the real images; None where none was scored.
         runs: by variant, seed (as text) and task.
         not_scored: by variant, the reason; one with scores of some of its seeds stands in both.
+        left_out: by task that no run can do, the reason.
     """
 
     examples: int | None = None
     ceiling: Answers | None = None
     runs: Mapping[str, Mapping[str, Mapping[str, Answers]]] = field(default_factory=dict)
     not_scored: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; "facts" of comparison.json."""
@@ -56,6 +58,7 @@ class Scores:
                 for variant, by_seed in self.runs.items()
             },
             "not_judged": dict(self.not_scored),
+            "left_out": dict(self.left_out),
         }
 
 
@@ -77,6 +80,7 @@ def read_scores(plan: Plan, folder: Path, seeds: Iterable[int]) -> Scores:
     ceiling: Answers | None = None
     runs: dict[str, dict[str, dict[str, Answers]]] = {}
     not_scored: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for variant in plan.variants:
         missing: dict[str, list[str]] = {}
         for seed in seeds:
@@ -89,6 +93,7 @@ def read_scores(plan: Plan, folder: Path, seeds: Iterable[int]) -> Scores:
                 continue
             if ceiling is None and "ceiling" in facts:
                 ceiling = _answers(facts["ceiling"])
+            left_out.update(facts.get("left_out", {}))
             by_task = {task: _answers(facts[task]) for task in TASKS if task in facts}
             runs.setdefault(variant, {})[str(seed)] = by_task
         if missing:
@@ -96,7 +101,7 @@ def read_scores(plan: Plan, folder: Path, seeds: Iterable[int]) -> Scores:
                 why if len(which) == len(seeds) else f"seed {', '.join(which)}: {why}"
                 for why, which in missing.items()
             )
-    return Scores(most if runs else None, ceiling, runs, not_scored)
+    return Scores(most if runs else None, ceiling, runs, not_scored, left_out)
 
 
 def why_not_sampled(config: RunConfig) -> str | None:

@@ -100,11 +100,13 @@ def scores_tables(
 
 
 def not_scored(figures: Figures) -> list[str]:
-    """One line for each reason why variants were not scored: "transformer, mot: reason"."""
+    """One line for each reason why variants were not scored: "transformer, mot: reason"; and for
+    each task that was left out in all."""
     by_reason: dict[str, list[str]] = {}
     for variant, reason in figures.scores.not_scored.items():
         by_reason.setdefault(reason, []).append(variant)
-    return [f"{', '.join(variants)}: {reason}" for reason, variants in by_reason.items()]
+    lines = [f"{', '.join(variants)}: {reason}" for reason, variants in by_reason.items()]
+    return lines + [f"{TASKS[task]}: {why}" for task, why in figures.scores.left_out.items()]
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

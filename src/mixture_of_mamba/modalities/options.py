@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "CODE_SIZE",
@@ -45,6 +45,11 @@ class CodecOptions:
         """Tokens of every item, without begin and end; None where they vary or are not known before
         the codec is."""
         return None
+
+    def completed(self) -> Self:
+        """The same, with what is not given and stands in the files that these name, such as the
+        size of an image; asked after `check_files`."""
+        return self
 
     def check_files(self) -> None:
         """Hold what the options name against the disk, before anything is read or trained.

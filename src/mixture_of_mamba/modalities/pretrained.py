@@ -7,10 +7,9 @@ Facts are read from config.json, so that a wrong folder is refused before anythi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,12 +17,24 @@ from ..extras import needs
 from ..files import read_json
 from .options import CodecOptions
 
-__all__ = ["PretrainedOptions", "class_of", "config_of", "find", "load_transformers", "loading"]
+__all__ = [
+    "PretrainedOptions",
+    "class_of",
+    "config_of",
+    "find",
+    "load_diffusers",
+    "load_transformers",
+    "loading",
+    "preprocessor_of",
+    "quiet",
+]
 
 #: Files of a repository on the hub that a network, its processor or its tokenizer needs.
 WANTED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+#: Hub id -> folder of those that were fetched, or found in the hub's cache, by this process.
+_SNAPSHOTS: dict[str, Path] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +65,15 @@ class PretrainedOptions(CodecOptions):
         except FileNotFoundError as error:
             raise FileNotFoundError(f"pretrained: {error}") from error
 
+    @property
+    def known_folder(self) -> Path | None:
+        """The folder, where it is known without asking the hub: configs are read in places without
+        network, and where the folder is not."""
+        if self.pretrained is None:
+            return None
+        local = Path(self.pretrained)
+        return local if local.is_dir() else _SNAPSHOTS.get(self.pretrained)
+
     def check_files(self) -> None:
         config_of(self.folder)
 
@@ -72,10 +92,11 @@ def find(given: str | Path) -> Path:
             f"{given} does not exist; give the folder of a pretrained network, or its id on the "
             "hub, such as kyutai/mimi"
         )
-    return _snapshot(str(given))
+    if str(given) not in _SNAPSHOTS:
+        _SNAPSHOTS[str(given)] = _snapshot(str(given))
+    return _SNAPSHOTS[str(given)]
 
 
-@lru_cache(32)
 def _snapshot(hub_id: str) -> Path:
     with needs("fetching from the hub", "train"):
         from huggingface_hub import snapshot_download
@@ -111,6 +132,22 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
+def preprocessor_of(folder: Path, part: str) -> dict[str, Any]:
+    """How a network's inputs are made of files, as its processor was saved; empty where nothing is
+    said: preprocessor_config.json, or the part of that name of processor_config.json.
+
+    Args:
+        part: "image_processor" or "feature_extractor".
+    """
+    if (file := folder / "preprocessor_config.json").is_file():
+        found: dict[str, Any] = read_json(file)
+        return found
+    if (file := folder / "processor_config.json").is_file():
+        of_part = read_json(file).get(part)
+        return dict(of_part) if isinstance(of_part, Mapping) else {}
+    return {}
+
+
 def _known_to_transformers(config: Mapping[str, Any]) -> bool:
     with needs("a pretrained network", "train"):
         from transformers import CONFIG_MAPPING
@@ -141,6 +178,45 @@ def loading(folder: Path, what: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers draws no bars inside the block, such as one for each file of weights."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_diffusers(network_class: Any, folder: Path) -> Any:
+    """A diffusers network in float32, in evaluation mode, without gradients.
+
+    Raises:
+        FileNotFoundError, ValueError: another class, damaged weights, weights that are missing, or
+            no numbers.
+    """
+    import torch
+
+    name = network_class.__name__
+    config = config_of(folder)
+    with loading(folder, name), torch.random.fork_rng(devices=[]):
+        if class_of(config) != name:
+            raise ValueError(f"it holds a {class_of(config)}, a {name} is needed")
+        network, found = network_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+            use_safetensors=True,
+        )
+        _check_missing(found["missing_keys"])
+        return _ready(network)
+
+
 def load_transformers(network_class: Any, folder: Path, part: Sequence[str] = ()) -> Any:
     """A transformers network in float32, in evaluation mode, without gradients.
 
@@ -150,21 +226,23 @@ def load_transformers(network_class: Any, folder: Path, part: Sequence[str] = ()
         part: names that the network may have in such a model, such as "model.vqmodel.".
 
     Raises:
-        FileNotFoundError, ValueError: another class, damaged weights, or weights that are missing:
-            transformers itself would draw them at random.
+        FileNotFoundError, ValueError: another class, damaged weights, weights that are no numbers,
+            or that are missing: transformers itself would draw them at random.
     """
+    import torch
+
     name = network_class.__name__
     config = config_of(folder)
     config_class = network_class.config_class
     key = config_class.base_config_key
-    with loading(folder, name):
+    with loading(folder, name), quiet(), torch.random.fork_rng(devices=[]):
         if config.get("model_type") == config_class.model_type:
             network = _whole(network_class, folder)
         elif part and key in config:
             network = _part(network_class, folder, config[key], part)
         else:
             raise ValueError(f"it holds a {class_of(config)}, a {name} is needed")
-    return network.float().eval().requires_grad_(False)
+        return _ready(network)
 
 
 def _whole(network_class: Any, folder: Path) -> Any:
@@ -177,8 +255,7 @@ def _whole(network_class: Any, folder: Path) -> Any:
         output_loading_info=True,
         trust_remote_code=False,
     )
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+    _check_missing(found["missing_keys"])
     return network
 
 
@@ -188,11 +265,22 @@ def _part(
     weights = _tensors(folder, prefixes)
     network = network_class(network_class.config_class.from_dict(dict(config)))
     missing, unexpected = network.load_state_dict(weights, strict=False)
-    if missing:
-        raise ValueError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+    _check_missing(missing)
     if unexpected:
         raise ValueError(f"its weights have unknown tensors, such as {unexpected[0]}")
     return network
+
+
+def _check_missing(names: Collection[str]) -> None:
+    if names:
+        raise ValueError(f"its weights lack {len(names)} tensors, such as {min(names)}")
+
+
+def _ready(network: Any) -> Any:
+    for name, tensor in network.named_parameters():
+        if not tensor.isfinite().all():
+            raise ValueError(f"its weights {name} hold NaN or infinite numbers")
+    return network.float().eval().requires_grad_(False)
 
 
 def _tensors(folder: Path, prefixes: Sequence[str]) -> dict[str, Any]:

@@ -29,6 +29,10 @@ _BUILT_IN: dict[str, str | tuple[str, type[CodecOptions]]] = {
     "vq": (".image.vq:VQImageTokenizer", _options.VQOptions),
     "patches": (".image.patches:PatchCodec", _options.PatchOptions),
     "autoencoder": (".image.autoencoder:AutoencoderCodec", _options.AutoencoderOptions),
+    "janus": ".image.vq_models:JanusCodec",
+    "emu3": ".image.vq_models:Emu3Codec",
+    "chameleon": ".image.vq_models:ChameleonCodec",
+    "vqmodel": ".image.vq_models:VQModelCodec",
     "units": (".speech.units:SpeechUnitTokenizer", _options.UnitOptions),
 }
 _REGISTERED: dict[str, type[Codec]] = {}
@@ -67,8 +71,7 @@ def codec_class(name: str) -> type[Codec]:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in _BUILT_IN:
-        entry = _BUILT_IN[name]
-        return _imported(entry if isinstance(entry, str) else entry[0])
+        return _imported(_path(name))
     if name in _entry_points():
         return _check(_entry_points()[name].load())
     if ":" in name:
@@ -98,12 +101,17 @@ def name_of(found: type[Codec]) -> str:
     in or an entry point, else package.module:Class. A registered class that no import leads to, of
     a script or inside a function, keeps its own, under which that script registers it again."""
     name, module, path = found.codec, found.__module__, found.__qualname__
-    if name in _BUILT_IN and _imported(_BUILT_IN[name][0]) is found:
+    if name in _BUILT_IN and _imported(_path(name)) is found:
         return name
     if name in _entry_points() and _entry_points()[name].load() is found:
         return name
     importable = module != "__main__" and getattr(sys.modules.get(module), path, None) is found
     return name if _REGISTERED.get(name) is found and not importable else f"{module}:{path}"
+
+
+def _path(name: str) -> str:
+    entry = _BUILT_IN[name]
+    return entry if isinstance(entry, str) else entry[0]
 
 
 @cache

@@ -8,7 +8,7 @@ the ceiling of the scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +57,7 @@ def score(
     examples: Sequence[Example],
     *,
     modalities: Iterable[str],
+    one_way: Mapping[str, str] | None = None,
     reader: SceneReader | None = None,
     limit: int = EXAMPLES,
     seed: int = 0,
@@ -68,6 +69,7 @@ def score(
         generator: of a trained run.
         examples: validation documents of the embedded scenes; those without facts are omitted.
         modalities: names of the run's modalities; decides which tasks there are.
+        one_way: by name of those that cannot be generated the reason (TokenizerSet.one_way).
         reader: trained on the data's seed; None: of seed 0.
         limit: examples that are used, the first ones.
         seed: of the sampling; picture i has seed + i.
@@ -76,7 +78,8 @@ def score(
     Returns:
         {"examples": n, "ceiling": …, "text_to_image": …, "image_to_text": …, "speech_to_text": …},
         each task as {question: {"correct", "total", "share", "low", "high"}} with 95 % intervals
-        over scenes (clustered_proportion); tasks whose modality is not there are omitted.
+        over scenes (clustered_proportion); tasks whose modality is not there are omitted. Where
+        pictures cannot be drawn, their task and the ceiling are; "left_out" says why, by task.
 
     Raises:
         ValueError: no example has facts, as with a user's own documents.
@@ -93,10 +96,13 @@ def score(
     result: dict[str, Any] = {"examples": len(known)}
     if "image" in names:
         real = [e.items["image"] for e in known]
-        result["ceiling"] = score_images(reader, real, facts)
-        captions = [e.caption for e in known]
-        made = generator.to_image(captions, seed=seed, **sampling)
-        result["text_to_image"] = score_images(reader, made, facts)
+        if why := (one_way or {}).get("image"):
+            result["left_out"] = {"text_to_image": why}
+        else:
+            result["ceiling"] = score_images(reader, real, facts)
+            captions = [e.caption for e in known]
+            made = generator.to_image(captions, seed=seed, **sampling)
+            result["text_to_image"] = score_images(reader, made, facts)
         result["image_to_text"] = score_captions(generator.to_text(images=real), facts)
     if "speech" in names:
         spoken = [e.items["speech"] for e in known]

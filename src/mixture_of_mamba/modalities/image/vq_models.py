@@ -1,0 +1,332 @@
+"""Images as codes of networks that other people trained: Janus, Emu3, Chameleon, diffusers' VQModel.
+
+A codec here is a `VQNetwork`, which says how one class is read and called, with its options. Images
+are encoded one at a time, each on one thread: the last digits of a sum decide between codes, and
+they depend on the batch and on the number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+
+from ..codec import Codec
+from ..pretrained import PretrainedOptions, loading, quiet
+from .files import IMAGE, fit_image
+from .pixel_scale import PixelScale
+from .vq_networks import Chameleon, Diffusers, Emu3, Facts, Janus, VQNetwork
+
+__all__ = [
+    "ChameleonCodec",
+    "ChameleonOptions",
+    "Emu3Codec",
+    "Emu3Options",
+    "JanusCodec",
+    "JanusOptions",
+    "VQCodec",
+    "VQModelCodec",
+    "VQModelOptions",
+    "VQNetworkOptions",
+]
+
+#: Images that are in work at the same time; each takes the memory of a forward pass.
+AT_ONCE = 16
+
+_META, _NETWORK = "codec.json", "network"
+
+In, Out = TypeVar("In"), TypeVar("Out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQNetworkOptions(PretrainedOptions):
+    """Of a codec whose ids are the codes of a VQ autoencoder, row by row.
+
+    Attributes:
+        network: its class.
+    """
+
+    network: ClassVar[VQNetwork]
+
+    size: int | None = None
+    """Side of an image in pixels; your own images are cropped to a square and resized to it. None:
+    what the network's files name."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size is {self.size}; it must be at least 1")
+
+    @property
+    def side(self) -> int:
+        """Of an image in pixels, asked of the files where it was not given.
+
+        Raises:
+            FileNotFoundError, ValueError: the files do not say it.
+        """
+        return self.size if self.size is not None else _side(self, self.network.facts(self.folder))
+
+    @property
+    def fixed_length(self) -> int | None:
+        """None where the files are elsewhere, or wrong: `check_files` says so when they are needed."""
+        if (folder := self.known_folder) is None:
+            return None
+        try:
+            facts = self.network.facts(folder)
+            return (_side(self, facts) // facts.factor) ** 2
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def check_files(self) -> None:
+        folder = self.folder
+        with _named("pretrained"):
+            facts = self.network.facts(folder)
+            PixelScale.of_folder(folder, self.network.scale)
+        _side(self, facts)
+        with _named("pretrained"):
+            _try(self.network, self.network.load(folder), facts, folder)
+
+    def completed(self) -> Self:
+        return replace(self, size=self.side)
+
+
+class VQCodec(Codec):
+    """Square RGB images <-> codes of a network; `size` counts the codes and the end token.
+
+    A subclass gives `codec` and `Options`, whose `network` is the class of the network.
+
+    Args:
+        options: with the size.
+        folder: of the network; it is loaded from there when it is first needed.
+        scale: of its pixels.
+    """
+
+    media = IMAGE
+    Options: ClassVar[type[VQNetworkOptions]]
+    kind = "discrete"
+
+    def __init__(self, options: VQNetworkOptions, folder: Path, scale: PixelScale) -> None:
+        self.options = options
+        self._folder, self._scale = folder, scale
+        facts = options.network.facts(folder)
+        self._grid = _side(options, facts) // facts.factor
+        self._codes = facts.codes
+        self.size = facts.codes + 1
+        self.fixed_length = self._grid**2
+        self.cannot_decode = options.network.cannot_decode
+        self._loaded: Any = None
+
+    @classmethod
+    def prepare(cls, item: np.ndarray, options: VQNetworkOptions) -> np.ndarray:
+        return fit_image(item, options.side)
+
+    @classmethod
+    def fit(
+        cls,
+        prepared: Sequence[np.ndarray] | np.ndarray,
+        options: VQNetworkOptions,
+        *,
+        seed: int,
+        report: Callable[[str], None],
+    ) -> Self:
+        """The codec of the network in the folder `options.pretrained`; learns nothing of images.
+
+        Raises:
+            FileNotFoundError, ValueError: the folder holds no network that fits.
+        """
+        folder, network = options.folder, cls.Options.network
+        codec = cls(options.completed(), folder, PixelScale.of_folder(folder, network.scale))
+        codec._network()  # kept, should the folder go
+        report(
+            f"{network.name}: {codec.fixed_length} codes of {codec._codes:,} for an image of "
+            f"{codec.options.size} pixels"
+        )
+        return codec
+
+    def encode(self, prepared: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+        """Codes of (s, s, 3) uint8 images: int64, (fixed_length,) each.
+
+        Raises:
+            ValueError: an image of another size or type.
+        """
+        side = self.options.size
+        for image in prepared:
+            if image.shape != (side, side, 3) or image.dtype != np.uint8:
+                raise ValueError(
+                    f"an image is {image.shape} {image.dtype}, but this {self.codec} codec is for "
+                    f"({side}, {side}, 3) uint8; crop it to a square and resize it"
+                )
+        kind, network = self.options.network, self._network()
+        return _each(lambda image: _ids(kind, network, self._scale.to_network(image)), prepared)
+
+    def decode(self, tokens: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+        """Images of code sequences, (s, s, 3) uint8 each.
+
+        Raises:
+            ValueError: a sequence of another length, a code outside the codebook, or a network that
+                only encodes.
+        """
+        if self.cannot_decode is not None:
+            raise ValueError(self.cannot_decode)
+        arrays = [np.asarray(ids) for ids in tokens]
+        for ids in arrays:
+            self._check(ids)
+        kind, network, grid = self.options.network, self._network(), self._grid
+
+        def image(ids: np.ndarray) -> np.ndarray:
+            return self._scale.to_pixels(_pixels(kind, network, ids.reshape(1, grid, grid)))
+
+        return _each(image, arrays)
+
+    def _check(self, ids: np.ndarray) -> None:
+        if ids.shape != (self.fixed_length,):
+            raise ValueError(
+                f"an image has {self.fixed_length} codes, but {ids.shape} were given; "
+                "leave out begin and end tokens"
+            )
+        if ids.min() < 0 or ids.max() >= self._codes:
+            raise ValueError(
+                f"image codes lie in 0..{self._codes - 1}, but {int(ids.min())}..{int(ids.max())} "
+                "were given; the end token is no code"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Writes `network/` in its library's format, and `codec.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            self._network().save_pretrained(folder / _NETWORK, safe_serialization=True)
+        meta = {"size": self.options.size, "scale": self._scale.to_json()}
+        (folder / _META).write_text(json.dumps(meta, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        meta = json.loads((folder / _META).read_text())
+        options = cls.Options(size=meta["size"])
+        return cls(options, folder / _NETWORK, PixelScale.from_json(meta["scale"]))
+
+    def _network(self) -> Any:
+        if self._loaded is None:
+            self._loaded = self.options.network.load(self._folder)
+        return self._loaded
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{option}: {error}") from error
+
+
+def _side(options: VQNetworkOptions, facts: Facts) -> int:
+    """Of an image, in pixels."""
+    name, factor = options.network.name, facts.factor
+    side = options.size if options.size is not None else facts.side
+    if side is None:
+        raise ValueError(
+            f"size is missing, and the files of this {name} name none; give the side of an image "
+            f"in pixels, a multiple of {factor}"
+        )
+    if side % factor:
+        raise ValueError(
+            f"size is {side}, but a code of this {name} stands for {factor}x{factor} pixels; "
+            f"choose a multiple of {factor}, such as {max(1, round(side / factor)) * factor}"
+        )
+    return side
+
+
+def _try(kind: VQNetwork, network: Any, facts: Facts, folder: Path) -> None:
+    """Take a small black image through a network, there and back: a config may describe layers that
+    do not fit together."""
+    side = 2 * facts.factor
+    with loading(folder, kind.name):
+        black = np.zeros((3, side, side), np.float32)
+        (ids,) = _each(partial(_ids, kind, network), [black])
+        if ids.shape != (4,) or ids.max() >= facts.codes:
+            raise ValueError(f"it makes {ids.shape} codes of an image that has 4")
+        if kind.cannot_decode is None:
+            (again,) = _each(partial(_pixels, kind, network), [ids.reshape(1, 2, 2)])
+            if again.shape != black.shape:
+                raise ValueError(f"it makes an image of {again.shape} of one of {black.shape}")
+
+
+def _ids(kind: VQNetwork, network: Any, pixels: np.ndarray) -> np.ndarray:
+    import torch
+
+    found = kind.ids(network, torch.from_numpy(pixels)[None])
+    return np.asarray(found.reshape(-1).numpy(), np.int64)
+
+
+def _pixels(kind: VQNetwork, network: Any, ids: np.ndarray) -> np.ndarray:
+    import torch
+
+    found = kind.pixels(network, torch.from_numpy(ids).long())
+    return np.asarray(found[0].float().numpy())
+
+
+def _each(make: Callable[[In], Out], items: Sequence[In] | np.ndarray) -> list[Out]:
+    """`make` of every item, several at the same time, each on one thread."""
+    import torch
+
+    from .vq_network import one_thread
+
+    def alone(item: In) -> Out:
+        with torch.inference_mode():
+            return make(item)
+
+    workers = min(torch.get_num_threads(), AT_ONCE, len(items))
+    with one_thread():
+        if workers < 2:
+            return [alone(item) for item in items]
+        with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
+            return list(pool.map(alone, items))
+
+
+class JanusOptions(VQNetworkOptions):
+    """Of `janus`, codes of transformers' JanusVQVAE."""
+
+    network = Janus()
+
+
+class JanusCodec(VQCodec):
+    codec = "janus"
+    Options = JanusOptions
+
+
+class Emu3Options(VQNetworkOptions):
+    """Of `emu3`, codes of transformers' Emu3VQVAE; an image is a clip that stands still."""
+
+    network = Emu3()
+
+
+class Emu3Codec(VQCodec):
+    codec = "emu3"
+    Options = Emu3Options
+
+
+class ChameleonOptions(VQNetworkOptions):
+    """Of `chameleon`, codes of transformers' ChameleonVQVAE, which cannot draw."""
+
+    network = Chameleon()
+
+
+class ChameleonCodec(VQCodec):
+    codec = "chameleon"
+    Options = ChameleonOptions
+
+
+class VQModelOptions(VQNetworkOptions):
+    """Of `vqmodel`, codes of diffusers' VQModel."""
+
+    network = Diffusers()
+
+
+class VQModelCodec(VQCodec):
+    codec = "vqmodel"
+    Options = VQModelOptions
