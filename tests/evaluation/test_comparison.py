@@ -340,6 +340,23 @@ def test_who_was_not_judged_is_named_with_the_reason(
     assert "Not judged: mom: seed 1" in (tmp_path / "report.html").read_text()
 
 
+def test_a_task_that_no_run_can_do_is_named_with_the_reason(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {k: v for k, v in answers(3).items() if k not in ("ceiling", "text_to_image")}
+    for name in ("dense-seed0", "mom-seed0", "dense-seed1", "mom-seed1"):
+        left_out = {"text_to_image": "the network has no decoder"}
+        write_facts(folder / name, {**found, "left_out": left_out})
+    assert main(["report", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "caption from picture: right of all" in said
+    assert "picture from caption: right of all" not in said and "the real pictures" not in said
+    assert "not judged: picture from caption: the network has no decoder\n" in said
+    assert "Not judged: picture from caption: the network" in (folder / "report.html").read_text()
+    facts = json.loads((folder / "comparison.json").read_text())["facts"]
+    assert facts["left_out"] == {"text_to_image": "the network has no decoder"}
+
+
 def test_reasons_follow_from_what_the_runs_are() -> None:
     plan = make_plan(["dense", "mot"], d_model=32)
     dense, mot = (variant_config(plan.config, v, 0) for v in plan.variants)

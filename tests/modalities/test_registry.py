@@ -24,7 +24,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_REGISTERED", {})
 
 
-@pytest.mark.parametrize("name", ["bpe", "vq", "patches", "autoencoder", "units"])
+@pytest.mark.parametrize("name", sorted(registry._BUILT_IN))
 def test_a_built_in_codec_knows_its_name_and_options(name: str) -> None:
     codec = codec_class(name)
     assert codec.codec == name and name in names() and name_of(codec) == name

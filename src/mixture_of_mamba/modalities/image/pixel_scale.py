@@ -56,13 +56,14 @@ class PixelScale:
 
     def to_network(self, pixels: np.ndarray) -> np.ndarray:
         """(s, s, 3) uint8 to (3, s, s) float32."""
-        x = pixels.astype(np.float32) * np.float32(self.factor)
-        x = (x - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        x = (pixels.astype(np.float32) * np.float32(self.factor) - mean) / std
         return np.ascontiguousarray(x.transpose(2, 0, 1))
 
     def to_pixels(self, values: np.ndarray) -> np.ndarray:
         """(3, s, s) float to (s, s, 3) uint8; clipped."""
-        x = values.transpose(1, 2, 0) * np.float32(self.std) + np.float32(self.mean)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        x = values.transpose(1, 2, 0) * std + mean
         return (x / np.float32(self.factor)).round().clip(0, 255).astype(np.uint8)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Images as codes of networks that other people trained: Janus, Emu3, Chameleon, diffusers' VQModel.
+"""Images as codes of networks that other people trained: Janus, Emu3, Chameleon, VQModel.
 
 A codec here is a `VQNetwork`, which says how one class is read and called, with its options. Images
 are encoded one at a time, each on one thread: the last digits of a sum decide between codes, and
@@ -42,7 +42,8 @@ AT_ONCE = 16
 
 _META, _NETWORK = "codec.json", "network"
 
-In, Out = TypeVar("In"), TypeVar("Out")
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class VQNetworkOptions(PretrainedOptions):
 
     @property
     def fixed_length(self) -> int | None:
-        """None where the files are elsewhere, or wrong: `check_files` says so when they are needed."""
+        """None where the files are elsewhere, or wrong: that is for `check_files` to say."""
         if (folder := self.known_folder) is None:
             return None
         try:

@@ -161,7 +161,7 @@ class Janus(_OfTransformers):
         return network.encode(pixels).image_tokens
 
     def pixels(self, network: Any, ids: Any) -> Any:
-        # without this, images of its config's num_patches alone; all of the network is convolutional
+        # without this it takes images of its config's num_patches alone, though it is convolutional
         network.quantize.quant_state_dims = list(ids.shape[1:])
         return network.decode(ids.flatten(1))
 
