@@ -12,13 +12,22 @@ from typing import Any
 from ..extras import package_versions
 from ..files import digest
 from ..modalities.options import CodecOptions, TextOptions
+from ..modalities.pretrained import PretrainedOptions
 from ..modalities.text import text_file
 from .listing import ListedDocument
 
 __all__ = ["digests", "fingerprints", "option_digests", "versions"]
 
 #: Packages that prepared data and fitted codecs depend on.
-_PACKAGES = ("torch", "numpy", "tokenizers", "scikit-learn", "diffusers", "espeakng-loader")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "tokenizers",
+    "scikit-learn",
+    "diffusers",
+    "transformers",
+    "espeakng-loader",
+)
 
 EDGE = 4096
 """Bytes at either end of a file that are part of its stamp; up to twice as many are all of it."""
@@ -53,6 +62,8 @@ def option_digests(options: CodecOptions) -> dict[str, dict[str, str]]:
     """
     named = {option: getattr(options, option) for option in options.paths}
     paths = {option: Path(path) for option, path in named.items() if path is not None}
+    if isinstance(options, PretrainedOptions) and "pretrained" in paths:
+        paths["pretrained"] = options.folder  # of a hub id too
     if isinstance(options, TextOptions):
         paths = {option: text_file(path) for option, path in paths.items()}
     return {option: digests(path) for option, path in paths.items()}

@@ -150,7 +150,7 @@ def test_tokenizers_are_reused_without_the_network(
     before = TokenizerSet.load(folder / "tokenizers")
     assert np.array_equal(again.encode("image", image), before.encode("image", image))
     # their options do not know how many codes an image has
-    with pytest.raises(ValueError, match="window is 67, but an item of 'image' .* takes 68"):
+    with pytest.raises(ValueError, match=r"window is 67, but an item of 'image' .* takes 68"):
         prepare(RunConfig.from_dict({"data": {**data, "window": 67}}))
     with pytest.raises(ValueError, match=r"image\.size is 16, but the tokenizers in .* with 32"):
         wrong = {"modalities": {"image": {"size": 16}}, "data": data}
