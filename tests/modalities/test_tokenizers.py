@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.data.bundle import DataBundle
+from mixture_of_mamba.data.config import DataConfig
+from mixture_of_mamba.files import DamagedFile
 from mixture_of_mamba.modalities.image.patches import PatchCodec
 from mixture_of_mamba.modalities.options import PatchOptions
+from mixture_of_mamba.modalities.recorded import read_codecs
 from mixture_of_mamba.modalities.text import TextTokenizer
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
+from mixture_of_mamba.training.config import RunConfig
 from tests.factories.data import tiny_config
 
 
@@ -254,3 +258,30 @@ def test_the_token_for_the_unknown_is_found(tmp_path: Path, kind: str) -> None:
 def test_half_a_surrogate_pair_is_refused(bundle: DataBundle) -> None:
     with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at character 2"):
         bundle.tokenizers.encode("text", "a\ud800")
+
+
+def test_what_codecs_are_is_read_without_them(
+    spoken: DataBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "t"
+    spoken.tokenizers.save(folder)
+    loaded = TokenizerSet.load(folder)
+
+    def load(*_: object) -> None:
+        pytest.fail("loaded a codec to read its options")
+
+    for codec in map(loaded.codec, loaded.names):
+        monkeypatch.setattr(type(codec), "load", load)
+    found = read_codecs(folder)
+    assert found == loaded.recorded
+    assert found is not None and found["image"] == ("vq", loaded.options["image"], 64)
+    config = RunConfig(data=DataConfig(tokenizers=str(folder))).resolved()
+    assert {name: m.options for name, m in config.modalities.items()} == loaded.options
+
+
+def test_a_list_of_codecs_that_was_changed_is_damaged(spoken: DataBundle, tmp_path: Path) -> None:
+    spoken.tokenizers.save(tmp_path)
+    path = tmp_path / "tokenizers.json"
+    path.write_text(path.read_text().replace('"codes": 32', '"codes": 64'))
+    with pytest.raises(DamagedFile, match=r"tokenizers\.json is damaged"):
+        read_codecs(tmp_path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from ..modalities.config import ModalityConfig, resolved
-from ..modalities.registry import name_of
+from ..modalities.recorded import RecordedCodec, read_codecs
 from .config import DataConfig, check_length, check_modalities
 
 __all__ = ["resolve"]
@@ -27,17 +28,13 @@ def resolve(
             _check_files(name, modality, fitted=data.tokenizers is None)
     if data.tokenizers is None:
         return {name: _completed(modality) for name, modality in modalities.items()}
-    from ..modalities.tokenizer_set import TokenizerSet  # torch, which reading a config needs not
-
-    tokenizers = TokenizerSet.load(data.tokenizers)
-    theirs = {
-        name: (name_of(type(tokenizers.codec(name))), options)
-        for name, options in tokenizers.options.items()
-    }
+    recorded = read_codecs(Path(data.tokenizers)) or _loaded(data.tokenizers)
+    theirs = {name: (codec.name, codec.options) for name, codec in recorded.items()}
     found = resolved(modalities, theirs, data.tokenizers)
     check_modalities(data, found)
-    for name, length in tokenizers.fixed_length.items():
-        check_length(data, name, length)  # options that lost their folder may not know it
+    for name, codec in recorded.items():
+        if codec.fixed_length is not None:  # which options that lost their folder may not know
+            check_length(data, name, codec.fixed_length)
     return found
 
 
@@ -45,6 +42,13 @@ def _completed(modality: ModalityConfig) -> ModalityConfig:
     options = modality.options
     found = options.completed()
     return modality if found == options else ModalityConfig(modality.codec, asdict(found))
+
+
+def _loaded(folder: str) -> dict[str, RecordedCodec]:
+    """Of tokenizers that do not record them."""
+    from ..modalities.tokenizer_set import TokenizerSet  # torch, which reading a config needs not
+
+    return TokenizerSet.load(folder).recorded
 
 
 def _check_files(name: str, modality: ModalityConfig, *, fitted: bool) -> None:

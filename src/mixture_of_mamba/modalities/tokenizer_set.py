@@ -9,7 +9,6 @@ else has both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from ..files import filling, read_json, verify
+from ..files import filling, verify
 from .codec import Codec
 from .documents import EncodedDocument, Item
 from .options import LEAST_VOCABULARY, CodecOptions
+from .recorded import RecordedCodec, codec_names, record
 from .registry import codec_class, name_of
 from .text import TextTokenizer
 
 __all__ = ["TokenizerSet", "marker_tokens", "special_tokens"]
 
 TEXT = "text"
-
-_FILE = "tokenizers.json"
-# What version 0.1 called the codecs; "latents" says in latents.json which one it is.
-_OLD_NAMES = {"pictures": "vq", "units": "units"}
 
 
 def special_tokens(non_text: Iterable[tuple[str, str]]) -> list[str]:
@@ -101,6 +97,16 @@ class TokenizerSet:
         """What each codec is, by name; the vocabulary of text counts its special tokens too."""
         text = replace(self.text.options, vocabulary=max(LEAST_VOCABULARY, self.sizes[0]))
         return {TEXT: text, **{name: codec.options for name, codec in self.non_text.items()}}
+
+    @property
+    def recorded(self) -> dict[str, RecordedCodec]:
+        """What a folder of this set lists, by name."""
+        return {
+            name: RecordedCodec(
+                name_of(type(self.codec(name))), options, self.fixed_length.get(name)
+            )
+            for name, options in self.options.items()
+        }
 
     def index(self, name: str) -> int:
         """Modality id.
@@ -185,13 +191,10 @@ class TokenizerSet:
         Raises:
             WriteError: the folder could not be written.
         """
-        codecs = {TEXT: name_of(type(self.text))}
         with filling(folder) as part:
-            self.text.save(part / TEXT)
-            for name, codec in self.non_text.items():
-                codec.save(part / name)
-                codecs[name] = name_of(type(codec))
-            (part / _FILE).write_text(json.dumps({"version": 2, "codecs": codecs}, indent=1))
+            for name in self.names:
+                self.codec(name).save(part / name)
+            record(part, self.recorded)
 
     @classmethod
     def load(cls, folder: str | Path) -> TokenizerSet:
@@ -202,31 +205,12 @@ class TokenizerSet:
             DamagedFile: one of its files is not what was written; names it.
         """
         folder = Path(folder)
-        if not (folder / _FILE).exists():
-            raise FileNotFoundError(
-                f"{folder} holds no tokenizers ({_FILE} is missing); give the tokenizers folder of "
-                "a run"
-            )
+        recorded = codec_names(folder)
         verify(folder)
-        recorded = {TEXT: "bpe", **_codecs(folder)}
         codecs: dict[str, Any] = {
             name: codec_class(codec).load(folder / name) for name, codec in recorded.items()
         }
         return cls(codecs.pop(TEXT), codecs)
-
-
-def _codecs(folder: Path) -> dict[str, str]:
-    """Name -> codec of saved tokenizers."""
-    recorded = read_json(folder / _FILE)
-    if "codecs" in recorded:
-        return dict(recorded["codecs"])
-    codecs = {}
-    for name, kind in recorded["others"].items():
-        if kind == "latents":
-            codecs[name] = read_json(folder / name / "latents.json")["source"]
-        else:
-            codecs[name] = _OLD_NAMES[kind]
-    return codecs
 
 
 def _run(modality: int, ids: Any, segment: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
