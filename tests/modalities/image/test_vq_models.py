@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from mixture_of_mamba.data.fingerprints import option_digests
+from mixture_of_mamba.modalities import pretrained
 from mixture_of_mamba.modalities.image.pixel_scale import UNIT, PixelScale
 from mixture_of_mamba.modalities.image.vq_models import VQCodec, VQNetworkOptions
 from mixture_of_mamba.modalities.image.vq_networks import VQNetwork
@@ -370,6 +372,30 @@ def test_another_class_is_refused(codec: str, folders: dict[str, Path], tmp_path
         options(codec, tmp_path / "nothing", size=32).check_files()
     with pytest.raises(ValueError, match="pretrained is missing"):
         options_of(codec)().check_files()
+
+
+def test_a_network_of_the_hub(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nobody asks the hub before its files are needed; then they count as a folder's do."""
+    given: Any = options_of("janus")(pretrained="somebody/janus")
+
+    def away(hub_id: str, **_: Any) -> str:
+        raise OSError("no network here")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", away)
+    assert given.fixed_length is None
+    with pytest.raises(FileNotFoundError, match=r"pretrained: somebody/janus is no folder .* hf"):
+        given.check_files()
+    folder = _moved(folders["janus"], tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda hub_id, **_: str(folder))
+    monkeypatch.setattr(pretrained, "_SNAPSHOTS", {})
+    given.check_files()
+    assert given.fixed_length == 64 and given.completed().size == 32
+    before = option_digests(given)["pretrained"]
+    assert set(before) == {"config.json", "model.safetensors"}
+    (folder / "preprocessor_config.json").write_text("{}")
+    assert option_digests(given)["pretrained"] != before
 
 
 def test_wrong_sizes_are_refused(folders: dict[str, Path]) -> None:

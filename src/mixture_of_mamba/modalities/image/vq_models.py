@@ -1,25 +1,21 @@
 """Images as codes of networks that other people trained: Janus, Emu3, Chameleon, VQModel.
 
-A codec here is a `VQNetwork`, which says how one class is read and called, with its options. Images
-are encoded one at a time, each on one thread: the last digits of a sum decide between codes, and
-they depend on the batch and on the number of threads.
+A codec here is a `VQNetwork`, which says how one class is read and called, with its options.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ..codec import Codec
-from ..pretrained import PretrainedOptions, loading, quiet
+from ..pretrained import PretrainedOptions, quiet
 from .files import IMAGE, fit_image
 from .pixel_scale import PixelScale
 from .vq_networks import Chameleon, Diffusers, Emu3, Facts, Janus, VQNetwork
@@ -37,13 +33,7 @@ __all__ = [
     "VQNetworkOptions",
 ]
 
-#: Images that are in work at the same time; each takes the memory of a forward pass.
-AT_ONCE = 16
-
 _META, _NETWORK = "codec.json", "network"
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +75,15 @@ class VQNetworkOptions(PretrainedOptions):
             return None
 
     def check_files(self) -> None:
+        from .vq_inference import try_out  # torch, which options need not
+
         folder = self.folder
         with _named("pretrained"):
             facts = self.network.facts(folder)
             PixelScale.of_folder(folder, self.network.scale)
         _side(self, facts)
         with _named("pretrained"):
-            _try(self.network, self.network.load(folder), facts, folder)
+            try_out(self.network, self.network.load(folder), facts, folder)
 
     def completed(self) -> Self:
         return replace(self, size=self.side)
@@ -156,6 +148,8 @@ class VQCodec(Codec):
         Raises:
             ValueError: an image of another size or type.
         """
+        from .vq_inference import ids_of
+
         side = self.options.size
         for image in prepared:
             if image.shape != (side, side, 3) or image.dtype != np.uint8:
@@ -163,8 +157,8 @@ class VQCodec(Codec):
                     f"an image is {image.shape} {image.dtype}, but this {self.codec} codec is for "
                     f"({side}, {side}, 3) uint8; crop it to a square and resize it"
                 )
-        kind, network = self.options.network, self._network()
-        return _each(lambda image: _ids(kind, network, self._scale.to_network(image)), prepared)
+        values = map(self._scale.to_network, prepared)
+        return ids_of(self.options.network, self._network(), values)
 
     def decode(self, tokens: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
         """Images of code sequences, (s, s, 3) uint8 each.
@@ -173,17 +167,16 @@ class VQCodec(Codec):
             ValueError: a sequence of another length, a code outside the codebook, or a network that
                 only encodes.
         """
+        from .vq_inference import values_of
+
         if self.cannot_decode is not None:
             raise ValueError(self.cannot_decode)
         arrays = [np.asarray(ids) for ids in tokens]
         for ids in arrays:
             self._check(ids)
-        kind, network, grid = self.options.network, self._network(), self._grid
-
-        def image(ids: np.ndarray) -> np.ndarray:
-            return self._scale.to_pixels(_pixels(kind, network, ids.reshape(1, grid, grid)))
-
-        return _each(image, arrays)
+        grids = [ids.reshape(self._grid, self._grid) for ids in arrays]
+        made = values_of(self.options.network, self._network(), grids)
+        return [self._scale.to_pixels(values) for values in made]
 
     def _check(self, ids: np.ndarray) -> None:
         if ids.shape != (self.fixed_length,):
@@ -240,53 +233,6 @@ def _side(options: VQNetworkOptions, facts: Facts) -> int:
             f"choose a multiple of {factor}, such as {max(1, round(side / factor)) * factor}"
         )
     return side
-
-
-def _try(kind: VQNetwork, network: Any, facts: Facts, folder: Path) -> None:
-    """Take a small black image through a network, there and back: a config may describe layers that
-    do not fit together."""
-    side = 2 * facts.factor
-    with loading(folder, kind.name):
-        black = np.zeros((3, side, side), np.float32)
-        (ids,) = _each(partial(_ids, kind, network), [black])
-        if ids.shape != (4,) or ids.max() >= facts.codes:
-            raise ValueError(f"it makes {ids.shape} codes of an image that has 4")
-        if kind.cannot_decode is None:
-            (again,) = _each(partial(_pixels, kind, network), [ids.reshape(1, 2, 2)])
-            if again.shape != black.shape:
-                raise ValueError(f"it makes an image of {again.shape} of one of {black.shape}")
-
-
-def _ids(kind: VQNetwork, network: Any, pixels: np.ndarray) -> np.ndarray:
-    import torch
-
-    found = kind.ids(network, torch.from_numpy(pixels)[None])
-    return np.asarray(found.reshape(-1).numpy(), np.int64)
-
-
-def _pixels(kind: VQNetwork, network: Any, ids: np.ndarray) -> np.ndarray:
-    import torch
-
-    found = kind.pixels(network, torch.from_numpy(ids).long())
-    return np.asarray(found[0].float().numpy())
-
-
-def _each(make: Callable[[In], Out], items: Sequence[In] | np.ndarray) -> list[Out]:
-    """`make` of every item, several at the same time, each on one thread."""
-    import torch
-
-    from .vq_network import one_thread
-
-    def alone(item: In) -> Out:
-        with torch.inference_mode():
-            return make(item)
-
-    workers = min(torch.get_num_threads(), AT_ONCE, len(items))
-    with one_thread():
-        if workers < 2:
-            return [alone(item) for item in items]
-        with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
-            return list(pool.map(alone, items))
 
 
 class JanusOptions(VQNetworkOptions):
