@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ..files import write_text
 from .input_checks import check_text, readable_file
 
@@ -69,7 +71,20 @@ class Media(ABC):
 
     @abstractmethod
     def show(self, item: Any) -> tuple[str, bytes]:
-        """(suffix, content) of a small file for reports: .txt, .png or .wav."""
+        """(suffix, content) of a small file for reports: .txt, .png, .webp (moving) or .wav."""
+
+    def seconds(self, item: Any) -> float:
+        """How long an item lasts; 0 of one that stands still."""
+        return 0.0
+
+    def keep(self, item: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """An item as an array, and what else belongs to it as plain values; `kept` undoes it. An
+        item that is an array is that array."""
+        return np.ascontiguousarray(item), {}
+
+    def kept(self, array: np.ndarray, facts: dict[str, Any]) -> Any:
+        """The item of what `keep` gave."""
+        return array
 
     def differences(self, item: Any, again: Any) -> dict[str, float]:
         """How far an item is from what a codec made of it, by the name of the measure with its

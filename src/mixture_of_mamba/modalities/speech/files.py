@@ -123,6 +123,17 @@ class _SoundMedia(Media):
     def show(self, item: tuple[np.ndarray, int]) -> tuple[str, bytes]:
         return ".wav", wav_bytes(*item)
 
+    def seconds(self, item: tuple[np.ndarray, int]) -> float:
+        return len(item[0]) / item[1]
+
+    def keep(self, item: tuple[np.ndarray, int]) -> tuple[np.ndarray, dict[str, Any]]:
+        """As 16-bit samples."""
+        waveform, rate = item
+        return (np.clip(waveform, -1, 1) * 32767).astype(np.int16), {"sample_rate": rate}
+
+    def kept(self, array: np.ndarray, facts: dict[str, Any]) -> tuple[np.ndarray, int]:
+        return array.astype(np.float32) / 32767, facts["sample_rate"]
+
 
 SOUND: Media = _SoundMedia()
 
