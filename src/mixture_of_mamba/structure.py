@@ -19,6 +19,7 @@ _WORDS: dict[Any, str] = {
     bool: "true or false",
     str: "text",
     dict: "mapping",
+    Mapping: "mapping",
     list: "list",
 }
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

@@ -16,7 +16,7 @@ from .cache import build_or_load
 from .config import DataConfig, check_length, check_modalities
 from .corpus import Source
 from .encoding import EncodedCorpus, encode_corpus
-from .fingerprints import digests, fingerprints, option_digests, versions
+from .fingerprints import codec_version, digests, fingerprints, option_digests, versions
 from .fit import fit_tokenizers
 from .listing import Listing, list_documents
 from .packing import pack
@@ -154,7 +154,7 @@ def _pack(
         window=config.window,
         seed=config.seed,
         text_fraction=source.text_fraction,
-        whole=list(tokenizers.fixed_length),
+        whole=list(tokenizers.max_length),
         # one scene in 1,300 is too long; it is cut as it was for all figures that were published
         together=config.source != "digits",
     )
@@ -183,7 +183,7 @@ def _key(
     if config.tokenizers is not None:
         key["tokenizers"] = digests(Path(config.tokenizers))
     else:
-        key["codecs"] = {name: codec_class(m.name).version for name, m in modalities.items()}
+        key["codecs"] = {n: codec_version(m.name, m.options) for n, m in modalities.items()}
     for name, modality in modalities.items():
         for option, found in option_digests(modality.options).items():
             key[f"{name}.{option}"] = found

@@ -44,7 +44,7 @@ class DataBundle:
         self.tokenizers.save(folder / "tokenizers")
         self.train.save(folder / "train.safetensors")
         self.validation.save(folder / "validation.safetensors")
-        save_examples(self.validation_examples, folder)
+        save_examples(self.validation_examples, folder, self.tokenizers.media)
         (folder / "facts.json").write_text(json.dumps(self.facts, indent=1))
 
     @classmethod
@@ -55,7 +55,7 @@ class DataBundle:
             tokenizers,
             PackedWindows.load(folder / "train.safetensors"),
             PackedWindows.load(folder / "validation.safetensors"),
-            load_examples(folder),
+            load_examples(folder, tokenizers.media),
             read_json(folder / "facts.json"),
             _digests(read_sums(folder), tokenizers),
             _made_from(folder / "key.json"),

@@ -116,12 +116,12 @@ def check_modalities(data: DataConfig, modalities: Mapping[str, ModalityConfig])
                     f"modalities.image.size is {size}, but the embedded scenes are {SCENE_SIZE} "
                     f"pixels wide; give {SCENE_SIZE}, or your own documents"
                 )
-        if (length := options.fixed_length) is not None:
+        if (length := options.max_length) is not None:
             check_length(data, name, length)
 
 
 def check_length(data: DataConfig, name: str, length: int) -> None:
-    """Hold the tokens of an item of fixed length against the window.
+    """Hold the tokens of an item that is never cut against the window.
 
     Raises:
         ValueError: an item with its begin and end does not fit.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from ..modalities.media import Media
 from .digits.facts import Fact
 
 __all__ = ["MAX_EXAMPLES", "Example", "load_examples", "save_examples"]
@@ -25,7 +25,7 @@ class Example:
 
     Attributes:
         items: of each modality that the document has, its first item, as the modality's media
-            reads it; of text, all of it: a string, an array, or (waveform, samples a second).
+            reads it; of text, all of it.
         facts: what a digit scene shows; empty for a user's own documents.
     """
 
@@ -38,8 +38,12 @@ class Example:
         return str(self.items.get("text", ""))
 
 
-def save_examples(examples: Sequence[Example], folder: Path) -> None:
-    """Writes `examples.json` and `examples.safetensors`; sound is kept as 16-bit samples."""
+def save_examples(examples: Sequence[Example], folder: Path, media: Mapping[str, Media]) -> None:
+    """Writes `examples.json` and `examples.safetensors`, each item as its medium keeps it.
+
+    Args:
+        media: of each modality.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     arrays, entries = {}, []
     for i, example in enumerate(examples):
@@ -47,19 +51,14 @@ def save_examples(examples: Sequence[Example], folder: Path) -> None:
         for name, item in example.items.items():
             if isinstance(item, str):
                 items[name] = item
-            elif isinstance(item, tuple):
-                wave, rate = item
-                items[name] = {"sample_rate": rate}
-                arrays[f"{name}.{i}"] = (np.clip(wave, -1, 1) * 32767).astype(np.int16)
             else:
-                items[name] = {}
-                arrays[f"{name}.{i}"] = np.ascontiguousarray(item)
+                arrays[f"{name}.{i}"], items[name] = media[name].keep(item)
         entries.append({"items": items, "facts": [list(fact) for fact in example.facts]})
     (folder / "examples.json").write_text(json.dumps(entries))
     save_file(arrays, folder / "examples.safetensors")
 
 
-def load_examples(folder: Path) -> list[Example]:
+def load_examples(folder: Path, media: Mapping[str, Media]) -> list[Example]:
     """What `save_examples` wrote."""
     arrays = load_file(folder / "examples.safetensors")
     examples = []
@@ -68,11 +67,7 @@ def load_examples(folder: Path) -> list[Example]:
         for name, kept in entry["items"].items():
             if isinstance(kept, str):
                 items[name] = kept
-                continue
-            array = arrays[f"{name}.{i}"]
-            if "sample_rate" in kept:
-                items[name] = (array.astype(np.float32) / 32767, kept["sample_rate"])
             else:
-                items[name] = array
+                items[name] = media[name].kept(arrays[f"{name}.{i}"], kept)
         examples.append(Example(items, tuple(Fact(*fact) for fact in entry["facts"])))
     return examples

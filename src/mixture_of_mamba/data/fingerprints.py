@@ -13,10 +13,11 @@ from ..extras import package_versions
 from ..files import digest
 from ..modalities.options import CodecOptions, TextOptions
 from ..modalities.pretrained import PretrainedOptions
+from ..modalities.registry import codec_class
 from ..modalities.text import text_file
 from .listing import ListedDocument
 
-__all__ = ["digests", "fingerprints", "option_digests", "versions"]
+__all__ = ["codec_version", "digests", "fingerprints", "option_digests", "versions"]
 
 #: Packages that prepared data and fitted codecs depend on.
 _PACKAGES = (
@@ -66,7 +67,17 @@ def option_digests(options: CodecOptions) -> dict[str, dict[str, str]]:
         paths["pretrained"] = options.folder  # of a hub id too
     if isinstance(options, TextOptions):
         paths = {option: text_file(path) for option, path in paths.items()}
-    return {option: digests(path) for option, path in paths.items()}
+    found = {option: digests(path) for option, path in paths.items()}
+    for option, (_, inner) in options.nested.items():
+        found |= {f"{option}.{name}": files for name, files in option_digests(inner).items()}
+    return found
+
+
+def codec_version(codec: str, options: CodecOptions) -> Any:
+    """Of a codec's training, with those of the codecs inside it."""
+    version = codec_class(codec).version
+    inner = {option: codec_version(*found) for option, found in options.nested.items()}
+    return [version, inner] if inner else version
 
 
 def versions() -> dict[str, str | None]:

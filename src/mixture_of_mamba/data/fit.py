@@ -17,7 +17,7 @@ from ..modalities.tokenizer_set import TEXT, TokenizerSet, special_tokens
 from .cache import build_or_load
 from .config import DataConfig
 from .corpus import Source
-from .fingerprints import option_digests, versions
+from .fingerprints import codec_version, option_digests, versions
 from .stage_log import StageLog
 
 __all__ = ["fit_tokenizers"]
@@ -81,7 +81,7 @@ def _fit(
     key = {
         "modality": modality.to_dict(),  # apart: the options of a codec may have any names
         "files": option_digests(modality.options),
-        "version": codec.version,
+        "version": codec_version(modality.name, modality.options),
         "items": hashed.hexdigest(),
         "seed": seed,
         **versions(),

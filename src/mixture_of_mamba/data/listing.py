@@ -91,7 +91,7 @@ def list_documents(source: Path, media: Mapping[str, Media]) -> Listing:
         rest = _unnamed(found.files, tables, listing.documents)
     else:
         names = modality_of_suffix(media)
-        listing.documents += _stems(source, found.files, names)
+        listing.documents += _stems(source, found.files, names, list(media))
         rest = [path for path in found.files if path.suffix.lower() not in names]
     if rest:
         listing.notes.append(f"not read: {counted(rest, 'files that belong to no document')}")
@@ -99,8 +99,15 @@ def list_documents(source: Path, media: Mapping[str, Media]) -> Listing:
 
 
 def modality_of_suffix(media: Mapping[str, Media]) -> dict[str, str]:
-    """Suffix -> modality; the first one, where several have the same files."""
-    return {suffix: name for name in reversed(list(media)) for suffix in media[name].suffixes}
+    """Suffix -> modality; where several have the same files the one whose medium names them sooner
+    (.gif: video before image), or the first one."""
+    suffixes = dict.fromkeys(s for medium in media.values() for s in medium.suffixes)
+
+    def place(name: str, suffix: str) -> int:
+        theirs = media[name].suffixes
+        return theirs.index(suffix) if suffix in theirs else len(suffixes)
+
+    return {s: min(media, key=lambda name: place(name, s)) for s in suffixes}
 
 
 def _unnamed(files: list[Path], tables: list[Path], documents: list[ListedDocument]) -> list[Path]:
@@ -173,7 +180,9 @@ def _parquet(path: Path, media: Mapping[str, Media]) -> Iterator[ListedDocument]
             yield _document(f"{path}: row {number}", named, path.parent, media)
 
 
-def _stems(folder: Path, files: list[Path], names: Mapping[str, str]) -> Iterator[ListedDocument]:
+def _stems(
+    folder: Path, files: list[Path], names: Mapping[str, str], order: list[str]
+) -> Iterator[ListedDocument]:
     groups: dict[Path, list[tuple[str, Path]]] = {}
     for path in files:
         if name := names.get(path.suffix.lower()):
@@ -184,7 +193,6 @@ def _stems(folder: Path, files: list[Path], names: Mapping[str, str]) -> Iterato
             "holds no documents: no .jsonl, no .parquet, and no files of "
             f"{', '.join(sorted(names))}",
         )
-    order = list(dict.fromkeys(reversed(list(names.values()))))
     for stem, members in groups.items():
         members.sort(key=lambda f: (order.index(f[0]), f[1]))
         try:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..modalities.config import ModalityConfig, resolved
+from ..modalities.options import CodecOptions
 from ..modalities.recorded import RecordedCodec, read_codecs
 from .config import DataConfig, check_length, check_modalities
 
@@ -54,9 +55,14 @@ def _loaded(folder: str) -> dict[str, RecordedCodec]:
 def _check_files(name: str, modality: ModalityConfig, *, fitted: bool) -> None:
     """Of a codec that is fitted all that it needs; with reused tokenizers only what is given."""
     options = modality.options
-    if not fitted and all(getattr(options, option) is None for option in options.paths):
+    if not fitted and not _names_files(options):
         return
     try:
         options.check_files()
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"modalities.{name}.{error}") from error
+
+
+def _names_files(options: CodecOptions) -> bool:
+    named = any(getattr(options, option) is not None for option in options.paths)
+    return named or any(_names_files(inner) for _, inner in options.nested.values())

@@ -22,7 +22,7 @@ from .stage_log import StageLog
 
 __all__ = ["UserDocuments"]
 
-#: Seconds of sound that are kept untokenized with them, all together.
+#: Seconds of items that are kept as they are in their files, such as sound, all together.
 EXAMPLE_SECONDS = 1200
 
 
@@ -64,6 +64,7 @@ class UserDocuments:
                 f"{twins[0][0]}, as {twins[0][1]}"
             )
         documents = list(readable.values())
+        self.notes += _remarks(documents)
         if len(documents) < 2:
             raise DataError(
                 config.source,
@@ -101,7 +102,8 @@ class _Document:
 
     Attributes:
         segments: (modality, text or prepared item).
-        seconds: of the sounds of its example.
+        seconds: of what its example reads again.
+        remarks: what a user should know of it.
     """
 
     def __init__(
@@ -116,7 +118,9 @@ class _Document:
         self.seconds = 0.0
         self._limits = Limits(max_pixels=config.max_pixels, max_seconds=config.max_seconds)
         self._modalities = modalities
-        self._sounds: dict[str, Path] = {}
+        self.remarks: list[str] = []
+        self._kept: dict[str, Any] = {}
+        self._again: dict[str, Path] = {}
         self.segments: list[tuple[str, Any]] = [
             (name, value if name == TEXT else self._prepared(name, Path(value)))
             for name, value in listed.segments
@@ -125,12 +129,18 @@ class _Document:
     def _prepared(self, name: str, path: Path) -> Any:
         modality = self._modalities[name]
         codec = codec_class(modality.name)
-        item = codec.media.read(path, self._limits)
-        if isinstance(item, tuple) and name not in self._sounds:
-            # (waveform, rate): large, and read again for an example
-            self._sounds[name] = path
-            self.seconds += len(item[0]) / item[1]
-        return codec.prepare(item, modality.options)
+        item, options = codec.media.read(path, self._limits), modality.options
+        prepared = codec.prepare(item, options)
+        if remark := codec.remark(item, options):
+            self.remarks.append(f"{name} {remark}")
+        if name not in self._kept and name not in self._again:
+            kept = codec.example(item, prepared, options)
+            if kept is not None:
+                self._kept[name] = kept
+            else:  # large, and read again for an example
+                self._again[name] = path
+                self.seconds += codec.media.seconds(item)
+        return prepared
 
     def digest(self) -> bytes:
         """Of its content as it is trained on."""
@@ -142,16 +152,26 @@ class _Document:
         return hashed.digest()
 
     def example(self, heard: bool) -> Example:
-        """Its texts, and the first item of every other modality; sounds only if `heard`."""
+        """Its texts, and the first item of every other modality; what is read again, such as sound,
+        only if `heard`."""
         items: dict[str, Any] = {}
         for name, content in self.segments:
-            if name not in self._sounds:
-                items.setdefault(name, content)
+            if name == TEXT or name in self._kept:
+                items.setdefault(name, self._kept.get(name, content))
         if texts := [str(c) for name, c in self.segments if name == TEXT]:
             items[TEXT] = "\n".join(texts)
-        for name, path in self._sounds.items() if heard else ():
+        for name, path in self._again.items() if heard else ():
             items[name] = codec_class(self._modalities[name].name).media.read(path, self._limits)
         return Example(items)
+
+
+def _remarks(documents: list[_Document]) -> list[str]:
+    """A line for each thing that a user should know of documents."""
+    found: dict[str, list[str]] = {}
+    for document in documents:
+        for remark in document.remarks:
+            found.setdefault(remark, []).append(document.where)
+    return [f"{remark}; {len(at):,} of them, first: {at[0]}" for remark, at in found.items()]
 
 
 def _held_out(count: int, config: DataConfig) -> np.ndarray:

@@ -104,6 +104,11 @@ class Generator:
         if text:
             options.setdefault("temperature", TEXT_TEMPERATURE)
         length = self.tokenizers.fixed_length.get(name, max_tokens)
+        least = len(self.tokenizers.cycle.get(name, ()))
+        if length is not None and length < least:
+            raise ValueError(
+                f"max_tokens is {length}, but {name} takes at least {least}; give more"
+            )
         documents = self.complete(prompts, to=name, seed=seed, max_tokens=length, **options)
         items = [segments[0].content for segments in documents]
         return [item.strip() for item in items] if text else items
@@ -149,9 +154,9 @@ class Generator:
                 it ends the document.
             seed: of the first prompt; prompt i has seed + i, and its result depends on nothing
                 else, whatever is generated beside it. Or one seed per prompt.
-            max_tokens: most new tokens of a document. None: the length of `to` where all its
-                segments have one length, else 100 (MAX_TEXT_TOKENS) for text and 400 (MAX_TOKENS)
-                for the rest.
+            max_tokens: most new tokens of a document. None: the length of `to` where its segments
+                have one length or a greatest one, else 100 (MAX_TEXT_TOKENS) for text and 400
+                (MAX_TOKENS) for the rest.
             options: see the class.
 
         Returns:
@@ -238,7 +243,7 @@ class Generator:
         if to is None:
             return MAX_TOKENS
         most = MAX_TEXT_TOKENS if self.is_text(to) else MAX_TOKENS
-        return self.tokenizers.fixed_length.get(to, most)
+        return self.tokenizers.max_length.get(to, most)
 
     def _grammar(self, to: str | None) -> Grammar:
         ranges = self.model.config.vocabulary_ranges

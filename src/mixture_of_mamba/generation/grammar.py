@@ -102,7 +102,8 @@ class Grammar:
         at = cursor.length % len(cycle) if cycle else 0
         if fixed is not None:
             return Place(cursor.length < fixed, cursor.length >= fixed, at)
-        return Place(True, cursor.length > 0 and at == 0, at)
+        most = self.tokenizers.max_length.get(name)
+        return Place(most is None or cursor.length < most, cursor.length > 0 and at == 0, at)
 
     def _text_mask(self, modality: int, place: Place) -> Tensor:
         low, high = self.ranges[modality]

@@ -28,8 +28,8 @@ def is_content(tokenizers: TokenizerSet, name: str, token: int) -> bool:
 def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Piece]:
     """Runs of one modality: (name, ids without begin and end, or values).
 
-    Segments of a fixed length that are incomplete are omitted, and so is the broken cycle
-    (Codec.cycle) at the end of one.
+    Segments of a fixed length that are incomplete are omitted, and so are the broken cycle
+    (Codec.cycle) at the end of one and a segment that has no whole cycle.
     """
     pieces: list[tuple[str, list[int] | np.ndarray]] = []
     open_ids: list[int] | None = None
@@ -51,6 +51,8 @@ def split_segments(tokenizers: TokenizerSet, events: Sequence[Event]) -> list[Pi
     for name, ids in pieces:
         if cycle := tokenizers.cycle.get(name):
             ids = ids[: len(ids) - len(ids) % len(cycle)]
+            if not len(ids):
+                continue
         if len(ids) == tokenizers.fixed_length.get(name, len(ids)):
             whole.append((name, np.asarray(ids)))
     return whole

@@ -29,6 +29,7 @@ class Codec(ABC):
         size: ids with the end token, which is the last of them (discrete), or the width of a
             vector (continuous). Of text: its tokens; the special tokens belong to the TokenizerSet.
         fixed_length: tokens of every item, without begin and end; None: they vary.
+        max_length: most tokens of an item whose tokens vary and which is never cut; None: no bound
         cycle: (low, high) of the ids that may stand at each place of a pattern that an item
             repeats, such as one id of each codebook of an audio codec; an item holds whole cycles.
             Empty: any id, anywhere.
@@ -44,6 +45,7 @@ class Codec(ABC):
     kind: str
     size: int
     fixed_length: int | None = None
+    max_length: int | None = None
     cycle: tuple[tuple[int, int], ...] = ()
     cannot_decode: str | None = None
     options: Any
@@ -54,6 +56,18 @@ class Codec(ABC):
         """What is kept of an item until it is encoded: by default the item itself. A string, or an
         array, such as an image of the codec's size or the frames of an utterance."""
         return item
+
+    @classmethod
+    def example(cls, item: Any, prepared: Any, options: Any) -> Any:
+        """What of an item is kept untokenized for examples: an item too. None: the file is read
+        again. By default what is prepared of something that stands still, such as an image."""
+        return None if cls.media.seconds(item) else prepared
+
+    @classmethod
+    def remark(cls, item: Any, options: Any) -> str | None:
+        """What `prepare` leaves out of an item that a user should know of, such as the end of a
+        long one; in the same words for every item, which are counted. None: nothing."""
+        return None
 
     @classmethod
     @abstractmethod

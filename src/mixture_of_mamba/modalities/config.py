@@ -135,7 +135,14 @@ def _checked(name: str, codec: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if message.startswith(name):
             raise
         raise ValueError(f"{name}.{message}") from error
-    return {key: getattr(options, key) for key in given}
+    return {key: _as_given(getattr(options, key), value) for key, value in given.items()}
+
+
+def _as_given(complete: Any, given: Any) -> Any:
+    """Of a codec inside this one, no more options than were given."""
+    if isinstance(complete, Mapping) and isinstance(given, Mapping):
+        return {key: complete[key] for key in given if key in complete}
+    return complete
 
 
 def merged(
@@ -153,13 +160,22 @@ def merged(
             found.pop(name, None)
             continue
         _check_entry(name, entry)
-        before = dict(base.get(name) or {})
-        codec = entry.get("codec", before.get("codec"))
-        if codec is not None and codec != before.get("codec"):  # what both codecs have stays
-            known = {f.name for f in fields(options_of(codec))}
-            before = {option: value for option, value in before.items() if option in known}
-        found[name] = {**before, **entry}
+        found[name] = _over(base.get(name) or {}, entry)
     return found
+
+
+def _over(before: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A codec and its options laid over others; also those of a codec inside it."""
+    codec = entry.get("codec", before.get("codec"))
+    if codec is not None and codec != before.get("codec"):  # what both codecs have stays
+        known = {f.name for f in fields(options_of(codec))}
+        before = {option: value for option, value in before.items() if option in known}
+    both = {
+        option: _over(before[option], value)
+        for option, value in entry.items()
+        if isinstance(value, Mapping) and isinstance(before.get(option), Mapping)
+    }
+    return {**before, **entry, **both}
 
 
 def resolved(
@@ -182,29 +198,47 @@ def resolved(
     if {"text"} < set(modalities) == set(given_kinds):  # a listing of all, not some options
         made = {name: ModalityConfig(codec) for name, (codec, _) in theirs.items()}
         check_kinds(given_kinds, made, where)
-    for name, (codec, options) in theirs.items():
+    for name, made_with in theirs.items():
         mine = modalities.get(name, ModalityConfig())
-        if mine.codec is not None and codec_class(mine.codec) is not codec_class(codec):
-            _agree(f"modalities.{name}.codec", mine.codec, codec, where)
-        given = _checked(f"modalities.{name}", codec, mine.given)
-        decided = asdict(options)
-        for option, value in given.items():
-            label = f"modalities.{name}.{option}"
-            if option in options.paths and value is not None:
-                raise ValueError(
-                    f"{label} is {value!r}, but the tokenizers in {where} bring their own; give "
-                    "one of them"
-                )
-            if option not in options.training:
-                _agree(label, value, decided[option], where)
-        kept = {option: given[option] for option in options.training if option in given}
-        result[name] = ModalityConfig(codec, {**decided, **dict.fromkeys(options.paths), **kept})
+        result[name] = _decided(f"modalities.{name}", mine, made_with, where)
     if unknown := [name for name in modalities if name not in theirs]:
         raise ValueError(
             f"modalities names {', '.join(unknown)}, but the tokenizers in {where} have "
             f"{', '.join(theirs)}; leave it out, or give other tokenizers"
         )
     return result
+
+
+def _decided(
+    label: str, mine: ModalityConfig, theirs: tuple[str, CodecOptions], where: str
+) -> ModalityConfig:
+    """One codec of reused tokenizers, with what was given of its training."""
+    codec, options = theirs
+    if mine.codec is not None and codec_class(mine.codec) is not codec_class(codec):
+        _agree(f"{label}.codec", mine.codec, codec, where)
+    said = dict(mine.given)
+    for option, (inner, _) in options.nested.items():
+        if isinstance(said.get(option), Mapping):
+            said[option] = {"codec": inner, **said[option]}
+    given = _checked(label, codec, said)
+    decided = asdict(options)
+    for option, value in given.items():
+        if option in options.nested:
+            continue
+        if option in options.paths and value is not None:
+            raise ValueError(
+                f"{label}.{option} is {value!r}, but the tokenizers in {where} bring their own; "
+                "give one of them"
+            )
+        if option not in options.training:
+            _agree(f"{label}.{option}", value, decided[option], where)
+    for option, inner_theirs in options.nested.items():
+        plain = dict(given.get(option, {}))
+        inner_mine = ModalityConfig(plain.pop("codec", None), plain)
+        found = _decided(f"{label}.{option}", inner_mine, inner_theirs, where)
+        decided[option] = found.to_dict()
+    kept = {option: given[option] for option in options.training if option in given}
+    return ModalityConfig(codec, {**decided, **dict.fromkeys(options.paths), **kept})
 
 
 def check_kinds(ours: Mapping[str, str], theirs: Mapping[str, ModalityConfig], where: str) -> None:

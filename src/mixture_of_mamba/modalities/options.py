@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -45,6 +46,16 @@ class CodecOptions:
         """Tokens of every item, without begin and end; None where they vary or are not known before
         the codec is."""
         return None
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens of an item that is never cut; None where there is no such bound."""
+        return self.fixed_length
+
+    @property
+    def nested(self) -> Mapping[str, tuple[str, CodecOptions]]:
+        """Options that describe a codec inside this one, with its name and all of its options."""
+        return {}
 
     def completed(self) -> Self:
         """The same, with what is not given and stands in the files that these name, such as the

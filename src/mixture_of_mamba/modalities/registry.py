@@ -33,6 +33,7 @@ _BUILT_IN: dict[str, str | tuple[str, type[CodecOptions]]] = {
     "emu3": ".image.vq_models:Emu3Codec",
     "chameleon": ".image.vq_models:ChameleonCodec",
     "vqmodel": ".image.vq_models:VQModelCodec",
+    "frames": ".video:FrameCodec",
     "units": (".speech.units:SpeechUnitTokenizer", _options.UnitOptions),
 }
 _REGISTERED: dict[str, type[Codec]] = {}

@@ -19,6 +19,7 @@ import numpy as np
 from ..files import filling, verify
 from .codec import Codec
 from .documents import EncodedDocument, Item
+from .media import Media
 from .options import LEAST_VOCABULARY, CodecOptions
 from .recorded import RecordedCodec, codec_names, record
 from .registry import codec_class, name_of
@@ -54,6 +55,7 @@ class TokenizerSet:
         begin: text id of the token that opens an item, by name of a modality other than text.
         end: id of the token that closes an item, inside the vocabulary of `end_modality(name)`.
         fixed_length: tokens of every item without begin and end, by name; absent where they vary.
+        max_length: most tokens of items that are never cut, by name, those of a fixed length too.
         cycle: of each modality that has one, by name; see Codec.
         one_way: of each modality that cannot be generated, by name, the reason.
         document: text ids of the tokens that begin and end a document.
@@ -82,6 +84,8 @@ class TokenizerSet:
         }
         lengths = {name: codec.fixed_length for name, codec in non_text.items()}
         self.fixed_length = {name: n for name, n in lengths.items() if n is not None}
+        bounds = {name: codec.max_length for name, codec in non_text.items()}
+        self.max_length = {n: m for n, m in bounds.items() if m is not None} | self.fixed_length
         self.cycle = {name: codec.cycle for name, codec in non_text.items() if codec.cycle}
         self.one_way = {
             name: codec.cannot_decode for name, codec in non_text.items() if codec.cannot_decode
@@ -91,6 +95,11 @@ class TokenizerSet:
     def modalities(self) -> list[tuple[str, str, int]]:
         """(name, kind, size) in the order of their ids."""
         return list(zip(self.names, self.kinds, self.sizes, strict=True))
+
+    @property
+    def media(self) -> dict[str, Media]:
+        """How the items of each modality look as files, by name."""
+        return {name: self.codec(name).media for name in self.names}
 
     @property
     def options(self) -> dict[str, CodecOptions]:

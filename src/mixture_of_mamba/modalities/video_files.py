@@ -6,7 +6,7 @@ GIF, animated WebP and animated PNG by Pillow; MP4, WebM and their like by PyAV.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,8 +54,8 @@ class Clip(NamedTuple):
 def read_clip(path: str | Path, limits: Limits | None = None) -> Clip:
     """A video file as a Clip, without its sound; a file of one picture has one frame.
 
-    Frames that last unequally long are repeated, so that each is shown as long as in the file; above
-    MOST_RATE a second the nearest ones are taken. They are upright as the file's rotation says.
+    Frames that last unequally long are repeated, so that each is shown as long as in the file;
+    above MOST_RATE a second the nearest ones are taken. Upright as the file's rotation says.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -208,7 +208,9 @@ def _size(frame: np.ndarray) -> str:
 
 def _reason(error: Exception) -> str:
     found = reason(error)
-    return "it is no video, or damaged" if "Invalid data found" in found else found
+    if "Invalid data found" in found or "Invalid argument" in found:  # of FFmpeg, with the path
+        return "it is no video, or damaged"
+    return found
 
 
 def _pillow_frames(path: Path, limits: Limits) -> Iterator[_Frame]:

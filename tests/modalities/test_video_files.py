@@ -1,0 +1,179 @@
+"""Clips as files: what is written comes back, and what cannot be read is said."""
+
+from __future__ import annotations
+
+import io
+import wave
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from mixture_of_mamba.modalities import Limits
+from mixture_of_mamba.modalities.video_files import VIDEO, Clip, read_clip, strip
+from tests.factories.clips import moving_square
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".apng"])
+@pytest.mark.parametrize("rate", [4.0, 12.5])
+def test_pixels_come_back_exactly(tmp_path: Path, suffix: str, rate: float) -> None:
+    clip = moving_square(6, rate=rate)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    clip.frames[2] = noise  # 256 colours in one frame
+    clip.frames[4] = clip.frames[3]  # formats store one frame, twice as long
+    VIDEO.write(tmp_path / f"a{suffix}", clip)
+    again = VIDEO.read(tmp_path / f"a{suffix}")
+    assert again.rate == rate
+    np.testing.assert_array_equal(again.frames, clip.frames)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_video_formats_look_alike(tmp_path: Path, suffix: str) -> None:
+    clip = moving_square(6, size=(48, 32))
+    VIDEO.write(tmp_path / f"a{suffix}", clip)
+    again = VIDEO.read(tmp_path / f"a{suffix}")
+    assert again.rate == 4.0 and again.frames.shape == clip.frames.shape
+    assert np.abs(again.frames.astype(int) - clip.frames).mean() < 6
+    # each frame is nearest to its own
+    away = np.abs(again.frames[:, None].astype(int) - clip.frames[None]).mean((2, 3, 4))
+    assert (away.argmin(1) == np.arange(6)).all()
+
+
+def test_sides_of_mp4_become_even(tmp_path: Path) -> None:
+    VIDEO.write(tmp_path / "a.mp4", Clip(moving_square(3).frames[:, :15, :13], 4.0))
+    assert VIDEO.read(tmp_path / "a.mp4").frames.shape == (3, 16, 14, 3)
+
+
+def test_frames_of_unequal_duration_are_repeated(tmp_path: Path) -> None:
+    frames = moving_square(3).frames
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[100, 300, 100]
+    )
+    clip = read_clip(tmp_path / "a.gif")
+    assert clip.rate == 10.0 and len(clip.frames) == 5
+    for i, frame in enumerate([0, 1, 1, 1, 2]):
+        assert np.abs(clip.frames[i].astype(int) - frames[frame]).mean() < 3  # Pillow's palette
+
+
+def _write(path: Path, frames: np.ndarray, milliseconds: list[int]) -> None:
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(10), options={"crf": "10"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for pixels, at in zip(frames, milliseconds, strict=True):
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture.pts, picture.time_base = at, Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+
+def test_variable_frame_rates(tmp_path: Path) -> None:
+    frames = moving_square(4, size=(48, 32)).frames
+    _write(tmp_path / "a.mp4", frames, [0, 100, 500, 600])
+    clip = read_clip(tmp_path / "a.mp4")
+    assert clip.rate == 10.0
+    away = np.abs(clip.frames[:, None].astype(int) - frames[None]).mean((2, 3, 4))
+    assert away.argmin(1).tolist() == [0, 1, 1, 1, 1, 2, 3]
+
+
+def test_a_picture_is_a_clip_of_one_frame(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 7), (10, 20, 30)).save(tmp_path / "a.png")
+    assert read_clip(tmp_path / "a.png").frames.shape == (1, 7, 9, 3)
+
+
+def _damaged(folder: Path) -> dict[str, bytes]:
+    clip = moving_square(12, size=(48, 32))
+    files = {}
+    for suffix in (".mp4", ".webm", ".gif"):
+        VIDEO.write(folder / f"whole{suffix}", clip)
+        files[suffix] = (folder / f"whole{suffix}").read_bytes()
+    return files
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    whole = _damaged(tmp_path)
+    cases = {
+        "cut.mp4": (whole[".mp4"][: len(whole[".mp4"]) // 2], "it is no video, or damaged"),
+        "cut.webm": (whole[".webm"][: len(whole[".webm"]) * 2 // 3], "it breaks off after"),
+        "cut.gif": (whole[".gif"][: len(whole[".gif"]) // 2], "cannot be read"),
+        "words.mp4": (b"these are words " * 40, "it is no video, or damaged"),
+        "words.gif": (b"these are words " * 40, "cannot identify"),
+        "none.webm": (b"", "it is no video, or damaged"),
+        "list.mp4": (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "it is no video, or damaged"),
+    }
+    for name, (content, what) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=what) as error:
+            read_clip(tmp_path / name)
+        assert f"video {tmp_path / name} cannot be read" in str(error.value)
+    with pytest.raises(
+        FileNotFoundError, match=r"gone\.mp4 cannot be read \(there is no such file"
+    ):
+        read_clip(tmp_path / "gone.mp4")
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream: Any = container.add_stream("aac", rate=16_000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(ValueError, match="it has no picture, only audio"):
+        read_clip(tmp_path / "a.mp4")
+    made = io.BytesIO()
+    with wave.open(made, "wb") as file:
+        file.setparams((1, 2, 8000, 10, "NONE", ""))
+        file.writeframes(bytes(20))
+    (tmp_path / "b.mp4").write_bytes(made.getvalue())  # of a container that is not read
+    with pytest.raises(ValueError, match="no video"):
+        read_clip(tmp_path / "b.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".webp"])
+def test_limits(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    VIDEO.write(path, moving_square(12, size=(48, 32)))
+    read_clip(path, Limits(max_pixels=48 * 32, max_seconds=3.0))
+    with pytest.raises(ValueError, match=r"48 x 32 pixels.*data\.max_pixels"):
+        read_clip(path, Limits(max_pixels=1000))
+    with pytest.raises(ValueError, match=r"it lasts [23]\.\d s, but at most 2\.4 s"):
+        read_clip(path, Limits(max_seconds=2.4))
+
+
+def test_all_frames_together_have_a_limit(tmp_path: Path) -> None:
+    VIDEO.write(tmp_path / "a.webm", moving_square(24))
+    with pytest.raises(ValueError, match=r"2[14] frames of 16 x 16 pixels or more"):
+        read_clip(tmp_path / "a.webm", Limits(max_pixels=256))
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    clip = moving_square(2)
+    with pytest.raises(ValueError, match=r"names no video format; end it in one of \.gif"):
+        VIDEO.write(tmp_path / "a.txt", clip)
+    with pytest.raises(ValueError, match="GIF has at most 50 frames a second, not 120"):
+        VIDEO.write(tmp_path / "a.gif", clip._replace(rate=120.0))
+    assert not list(tmp_path.iterdir())
+    for wrong in (clip.frames, (clip.frames[0], 4.0), (clip.frames.astype(float), 4.0)):
+        with pytest.raises(ValueError, match="this clip"):
+            VIDEO.check(wrong, "this clip")
+    with pytest.raises(ValueError, match=r"has 0\.0 frames a second"):
+        VIDEO.check((clip.frames, 0), "this clip")
+
+
+def test_what_reports_show(tmp_path: Path) -> None:
+    clip = moving_square(5)
+    suffix, content = VIDEO.show(clip)
+    assert suffix == ".webp"
+    (tmp_path / "a.webp").write_bytes(content)
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.webp").frames, clip.frames)
+    assert strip(clip).shape == (16, 5 * 17 - 1, 3)
+    array, facts = VIDEO.keep(clip)
+    kept = VIDEO.kept(array, facts)
+    assert kept.rate == clip.rate and kept.frames is clip.frames
