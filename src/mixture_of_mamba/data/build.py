@@ -88,7 +88,7 @@ def _build(
             tokenizers = TokenizerSet.load(config.tokenizers)
         else:
             tokenizers = fit_tokenizers(config, modalities, source, cache, log)
-        for name, length in tokenizers.fixed_length.items():
+        for name, length in tokenizers.max_length.items():
             check_length(config, name, length)  # a codec may know it when it is fitted, not before
         source.finish()
     finally:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..modalities.config import ModalityConfig
 from ..modalities.media import MAX_PIXELS, MAX_SECONDS
-from .digits.config import SCENE_SIZE, DigitsConfig
+from ..modalities.options import CodecOptions
+from .digits.config import CLIP_SIZE, SCENE_SIZE, DigitsConfig
 
 __all__ = ["DataConfig", "check_length", "check_modalities"]
 
@@ -104,18 +105,15 @@ def check_modalities(data: DataConfig, modalities: Mapping[str, ModalityConfig])
     known = {name: m.options for name, m in modalities.items() if m.codec is not None}
     for name, options in known.items():
         if data.source == "digits":
-            if name not in ("text", "image", "speech"):
+            if name not in ("text", "image", "speech", "video"):
                 raise ValueError(
-                    f"the embedded digits have text, image and speech, but modalities names "
+                    f"the embedded digits have text, image, speech and video, but modalities names "
                     f"{name!r}; give your own documents with data.source"
                 )
-            # None: what the files of a network say, which are not read yet
-            size = getattr(options, "size", None)
-            if name == "image" and size not in (None, SCENE_SIZE):
-                raise ValueError(
-                    f"modalities.image.size is {size}, but the embedded scenes are {SCENE_SIZE} "
-                    f"pixels wide; give {SCENE_SIZE}, or your own documents"
-                )
+            if name == "image":
+                _check_size("modalities.image.size", options, SCENE_SIZE)
+            for option, (_, inner) in options.nested.items():
+                _check_size(f"modalities.{name}.{option}.size", inner, CLIP_SIZE)
         if (length := options.max_length) is not None:
             check_length(data, name, length)
 
@@ -131,6 +129,16 @@ def check_length(data: DataConfig, name: str, length: int) -> None:
             f"window is {data.window}, but an item of {name!r} with its begin and end takes "
             f"{length + 4} positions and is never cut; choose a larger window, or options of "
             f"modalities.{name} that make it shorter"
+        )
+
+
+def _check_size(label: str, options: CodecOptions, wanted: int) -> None:
+    # None: what the files of a network say, which are not read yet
+    size = getattr(options, "size", None)
+    if size not in (None, wanted):
+        raise ValueError(
+            f"{label} is {size}, but the embedded scenes are {wanted} pixels wide; give {wanted}, "
+            "or your own documents"
         )
 
 

@@ -81,6 +81,10 @@ class FrameOptions(CodecOptions):
         codes = self.nested["image"][1].fixed_length
         return None if codes is None else self.frames * (1 + codes)
 
+    def completed(self) -> FrameOptions:
+        codec, options = self.nested["image"]
+        return replace(self, image={"codec": codec, **asdict(options.completed())})
+
     def check_files(self) -> None:
         codec, options = self.nested["image"]
         if codec_class(codec).media is not IMAGE:

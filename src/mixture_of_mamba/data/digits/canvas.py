@@ -9,7 +9,7 @@ import numpy as np
 from .config import SCENE_SIZE
 from .facts import COLOURS, POSITIONS, Fact
 
-__all__ = ["QUADRANT", "draw", "quadrants"]
+__all__ = ["QUADRANT", "background", "draw", "quadrants"]
 
 #: Side of the square in which a digit is drawn, pixels.
 QUADRANT = SCENE_SIZE // 2
@@ -26,7 +26,6 @@ def _doubling() -> np.ndarray:
 
 
 _DOUBLE = _doubling()
-_GRID = (np.arange(SCENE_SIZE, dtype=np.float32) + 0.5) / SCENE_SIZE
 
 
 def enlarge(ink: np.ndarray) -> np.ndarray:
@@ -34,15 +33,16 @@ def enlarge(ink: np.ndarray) -> np.ndarray:
     return _DOUBLE @ ink @ _DOUBLE.T
 
 
-def background(rng: np.random.Generator) -> np.ndarray:
-    """A dark tinted slope with a wave across it, (32, 32, 3) in about 0.02..0.35.
+def background(rng: np.random.Generator, size: int = SCENE_SIZE) -> np.ndarray:
+    """A dark tinted slope with a wave across it, (size, size, 3) in about 0.02..0.35.
 
     Empty canvas is then something to predict: a model that has learnt only "black" pays for it.
     """
+    grid = (np.arange(size, dtype=np.float32) + 0.5) / size
     tint = rng.uniform(0.08, 0.24, 3).astype(np.float32)
     angle, turn = rng.uniform(0, 2 * np.pi, 2)
-    slope = np.cos(turn) * _GRID[:, None] + np.sin(turn) * _GRID[None, :]
-    along = np.cos(angle) * _GRID[:, None] + np.sin(angle) * _GRID[None, :]
+    slope = np.cos(turn) * grid[:, None] + np.sin(turn) * grid[None, :]
+    along = np.cos(angle) * grid[:, None] + np.sin(angle) * grid[None, :]
     wave = np.sin(2 * np.pi * (rng.uniform(1.0, 4.0) * along + rng.random()))
     texture = rng.uniform(-0.08, 0.08) * slope + rng.uniform(0.02, 0.06) * wave
     return tint + texture[..., None].astype(np.float32)

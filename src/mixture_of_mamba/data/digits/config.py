@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["SCENE_SIZE", "DigitsConfig"]
+__all__ = ["CLIP_SIZE", "SCENE_SIZE", "DigitsConfig"]
 
 #: Side of the embedded scenes, pixels.
 SCENE_SIZE = 32
+#: Side of the frames of the embedded clips, pixels.
+CLIP_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)

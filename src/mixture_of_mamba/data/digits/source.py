@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..corpus import Corpus, Item
 from ..errors import BadDocuments
 from ..examples import MAX_EXAMPLES, Example
 from ..stage_log import StageLog
+from .clips import ClipScene, make_clips
 from .handwriting import load_handwriting
 from .python_docs import MOST_CHARACTERS, python_documentation
 from .scene import Scene, make_scenes
@@ -24,8 +26,10 @@ __all__ = ["DigitScenes"]
 
 #: Share of the topics and modules whose text is kept for validation.
 TEXT_HELD_OUT = 0.1
-#: Modalities of a scene.
+#: Modalities of a scene; the second shows it: as a picture, or as a clip.
 _ITEMS = ("text", "image", "speech")
+#: Share of the scenes that are clips where a run has videos and pictures.
+CLIPS = 0.5
 #: Real text that is read for each scene, so that a tiny data set need not read all of it.
 CHARACTERS_A_SCENE = 600
 
@@ -53,6 +57,11 @@ class DigitScenes:
             split: make_scenes(count, handwriting[split], split, config.seed, log.still)
             for split, count in counts.items()
         }
+        share = 0.0 if "video" not in modalities else CLIPS if "image" in modalities else 1.0
+        self._clips = {
+            split: make_clips(count, share, handwriting[split], split, config.seed, log.still)
+            for split, count in counts.items()
+        }
         self._speech = modalities.get("speech")
         self._speaking: Speaking | None = None
         self._waveforms: list[np.ndarray] = []
@@ -66,21 +75,23 @@ class DigitScenes:
             self.training, self.validation = (
                 _corpus(
                     self._scenes[split],
+                    self._clips[split],
                     _orders(self._scenes[split], config.digits.caption_first, config.seed),
                     modalities,
                     real.get(split, []),
                 )
                 for split in ("train", "validation")
             )
+            self.notes = _remarks(self._clips, modalities)
         except BaseException:
             self.stop()
             raise
 
     def _speak(self, seed: int, keep: int) -> Speaking:
         captions, voices = [], []
-        for number, scenes in enumerate(self._scenes.values()):
+        for number, (split, scenes) in enumerate(self._scenes.items()):
             for i, scene in enumerate(scenes):
-                captions.append(scene.caption)
+                captions.append(self._clips[split].get(i, scene).caption)
                 voices.append(choose_voice(seed, number, i))
         return Speaking(captions, voices, keep)
 
@@ -105,13 +116,16 @@ class DigitScenes:
             self._speaking.stop()
 
     def examples(self) -> list[Example]:
-        """The first validation scenes."""
+        """The first validation scenes; clips have no facts to be judged by."""
         examples = []
         for i, scene in enumerate(self._scenes["validation"][:MAX_EXAMPLES]):
+            clip = self._clips["validation"].get(i)
             items: dict[str, Any] = {"text": scene.caption, "image": scene.image}
+            if clip is not None:
+                items = {"text": clip.caption, "video": clip.clip}
             if i < len(self._waveforms):
                 items["speech"] = _sound(self._waveforms[i])
-            examples.append(Example(items, scene.facts))
+            examples.append(Example(items, () if clip is not None else scene.facts))
         return examples
 
 
@@ -130,24 +144,45 @@ def _orders(scenes: list[Scene], caption_first: float, seed: int) -> list[list[s
 
 def _corpus(
     scenes: list[Scene],
+    clips: Mapping[int, ClipScene],
     orders: list[list[str]],
     modalities: Mapping[str, ModalityConfig],
     real_text: list[str],
 ) -> Corpus:
     documents: list[list[Item]] = []
+    shown: dict[str, list[Any]] = {"image": [], "video": []}
     for i, scene in enumerate(scenes):
+        clip = clips.get(i)
+        kind, item = ("image", scene.image) if clip is None else ("video", clip.clip)
         items: dict[str, Item] = {
-            "text": ("text", scene.caption),
-            "image": ("image", i),
+            "text": ("text", scene.caption if clip is None else clip.caption),
+            "image": (kind, len(shown[kind])),
             "speech": ("speech", i),
         }
-        documents.append([items[name] for name in orders[i] if name in modalities])
+        shown[kind].append(item)
+        row = [items[name] for name in orders[i]]
+        documents.append([item for item in row if item[0] in modalities])
     documents += [[("text", text)] for text in real_text]
     kept: dict[str, Sequence[Any]] = {}
-    if (image := modalities.get("image")) is not None:
-        codec, options = codec_class(image.name), image.options
-        kept["image"] = [codec.prepare(scene.image, options) for scene in scenes]
+    for name, found in shown.items():
+        if (modality := modalities.get(name)) is not None:
+            codec, options = codec_class(modality.name), modality.options
+            kept[name] = [codec.prepare(item, options) for item in found]
     return Corpus(documents, kept)
+
+
+def _remarks(
+    clips: Mapping[str, Mapping[int, ClipScene]], modalities: Mapping[str, ModalityConfig]
+) -> list[str]:
+    """What the codec of videos leaves out of clips."""
+    if (video := modalities.get("video")) is None:
+        return []
+    codec, options = codec_class(video.name), video.options
+    found = [
+        codec.remark(clip.clip, options) for split in clips.values() for clip in split.values()
+    ]
+    counts = Counter(remark for remark in found if remark is not None)
+    return [f"video {remark}; {count:,} of the embedded clips" for remark, count in counts.items()]
 
 
 def _sound(samples: np.ndarray) -> tuple[np.ndarray, int]:
