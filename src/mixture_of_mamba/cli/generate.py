@@ -92,10 +92,10 @@ def configure(parser: Any) -> None:
         "--out",
         default=None,
         type=str,
-        help="file to write (.png, .wav, .txt); several pictures become one grid, several sounds "
-        "numbered files; without --to a folder. By default text goes to standard output, and the "
-        "rest to generated.png, generated.wav or, without --to, the folder generated/ below the "
-        "present one",
+        help="file to write (.png, .wav, .txt, .gif, .mp4); several pictures become one grid, "
+        "several sounds or videos numbered files; without --to a folder. By default text goes to "
+        "standard output, and the rest to generated.png, generated.wav, generated.gif or, without "
+        "--to, the folder generated/ below the present one",
     )
     parser.add_argument("--count", default=1, type=int, help="number of samples")
     parser.add_argument(
@@ -169,7 +169,13 @@ def _prompts(args: Any) -> list[tuple[str, str]]:
 
 def _item(tokenizers: TokenizerSet, name: str, value: str) -> Any:
     """What a prompt's flag names: the words themselves, or the item of a file."""
-    return value if name == "text" else tokenizers.codec(name).media.read(value)
+    if name == "text":
+        return value
+    codec = tokenizers.codec(name)
+    item = codec.media.read(value)
+    if remark := codec.remark(item, codec.options):
+        print(f"mom generate: {value}: {remark}", file=sys.stderr)
+    return item
 
 
 def without_effect(

@@ -49,6 +49,8 @@ def show_samples(count: int) -> Callable[[Evaluation], None]:
 
 def _show(generator: Any, name: str, captions: Sequence[str], evaluation: Evaluation) -> None:
     from ..generation.prompts import prompts_of
+    from ..modalities.image.files import png_bytes
+    from ..modalities.video_files import strip
 
     media = generator.tokenizers.codec(name).media
     for i, item in enumerate(generator.to(name, prompts_of({"text": captions}))):
@@ -56,6 +58,8 @@ def _show(generator: Any, name: str, captions: Sequence[str], evaluation: Evalua
         suffix, content = media.show(item)
         if suffix == ".png":
             _add_image(evaluation.writer, tag, content, evaluation.step)
+        elif suffix == ".webp":
+            _add_image(evaluation.writer, tag, png_bytes(strip(item)), evaluation.step)
         elif suffix == ".wav":
             _add_sound(evaluation.writer, tag, content, evaluation.step)
         else:

@@ -15,7 +15,6 @@ import numpy as np
 
 from ..extras import needs
 from ..files import replacing
-from .image.files import grid
 from .image.pixel_formats import rgb
 from .input_checks import readable_file, reason
 from .media import Limits, Media
@@ -106,7 +105,8 @@ def webp_bytes(clip: Clip) -> bytes:
 
 def strip(clip: Clip) -> np.ndarray:
     """All frames side by side, (h, w, 3) uint8: what stands for a clip where nothing moves."""
-    return grid(list(clip.frames), columns=len(clip.frames), gap=1)
+    apart = np.pad(clip.frames, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)
+    return np.concatenate(list(apart), axis=1)[:, :-1]
 
 
 class _VideoMedia(Media):
