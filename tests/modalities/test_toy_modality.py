@@ -191,3 +191,43 @@ def test_a_codec_is_given_by_its_path_and_a_document_as_json(
     assert "depth: discrete, vocabulary 9, 16 an item, levels" in capsys.readouterr().out
     assert main(["tokenizer", "inspect", str(run)]) == 0
     assert "depth: discrete, vocabulary 6, 16 an item, levels" in capsys.readouterr().out
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A package that brings two codecs by entry points, as pip would leave it; the second of them
+    cannot be imported."""
+    site = tmp_path / "site"
+    metadata = site / "theirs-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (site / "theirs.py").write_text(f"from {__name__} import DepthLevels\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        f"[{registry.GROUP}]\nlevels = theirs:DepthLevels\n"
+        "broken = theirs_that_is_not_there:Codec\n"
+    )
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    registry._entry_points.cache_clear()
+    yield
+    registry._entry_points.cache_clear()
+
+
+def test_an_installed_package_brings_codecs_by_entry_point(
+    installed: None, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {"levels", "broken"} <= set(registry.names())
+    assert registry.name_of(DepthLevels) == "levels"
+    data = {**CONFIG["data"], "source": str(run.parent / "maps"), "cache": str(tmp_path / "cache")}
+    config = tmp_path / "theirs.yaml"
+    config.write_text(yaml.safe_dump({**CONFIG, "data": data}, sort_keys=False))
+    out, made = tmp_path / "run", tmp_path / "made.npy"
+    train = ["train", "-c", str(config)]
+    assert main([*train, "--modalities.depth.levels", "4", "--out", str(out)]) == 0
+    assert main(["generate", str(out), "--text", "a", "--to", "depth", "--out", str(made)]) == 0
+    assert np.load(made).max() < 4
+    capsys.readouterr()
+    flags = ["--modalities.depth.codec", "broken", "--out", str(tmp_path / "other")]
+    assert main([*train, *flags]) == 1
+    said = capsys.readouterr().err
+    assert "theirs_that_is_not_there" in said and said.count("\n") == 1
