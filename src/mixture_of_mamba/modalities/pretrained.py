@@ -74,8 +74,18 @@ class PretrainedOptions(CodecOptions):
         local = Path(self.pretrained)
         return local if local.is_dir() else _SNAPSHOTS.get(self.pretrained)
 
+    @contextmanager
+    def reading(self) -> Iterator[Path]:
+        """The network's folder; what is wrong with it is an error of the option."""
+        folder = self.folder
+        try:
+            yield folder
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"pretrained: {error}") from error
+
     def check_files(self) -> None:
-        config_of(self.folder)
+        with self.reading() as folder:
+            config_of(folder)
 
 
 def find(given: str | Path) -> Path:

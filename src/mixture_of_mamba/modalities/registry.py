@@ -35,6 +35,10 @@ _BUILT_IN: dict[str, str | tuple[str, type[CodecOptions]]] = {
     "vqmodel": ".image.vq_models:VQModelCodec",
     "frames": ".video:FrameCodec",
     "units": (".speech.units:SpeechUnitTokenizer", _options.UnitOptions),
+    "mimi": ".speech.codebooks:MimiCodec",
+    "encodec": ".speech.codebooks:EncodecCodec",
+    "audio": ".speech.codebooks:AudioCodec",
+    "hubert": ".speech.hubert:HubertCodec",
 }
 _REGISTERED: dict[str, type[Codec]] = {}
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..codec import Codec
 from ..options import VQOptions
+from ..threads import one_thread
 from .files import IMAGE, fit_image
 from .networks import CHUNK, FOLD, to_pixels, to_unit
-from .vq_network import build, one_thread, train
+from .vq_network import build, train
 
 __all__ = ["VQImageTokenizer"]
 

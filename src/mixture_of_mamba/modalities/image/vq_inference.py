@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..pretrained import loading
-from .vq_network import one_thread
+from ..threads import one_thread
 from .vq_networks import Facts, VQNetwork
 
 __all__ = ["ids_of", "try_out", "values_of"]

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ from torch import nn
 
 from ...extras import needs
 from ...seeding import torch_seed
+from ..threads import one_thread
 from .networks import build_network, to_unit
 
-__all__ = ["build", "one_thread", "train"]
+__all__ = ["build", "train"]
 
 #: Channels in front of the quantizer.
 WIDTH = 64
@@ -26,18 +26,6 @@ DIM = 16
 #: Images in a training step.
 BATCH = 16
 LEARNING_RATE = 3e-3
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch computes on one thread inside the block, so that results, whose last digits decide
-    between codes, do not depend on the machine's number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def build(codes: int) -> Any:

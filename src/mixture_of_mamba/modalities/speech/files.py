@@ -19,7 +19,7 @@ from ..media import MAX_SECONDS, Limits, Media
 from .mel import SAMPLE_RATE, log_mel
 from .resampling import resample, resampled, resampled_length
 
-__all__ = ["RATES", "SOUND", "read_sound", "wav_bytes", "write_sound"]
+__all__ = ["NATIVE_SOUND", "RATES", "SOUND", "read_sound", "wav_bytes", "write_sound"]
 
 #: Samples a second that a sound may have.
 RATES = (4_000, 768_000)
@@ -32,10 +32,15 @@ _SIZES = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTI
 _UNKNOWN = 0x7FF00000
 
 
-def read_sound(path: str | Path, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, int]:
-    """A sound file as ((samples,) float32, SAMPLE_RATE); channels are averaged.
+def read_sound(
+    path: str | Path, max_seconds: float = MAX_SECONDS, to: int | None = SAMPLE_RATE
+) -> tuple[np.ndarray, int]:
+    """A sound file as ((samples,) float32, samples a second); channels are averaged.
 
     Decoded and resampled in blocks: only the result, 88 kB a second, is held in memory.
+
+    Args:
+        to: samples a second of the result; None: those of the file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -48,16 +53,17 @@ def read_sound(path: str | Path, max_seconds: float = MAX_SECONDS) -> tuple[np.n
     try:
         with soundfile.SoundFile(path) as file:
             _check(file, max_seconds)
-            out = np.empty(resampled_length(file.frames, file.samplerate, SAMPLE_RATE), np.float32)
+            rate = file.samplerate if to is None else to
+            out = np.empty(resampled_length(file.frames, file.samplerate, rate), np.float32)
             at = 0
-            for piece in resampled(_blocks(file), file.samplerate, SAMPLE_RATE):
+            for piece in resampled(_blocks(file), file.samplerate, rate):
                 out[at : at + len(piece)] = piece
                 at += len(piece)
     except MemoryError:
         raise
     except Exception as error:  # libsndfile's errors, and what its binding makes of odd headers
         raise ValueError(f"audio {path} cannot be read ({reason(error)})") from error
-    return out, SAMPLE_RATE
+    return out, rate
 
 
 def write_sound(path: str | Path, sound: tuple[np.ndarray, int]) -> None:
@@ -91,8 +97,12 @@ class _SoundMedia(Media):
     name = "sound"
     suffixes = (".wav", ".flac", ".ogg", ".mp3")
 
+    def __init__(self, rate: int | None) -> None:
+        """rate: samples a second of what is read; None: those of the file."""
+        self.rate = rate
+
     def read(self, path: str | Path, limits: Limits | None = None) -> tuple[np.ndarray, int]:
-        return read_sound(path, (limits or Limits()).max_seconds)
+        return read_sound(path, (limits or Limits()).max_seconds, self.rate)
 
     def write(self, path: str | Path, item: tuple[np.ndarray, int]) -> None:
         write_sound(path, item)
@@ -135,7 +145,9 @@ class _SoundMedia(Media):
         return array.astype(np.float32) / 32767, facts["sample_rate"]
 
 
-SOUND: Media = _SoundMedia()
+SOUND: Media = _SoundMedia(SAMPLE_RATE)
+#: For codecs whose networks have rates of their own: resampled once, by `prepare`.
+NATIVE_SOUND: Media = _SoundMedia(None)
 
 
 def _check(file: Any, max_seconds: float) -> None:

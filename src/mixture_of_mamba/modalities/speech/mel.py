@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["HOP", "MELS", "SAMPLE_RATE", "from_log_mel", "log_mel"]
+__all__ = ["HOP", "LOUDNESS", "MELS", "SAMPLE_RATE", "from_log_mel", "log_mel"]
 
 SAMPLE_RATE = 22_050
 #: Samples between frames: 20 ms.

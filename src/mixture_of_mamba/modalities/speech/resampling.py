@@ -1,4 +1,4 @@
-"""Sound of one rate to another, block by block."""
+"""Sound of one rate to another, block by block, and to whole numbers and back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import gcd
 
 import numpy as np
 
-__all__ = ["resample", "resampled", "resampled_length"]
+__all__ = ["resample", "resampled", "resampled_length", "to_float", "to_int16"]
 
 #: Input samples that are filtered at once, about.
 BLOCK = 1 << 18
@@ -66,6 +66,17 @@ def resampled(blocks: Iterable[np.ndarray], rate: int, to: int) -> Iterator[np.n
             held = held[drop:]
     if len(held) > lead:
         yield filtered(len(held))
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """Floats in -1..1 to int16: as exact as most sound files, in half the memory of float32;
+    float16 would have steps of 1 in 2,048 at full volume."""
+    return np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
+
+
+def to_float(samples: np.ndarray) -> np.ndarray:
+    """What to_int16 made, as float32."""
+    return samples.astype(np.float32) / 32767
 
 
 @lru_cache(4)

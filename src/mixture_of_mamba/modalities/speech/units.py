@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from ...extras import needs
 from ..codec import Codec
 from ..options import UnitOptions
+from .clusters import centres_of, check_units, nearest, sampled
 from .files import SOUND
 from .mel import MELS, SAMPLE_RATE, from_log_mel, log_mel
 from .resampling import resample
@@ -19,8 +19,6 @@ __all__ = ["SpeechUnitTokenizer"]
 
 #: Log-mel frames (20 ms each) in one unit.
 STACK = 2
-#: Most units' worth of frames that the clusters are learnt from.
-SAMPLE = 100_000
 #: Utterances encoded at once.
 CHUNK = 128
 #: Units encoded at once: 22 minutes.
@@ -63,29 +61,10 @@ class SpeechUnitTokenizer(Codec):
         report: Callable[[str], None],
     ) -> SpeechUnitTokenizer:
         """Clusters of utterances' log-mel frames."""
-        with needs("the speech tokenizer", "train"):
-            from sklearn.cluster import MiniBatchKMeans
-            from threadpoolctl import threadpool_limits
-        units = options.units
-        rng = np.random.default_rng([seed, 13])
-        stacked, total = [], 0
-        for i in rng.permutation(len(prepared)):
-            stacked.append(_stack(prepared[i]))
-            total += len(stacked[-1])
-            if total >= SAMPLE:
-                break
-        points = np.concatenate(stacked)
-        if len(points) < units:
-            raise ValueError(
-                f"the training speech lasts {len(points) / 25:.1f} s, too little for {units} "
-                f"units; give more speech or at most {len(points)} units"
-            )
-        with threadpool_limits(1):  # sums in a fixed order, so that every process agrees
-            machine = MiniBatchKMeans(
-                units, batch_size=2048, n_init=1, max_iter=8, random_state=seed % 2**32
-            ).fit(points)
-        report(f"speech units: {units} clusters of log-mel frames")
-        return cls(np.ascontiguousarray(machine.cluster_centers_, np.float32))
+        order = sampled(len(prepared), seed)
+        centres = centres_of((_stack(prepared[i]) for i in order), options.units, seed, 25)
+        report(f"speech units: {options.units} clusters of log-mel frames")
+        return cls(centres)
 
     def encode(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Unit ids of utterances given as log-mel frames; int64, (ceil(frames / STACK),) each."""
@@ -94,19 +73,10 @@ class SpeechUnitTokenizer(Codec):
         for i, item in enumerate(prepared):
             group.append(_stack(item))
             if len(group) == CHUNK or sum(map(len, group)) >= ROWS or i == len(prepared) - 1:
-                ids = self._nearest(np.concatenate(group))
+                ids = nearest(np.concatenate(group), self.centres)
                 out.extend(np.split(ids, np.cumsum([len(s) for s in group])[:-1]))
                 group = []
         return out
-
-    def _nearest(self, points: np.ndarray) -> np.ndarray:
-        """(n, STACK * MELS) to the (n,) int64 units whose centres are nearest."""
-        half = (self.centres**2).sum(1) / 2
-        parts = [
-            (half - points[start : start + 2 * ROWS] @ self.centres.T).argmin(1)
-            for start in range(0, len(points), 2 * ROWS)
-        ]
-        return np.concatenate(parts).astype(np.int64)
 
     def decode(self, tokens: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
         """Sounds of unit sequences: (waveform float32 in -1..1, samples a second) each.
@@ -116,11 +86,7 @@ class SpeechUnitTokenizer(Codec):
         """
         sounds = []
         for ids in map(np.asarray, tokens):
-            if ids.size and (ids.min() < 0 or ids.max() >= len(self.centres)):
-                raise ValueError(
-                    f"speech units lie in 0..{len(self.centres) - 1}, but {int(ids.min())}.."
-                    f"{int(ids.max())} were given; the end token is no unit"
-                )
+            check_units(ids, len(self.centres))
             frames = self.centres[ids.astype(np.int64)].reshape(-1, MELS)
             sounds.append((from_log_mel(frames), SAMPLE_RATE))
         return sounds
