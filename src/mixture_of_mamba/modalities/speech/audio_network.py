@@ -102,8 +102,8 @@ class AudioNetwork:
     @classmethod
     def load(cls, folder: Path, facts: Facts, codebooks: int) -> AudioNetwork:
         """The network of a folder."""
-        network = load_transformers(cls._class(), folder)
-        return cls(network, facts, codebooks, cls._extractor(folder, facts))
+        extractor = cls._extractor(folder, facts)
+        return cls(load_transformers(cls._class(), folder), facts, codebooks, extractor)
 
     @classmethod
     def _class(cls) -> Any:
