@@ -145,7 +145,9 @@ def test_another_process_finds_the_codecs_of_saved_tokenizers(tmp_path: Path) ->
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="no codec 'patch'; did you mean 'patches'"):
         codec_class("patch")
-    with pytest.raises(ValueError, match=r"no codec 'x'; choose from autoencoder, bpe, .*patches"):
+    with pytest.raises(
+        ValueError, match=r"no codec 'x'; choose from .*autoencoder, bpe, .*patches"
+    ):
         options_of("x")
 
 

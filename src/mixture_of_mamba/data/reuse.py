@@ -34,8 +34,8 @@ def resolve(
     found = resolved(modalities, theirs, data.tokenizers)
     check_modalities(data, found)
     for name, codec in recorded.items():
-        if codec.fixed_length is not None:  # which options that lost their folder may not know
-            check_length(data, name, codec.fixed_length)
+        if codec.max_length is not None:  # which options that lost their folder may not know
+            check_length(data, name, codec.max_length)
     return found
 
 

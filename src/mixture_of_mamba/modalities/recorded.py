@@ -22,11 +22,11 @@ _OLD_NAMES = {"pictures": "vq", "units": "units"}
 
 
 class RecordedCodec(NamedTuple):
-    """A codec's name, what it is, and the tokens of its items where they are fixed."""
+    """A codec's name, what it is, and most tokens of its items, where these are never cut."""
 
     name: str
     options: CodecOptions
-    fixed_length: int | None = None
+    max_length: int | None = None
 
 
 def record(folder: Path, codecs: Mapping[str, RecordedCodec]) -> None:
@@ -35,7 +35,7 @@ def record(folder: Path, codecs: Mapping[str, RecordedCodec]) -> None:
         "version": 2,
         "codecs": {modality: codec.name for modality, codec in codecs.items()},
         "options": {modality: asdict(codec.options) for modality, codec in codecs.items()},
-        "fixed_length": {modality: codec.fixed_length for modality, codec in codecs.items()},
+        "max_length": {modality: codec.max_length for modality, codec in codecs.items()},
     }
     (folder / FILE).write_text(json.dumps(plain, indent=1))
 
@@ -59,10 +59,12 @@ def read_codecs(folder: Path) -> dict[str, RecordedCodec] | None:
     recorded = _read(folder)
     if "options" not in recorded:
         return None
-    options, lengths = recorded["options"], recorded["fixed_length"]
+    options, lengths = recorded["options"], recorded.get("max_length", {})
     return {
         name: RecordedCodec(
-            codec, structure(options_of(codec), options[name], f"{folder}: {name}"), lengths[name]
+            codec,
+            structure(options_of(codec), options[name], f"{folder}: {name}"),
+            lengths.get(name),
         )
         for name, codec in _codecs(folder, recorded).items()
     }

@@ -111,9 +111,7 @@ class TokenizerSet:
     def recorded(self) -> dict[str, RecordedCodec]:
         """What a folder of this set lists, by name."""
         return {
-            name: RecordedCodec(
-                name_of(type(self.codec(name))), options, self.fixed_length.get(name)
-            )
+            name: RecordedCodec(name_of(type(self.codec(name))), options, self.max_length.get(name))
             for name, options in self.options.items()
         }
 

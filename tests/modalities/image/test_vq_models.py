@@ -19,6 +19,8 @@ from mixture_of_mamba.modalities.image.pixel_scale import UNIT, PixelScale
 from mixture_of_mamba.modalities.image.vq_models import VQCodec, VQNetworkOptions
 from mixture_of_mamba.modalities.image.vq_networks import VQNetwork
 from mixture_of_mamba.modalities.registry import codec_class, options_of
+from mixture_of_mamba.modalities.video import FrameCodec, FrameOptions
+from mixture_of_mamba.modalities.video_files import Clip
 from tests.factories.vq_networks import CODES, FACTOR, NETWORKS, save_model, save_network
 
 CODECS = sorted(NETWORKS)
@@ -81,7 +83,7 @@ def test_codes_are_those_of_the_library(codec: str, side: int, folders: dict[str
     x = torch.from_numpy(np.stack([scale.to_network(image) for image in images(side)]))
     theirs = reference_ids(codec, folders[codec], x)
     assert ours.fixed_length == (side // FACTOR) ** 2 and ours.size == CODES + 1
-    assert ours.options.fixed_length == ours.fixed_length
+    assert options(codec, folders[codec], size=side).fixed_length == ours.fixed_length
     codes = ours.encode(images(side))
     assert all(ids.dtype == np.int64 for ids in codes)
     assert same(codes, list(theirs))
@@ -284,6 +286,29 @@ def test_chameleon_only_encodes(folders: dict[str, Path]) -> None:
     assert ours.cannot_decode is not None
     with pytest.raises(ValueError, match=r"ChameleonVQVAE has no decoder, .* choose another codec"):
         ours.decode(ours.encode(images()))
+
+
+@pytest.mark.parametrize("codec", ["janus", "chameleon"])
+def test_frames_of_a_video(codec: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    given = FrameOptions(image={"codec": codec, "pretrained": str(folders[codec])}, frames=2)
+    given.check_files()
+    known = given.completed()
+    assert known.image["size"] == 32 and known.max_length == 2 * 65
+    clip = FrameCodec.prepare(Clip(images(40, 2), 4.0), known)
+    ours = FrameCodec.fit([clip], known, seed=0, report=lambda line: None)
+    (ids,) = ours.encode([clip])
+    assert ids.shape == (130,) and (ids[::65] == CODES).all()
+    assert same(list(ids.reshape(2, 65)[:, 1:]), fitted(codec, folders[codec]).encode(clip))
+    ours.save(tmp_path)
+    again = FrameCodec.load(tmp_path)
+    assert again.options == ours.options and again.options.image["pretrained"] is None
+    if codec == "chameleon":
+        with pytest.raises(ValueError, match=r"no video can be made .* ChameleonVQVAE has no dec"):
+            again.decode([ids])
+    else:
+        assert again.decode([ids])[0].frames.shape == (2, 32, 32, 3)
+    with pytest.raises(ValueError, match=r"image\.pretrained: .* a JanusVQVAE is needed"):
+        FrameOptions(image={"codec": "janus", "pretrained": str(folders["emu3"])}).check_files()
 
 
 def test_wrong_codes_and_images_are_refused(folders: dict[str, Path]) -> None:

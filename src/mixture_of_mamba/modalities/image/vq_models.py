@@ -134,7 +134,8 @@ class VQCodec(Codec):
             FileNotFoundError, ValueError: the folder holds no network that fits.
         """
         folder, network = options.folder, cls.Options.network
-        codec = cls(options.completed(), folder, PixelScale.of_folder(folder, network.scale))
+        known = replace(options.completed(), pretrained=None)
+        codec = cls(known, folder, PixelScale.of_folder(folder, network.scale))
         codec._network()  # kept, should the folder go
         report(
             f"{network.name}: {codec.fixed_length} codes of {codec._codes:,} for an image of "
