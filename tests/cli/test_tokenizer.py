@@ -14,9 +14,10 @@ from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.cli.options import Parser, add_run_options, run_config
 from mixture_of_mamba.cli.tokenizer import reconstruction_error
 from mixture_of_mamba.data.config import DataConfig
-from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec
+from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec, AutoencoderOptions
 from mixture_of_mamba.modalities.image.kl_network import train
-from mixture_of_mamba.modalities.options import AutoencoderOptions, PatchOptions
+from mixture_of_mamba.modalities.image.latent_networks import LatentNetwork
+from mixture_of_mamba.modalities.options import PatchOptions
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
 from mixture_of_mamba.training.loop import train as train_run
@@ -84,7 +85,7 @@ def test_a_patch_that_cannot_be_is_refused_before_the_autoencoder_is_trained(
     def train(*args: object, **kwargs: object) -> None:
         pytest.fail("trained although its result cannot be used")
 
-    monkeypatch.setattr("mixture_of_mamba.modalities.image.autoencoder.train", train)
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.kl_network.train", train)
     out = ["--out", str(tmp_path / "a"), "--data.cache", str(tmp_path)]
     assert main(["tokenizer", "train", *out, *OPTIONS, "--data.patch=2", "--data.window=512"]) == 1
     error = capsys.readouterr().err
@@ -118,7 +119,7 @@ def cells(patches: Path) -> Path:
     """Tokenizers of a small autoencoder, whose vectors stand for 4 pixels."""
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
     codec = AutoencoderCodec.measured(
-        train(images, steps=1, seed=0), images, AutoencoderOptions(patch=4)
+        LatentNetwork(train(images, steps=1, seed=0)), images, AutoencoderOptions(patch=4)
     )
     text = TokenizerSet.load(patches).text
     folder = patches.with_name("cells")

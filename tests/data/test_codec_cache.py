@@ -15,8 +15,9 @@ from mixture_of_mamba.data.fit import _fit
 from mixture_of_mamba.data.stage_log import StageLog
 from mixture_of_mamba.modalities.config import ModalityConfig
 from mixture_of_mamba.modalities.image.vq import VQImageTokenizer
-from mixture_of_mamba.modalities.options import CodecOptions, TextOptions
+from mixture_of_mamba.modalities.options import CodecOptions
 from mixture_of_mamba.modalities.registry import name_of
+from mixture_of_mamba.modalities.text import TextOptions
 from tests.factories.data import prepare, tiny_config
 from tests.helpers.toy_codecs import ToyCodec
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from mixture_of_mamba.modalities.codec import Codec
 from mixture_of_mamba.modalities.image.files import IMAGE
-from mixture_of_mamba.modalities.options import CodecOptions, TextOptions
-from mixture_of_mamba.modalities.text import TextTokenizer
+from mixture_of_mamba.modalities.options import CodecOptions
+from mixture_of_mamba.modalities.text import TextOptions, TextTokenizer
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 
 

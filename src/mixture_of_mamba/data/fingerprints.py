@@ -11,10 +11,8 @@ from typing import Any
 
 from ..extras import package_versions
 from ..files import digest
-from ..modalities.options import CodecOptions, TextOptions
-from ..modalities.pretrained import PretrainedOptions
+from ..modalities.options import CodecOptions
 from ..modalities.registry import codec_class
-from ..modalities.text import text_file
 from .listing import ListedDocument
 
 __all__ = ["codec_version", "digests", "fingerprints", "option_digests", "versions"]
@@ -55,19 +53,15 @@ def digests(path: Path) -> dict[str, str]:
 
 
 def option_digests(options: CodecOptions) -> dict[str, dict[str, str]]:
-    """Option -> digests of what it names; of a pretrained model's folder that is given for its text
-    tokenizer the tokenizer alone.
+    """Option -> digests of the files that it names, by their names, wherever they lie.
 
     Raises:
-        FileNotFoundError: such a folder has no tokenizer.
+        FileNotFoundError, ValueError: something is missing.
     """
-    named = {option: getattr(options, option) for option in options.paths}
-    paths = {option: Path(path) for option, path in named.items() if path is not None}
-    if isinstance(options, PretrainedOptions) and "pretrained" in paths:
-        paths["pretrained"] = options.folder  # of a hub id too
-    if isinstance(options, TextOptions):
-        paths = {option: text_file(path) for option, path in paths.items()}
-    found = {option: digests(path) for option, path in paths.items()}
+    found = {
+        option: {name: one for path in paths for name, one in digests(path).items()}
+        for option, paths in options.named_files().items()
+    }
     for option, (_, inner) in options.nested.items():
         found |= {f"{option}.{name}": files for name, files in option_digests(inner).items()}
     return found

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from ..modalities.config import ModalityConfig, resolved
-from ..modalities.options import CodecOptions
 from ..modalities.recorded import RecordedCodec, read_codecs
 from .config import DataConfig, check_length, check_modalities
 
@@ -24,10 +23,10 @@ def resolve(
         ValueError: a path that does not exist, or something that contradicts the tokenizers.
     """
     data.check_paths()
-    for name, modality in modalities.items():
-        if modality.codec is not None:
-            _check_files(name, modality, fitted=data.tokenizers is None)
     if data.tokenizers is None:
+        for name, modality in modalities.items():
+            if modality.codec is not None:
+                _check_files(name, modality)
         return {name: _completed(modality) for name, modality in modalities.items()}
     recorded = read_codecs(Path(data.tokenizers)) or _loaded(data.tokenizers)
     theirs = {name: (codec.name, codec.options) for name, codec in recorded.items()}
@@ -52,17 +51,11 @@ def _loaded(folder: str) -> dict[str, RecordedCodec]:
     return TokenizerSet.load(folder).recorded
 
 
-def _check_files(name: str, modality: ModalityConfig, *, fitted: bool) -> None:
-    """Of a codec that is fitted all that it needs; with reused tokenizers only what is given."""
+def _check_files(name: str, modality: ModalityConfig) -> None:
     options = modality.options
-    if not fitted and not _names_files(options):
-        return
     try:
         options.check_files()
     except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"modalities.{name}.{error}") from error
-
-
-def _names_files(options: CodecOptions) -> bool:
-    named = any(getattr(options, option) is not None for option in options.paths)
-    return named or any(_names_files(inner) for _, inner in options.nested.values())
+        option = str(error).split(maxsplit=1)[0].rstrip(":")
+        joint = "." if option in {field.name for field in fields(options)} else ": "
+        raise type(error)(f"modalities.{name}{joint}{error}") from error

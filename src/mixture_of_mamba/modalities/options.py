@@ -9,13 +9,13 @@ from typing import ClassVar, Self
 
 __all__ = [
     "CODE_SIZE",
+    "LEAST_VOCABULARY",
     "ORDERS",
-    "AutoencoderOptions",
     "CodecOptions",
     "PatchOptions",
-    "TextOptions",
     "UnitOptions",
     "VQOptions",
+    "at_least",
 ]
 
 #: Side of the square of pixels that one code of the image tokenizer covers.
@@ -62,6 +62,16 @@ class CodecOptions:
         size of an image; asked after `check_files`."""
         return self
 
+    def named_files(self) -> dict[str, list[Path]]:
+        """Option -> the files and folders that it names, whose content decides what the codec is;
+        options that are None are left out.
+
+        Raises:
+            FileNotFoundError, ValueError: something is missing.
+        """
+        named = {option: getattr(self, option) for option in self.paths}
+        return {option: [Path(path)] for option, path in named.items() if path is not None}
+
     def check_files(self) -> None:
         """Hold what the options name against the disk, before anything is read or trained.
 
@@ -78,32 +88,13 @@ class CodecOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextOptions(CodecOptions):
-    """Of `bpe`, byte-level BPE tokens."""
-
-    training: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    paths: ClassVar[tuple[str, ...]] = ("tokenizer",)
-
-    vocabulary: int = 1024
-    """Entries of the text vocabulary, tokens and special tokens together; at least as many where
-    `tokenizer` brings its own."""
-
-    tokenizer: str | None = None
-    """A tokenizer.json, or the folder of a pretrained model that has one. None: train a tokenizer
-    on this data."""
-
-    def __post_init__(self) -> None:
-        _at_least("vocabulary", self.vocabulary, LEAST_VOCABULARY)
-
-
-@dataclass(frozen=True, kw_only=True)
 class _SquareImageOptions(CodecOptions):
     size: int = 32
     """Side of an image in pixels, a multiple of 8; your own images are cropped to a square and
     resized to it."""
 
     def __post_init__(self) -> None:
-        _at_least("size", self.size, 8)
+        at_least("size", self.size, 8)
         if self.size % 8:
             raise ValueError(
                 f"size is {self.size}; it must be a multiple of 8 pixels, so that patches and "
@@ -125,8 +116,8 @@ class VQOptions(_SquareImageOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("codes", self.codes, 2)
-        _at_least("steps", self.steps, 1)
+        at_least("codes", self.codes, 2)
+        at_least("steps", self.steps, 1)
 
     @property
     def fixed_length(self) -> int:
@@ -138,6 +129,8 @@ class PatchOptions(_SquareImageOptions):
     """Of `patches`, the raw pixels of a square as one vector."""
 
     kind: ClassVar[str] = "continuous"
+    #: Values that `patch` may have.
+    patches: ClassVar[tuple[int, ...]] = (2, 4, 8)
 
     patch: int = 4
     """Side of the square of pixels that one vector stands for: 2, 4 or 8."""
@@ -148,32 +141,21 @@ class PatchOptions(_SquareImageOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.patch not in (2, 4, 8):
-            raise ValueError(f"patch is {self.patch}; choose 2, 4 or 8 pixels")
+        if self.patch not in self.patches:
+            *others, last = self.patches
+            choices = f"{', '.join(map(str, others))} or {last}"
+            raise ValueError(f"patch is {self.patch}; choose {choices} pixels")
+        if self.size % self.patch:
+            raise ValueError(
+                f"size is {self.size}, but patch is {self.patch}; give a size that is a multiple "
+                "of the patch"
+            )
         if self.order not in ORDERS:
             raise ValueError(f"order is {self.order!r}; choose from {', '.join(ORDERS)}")
 
     @property
     def fixed_length(self) -> int:
         return (self.size // self.patch) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderOptions(PatchOptions):
-    """Of `autoencoder`, latents of a KL autoencoder."""
-
-    training: ClassVar[tuple[str, ...]] = ("steps", "pretrained")
-    paths: ClassVar[tuple[str, ...]] = ("pretrained",)
-
-    steps: int = 1200
-    """Training steps of the autoencoder, 32 images each."""
-
-    pretrained: str | None = None
-    """Folder of a diffusers AutoencoderKL. None: train a small one on the images."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least("steps", self.steps, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +166,13 @@ class UnitOptions(CodecOptions):
     """Number of speech units; 25 a second."""
 
     def __post_init__(self) -> None:
-        _at_least("units", self.units, 2)
+        at_least("units", self.units, 2)
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def at_least(name: str, value: int, least: int) -> None:
+    """
+    Raises:
+        ValueError: the value of the option is below it.
+    """
     if value < least:
         raise ValueError(f"{name} is {value}; it must be at least {least}")

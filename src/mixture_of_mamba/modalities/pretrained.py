@@ -32,21 +32,28 @@ __all__ = [
 #: Files of a repository on the hub that a network, its processor or its tokenizer needs.
 WANTED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja")
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-#: Hub id -> folder of those that were fetched, or found in the hub's cache, by this process.
-_SNAPSHOTS: dict[str, Path] = {}
+#: owner/name, and where only a part of the repository is meant its folder.
+_HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+)(?:/(?P<folder>\w[\w./-]*?))?/?")
+#: Hub id and patterns of its files -> their folder, of those that were fetched, or found in the
+#: hub's cache, by this process.
+_SNAPSHOTS: dict[tuple[str, tuple[str, ...]], Path] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedOptions(CodecOptions):
-    """Of a codec whose network somebody else trained."""
+    """Of a codec whose network somebody else trained.
+
+    Attributes:
+        wanted: patterns of the names of the network's files, which are fetched and hashed.
+    """
 
     training: ClassVar[tuple[str, ...]] = ("pretrained",)
     paths: ClassVar[tuple[str, ...]] = ("pretrained",)
+    wanted: ClassVar[tuple[str, ...]] = WANTED
 
     pretrained: str | None = None
-    """Folder of the network, as save_pretrained writes it, or its id on the Hugging Face hub; not
-    needed where data.tokenizers brings the network."""
+    """Folder of the network, as save_pretrained writes it, or its id on the Hugging Face hub
+    (owner/name, or owner/name/folder); not needed where data.tokenizers brings the network."""
 
     @property
     def folder(self) -> Path:
@@ -61,7 +68,7 @@ class PretrainedOptions(CodecOptions):
                 "pretrained is missing; give the folder of the network, or its id on the hub"
             )
         try:
-            return find(self.pretrained)
+            return find(self.pretrained, self.wanted)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"pretrained: {error}") from error
 
@@ -72,7 +79,14 @@ class PretrainedOptions(CodecOptions):
         if self.pretrained is None:
             return None
         local = Path(self.pretrained)
-        return local if local.is_dir() else _SNAPSHOTS.get(self.pretrained)
+        return local if local.is_dir() else _SNAPSHOTS.get((self.pretrained, self.wanted))
+
+    def named_files(self) -> dict[str, list[Path]]:
+        """The network's own files; not what else lies there, such as the hub client's records."""
+        if self.pretrained is None:
+            return {}
+        folder = self.folder
+        return {"pretrained": sorted({file for kind in self.wanted for file in folder.glob(kind)})}
 
     @contextmanager
     def reading(self) -> Iterator[Path]:
@@ -88,30 +102,48 @@ class PretrainedOptions(CodecOptions):
             config_of(folder)
 
 
-def find(given: str | Path) -> Path:
+def find(given: str | Path, wanted: tuple[str, ...] = WANTED) -> Path:
     """The folder of a pretrained network or tokenizer; of a hub id, its snapshot in the hub's
     cache, fetched where it is not there.
+
+    Args:
+        given: a folder, or owner/name on the hub, or owner/name/folder.
+        wanted: patterns of the names of the files that are fetched.
 
     Raises:
         FileNotFoundError: it is no folder, and no repository that the hub or its cache has.
     """
     if Path(given).is_dir():
         return Path(given)
-    if not _HUB_ID.fullmatch(str(given)):
+    match = _HUB_ID.fullmatch(str(given))
+    if match is None:
         raise FileNotFoundError(
-            f"{given} does not exist; give the folder of a pretrained network, or its id on the "
+            f"{given} does not exist; give the folder of a pretrained one, or its id on the "
             "hub, such as kyutai/mimi"
         )
-    if str(given) not in _SNAPSHOTS:
-        _SNAPSHOTS[str(given)] = _snapshot(str(given))
-    return _SNAPSHOTS[str(given)]
+    key = (str(given), wanted)
+    if key not in _SNAPSHOTS:
+        _SNAPSHOTS[key] = _fetched(match["repository"], match["folder"], wanted)
+    return _SNAPSHOTS[key]
 
 
-def _snapshot(hub_id: str) -> Path:
+def _fetched(hub_id: str, part: str | None, wanted: tuple[str, ...]) -> Path:
+    if part is None:
+        return _snapshot(hub_id, wanted)
+    folder = _snapshot(hub_id, tuple(f"{part}/{kind}" for kind in wanted)) / part
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{hub_id}/{part} is no folder here, and {hub_id} on the hub has no folder {part!r} "
+            "with such files; see its list of files on the hub"
+        )
+    return folder
+
+
+def _snapshot(hub_id: str, wanted: tuple[str, ...]) -> Path:
     with needs("fetching from the hub", "train"):
         from huggingface_hub import snapshot_download
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(wanted)))
     except Exception as error:  # of many classes: no network, no such repository, no permission
         raise FileNotFoundError(
             f"{hub_id} is no folder here, and the hub did not give it "
@@ -169,8 +201,8 @@ def class_of(config: Mapping[str, Any]) -> str:
     transformers' `architectures`, else `model_type`."""
     if "_class_name" in config:
         return str(config["_class_name"])
-    architectures = config.get("architectures") or [config.get("model_type", "of no named class")]
-    return str(architectures[0])
+    unknown = config.get("model_type", "network of no named class")
+    return str((config.get("architectures") or [unknown])[0])
 
 
 @contextmanager

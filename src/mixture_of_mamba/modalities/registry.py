@@ -25,10 +25,10 @@ GROUP = "mixture_of_mamba.codecs"
 
 #: Name -> class, with the module that holds it; and the options of those that need torch.
 _BUILT_IN: dict[str, str | tuple[str, type[CodecOptions]]] = {
-    "bpe": (".text:TextTokenizer", _options.TextOptions),
+    "bpe": ".text:TextTokenizer",
     "vq": (".image.vq:VQImageTokenizer", _options.VQOptions),
     "patches": (".image.patches:PatchCodec", _options.PatchOptions),
-    "autoencoder": (".image.autoencoder:AutoencoderCodec", _options.AutoencoderOptions),
+    "autoencoder": ".image.autoencoder:AutoencoderCodec",
     "janus": ".image.vq_models:JanusCodec",
     "emu3": ".image.vq_models:Emu3Codec",
     "chameleon": ".image.vq_models:ChameleonCodec",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,12 +15,42 @@ from ..extras import needs
 from .codec import Codec
 from .input_checks import check_text
 from .media import TEXT
-from .options import TextOptions
+from .options import LEAST_VOCABULARY, CodecOptions, at_least
+from .text_files import read_tokenizer, tokenizer_files
 
-__all__ = ["TextTokenizer", "fill_up", "text_file"]
+__all__ = ["TextOptions", "TextTokenizer", "fill_up"]
 
 _FILE = "text.json"
 _UNUSUAL = "\N{OLD PERSIAN SIGN AURAMAZDAA}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(CodecOptions):
+    """Of `bpe`, byte-level BPE tokens."""
+
+    training: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    paths: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
+    vocabulary: int = 1024
+    """Entries of the text vocabulary, tokens and special tokens together; at least as many where
+    `tokenizer` brings its own."""
+
+    tokenizer: str | None = None
+    """A tokenizer.json, the folder of a pretrained model's tokenizer, or the model's id on the
+    Hugging Face hub. None: train a tokenizer on this data."""
+
+    def __post_init__(self) -> None:
+        at_least("vocabulary", self.vocabulary, LEAST_VOCABULARY)
+
+    def named_files(self) -> dict[str, list[Path]]:
+        """The tokenizer's files alone, not the model's beside them."""
+        return {} if self.tokenizer is None else {"tokenizer": tokenizer_files(self.tokenizer)}
+
+    def check_files(self) -> None:
+        try:
+            self.named_files()
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"tokenizer: {error}") from error
 
 
 class TextTokenizer(Codec):
@@ -65,7 +96,7 @@ class TextTokenizer(Codec):
         """
         size = options.vocabulary - special
         if options.tokenizer is not None:
-            text = cls.pretrained(Path(options.tokenizer), size)
+            text = cls.pretrained(options.tokenizer, size)
             report(f"text tokenizer: {text.size} tokens of {options.tokenizer}")
         else:
             text = cls.train(prepared, size)
@@ -90,11 +121,11 @@ class TextTokenizer(Codec):
         return cls(tokenizer)
 
     @classmethod
-    def pretrained(cls, path: Path, least: int = 0) -> TextTokenizer:
+    def pretrained(cls, given: str | Path, least: int = 0) -> TextTokenizer:
         """The tokenizer of a pretrained model.
 
         Args:
-            path: a tokenizer.json of the `tokenizers` library, or the folder that holds it.
+            given: a tokenizer.json, a folder or a hub id; see `read_tokenizer`.
             least: tokens at least; a model's vocabulary is often padded, and what stands behind it
                 must not take the padding's ids. The missing ones are called `<unused-ID>`.
 
@@ -102,13 +133,7 @@ class TextTokenizer(Codec):
             FileNotFoundError: there is no such file.
             ValueError: it is no tokenizer, its ids have gaps, or it drops what it does not know.
         """
-        with needs("the text tokenizer", "train"):
-            from tokenizers import Tokenizer
-        file = text_file(path)
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{file} is no tokenizer: {error}") from error
+        tokenizer, file = read_tokenizer(given)
         ids = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
         if ids != list(range(len(ids))):
             raise ValueError(
@@ -177,18 +202,3 @@ def fill_up(tokenizer: Any, size: int) -> None:
     they are called `<unused-ID>`."""
     count = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     tokenizer.add_special_tokens([f"<unused-{i}>" for i in range(count, size)])
-
-
-def text_file(path: Path) -> Path:
-    """The tokenizer.json that a path or a folder names.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} does not exist; a text tokenizer is a tokenizer.json of the "
-            "`tokenizers` library (AutoTokenizer's save_pretrained writes one), or its folder"
-        )
-    return file

@@ -1,46 +1,108 @@
-"""Images as latents of a KL autoencoder (diffusers' `AutoencoderKL`).
+"""Images as latents of an autoencoder: one trained here, or one of diffusers' that somebody has.
 
-Each token is a square of latent cells, so that `patch` pixels stand in one vector whatever the
-autoencoder's own downsampling is. The latents are centred and scaled to unit variance by what was
-measured on training images; the measure is stored with the weights.
+Each token is a square of latents, so that `patch` pixels stand in one vector whatever the
+autoencoder's own downsampling is. The latents are centred and scaled: to unit variance by what was
+measured on training images, or as the network itself says; the scale is stored with the weights.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 
 from ..codec import Codec
-from ..options import AutoencoderOptions
+from ..options import CODE_SIZE, PatchOptions, at_least
+from ..pretrained import PretrainedOptions, config_of
 from .files import IMAGE, fit_image
-from .kl_network import folded_side, read, train
-from .networks import CHUNK, FOLD, to_pixels, to_unit
+from .latent_networks import WANTED, LatentNetwork, facts_of, read
 from .patches import patch_order
 
-__all__ = ["AutoencoderCodec"]
+__all__ = ["AutoencoderCodec", "AutoencoderOptions"]
 
 #: Training images that the scale is measured on, at most.
 MEASURED = 4096
+#: Pixels encoded or decoded at once.
+CHUNK = 256 * 32**2
 
 _META, _SCALE, _NETWORK = "latents_scale.json", "latents_scale.safetensors", "autoencoder"
+_SCALES = ("measured", "network")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions(PatchOptions, PretrainedOptions):
+    """Of `autoencoder`, latents of an autoencoder."""
+
+    training: ClassVar[tuple[str, ...]] = ("steps", "pretrained")
+    wanted: ClassVar[tuple[str, ...]] = WANTED
+    patches: ClassVar[tuple[int, ...]] = (2, 4, 8, 16, 32, 64)
+
+    patch: int = 4
+    """Side of the square of pixels that one vector stands for: 2, 4, 8, 16, 32 or 64, a multiple of
+    what one latent covers (4 where the autoencoder is trained here; 8 of most others)."""
+
+    pretrained: str | None = None
+    """Folder of a diffusers autoencoder (AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage,
+    AutoencoderDC, AutoencoderTiny), or its id on the Hugging Face hub: owner/name, or
+    owner/name/vae. None: train a small one on the images."""
+
+    scale: str = "measured"
+    """Scale of the latents: "measured" on training images, to unit variance; or that of the
+    "network", which its own diffusion models use."""
+
+    steps: int = 1200
+    """Training steps of the autoencoder, 32 images each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("steps", self.steps, 1)
+        if self.scale not in _SCALES:
+            raise ValueError(f"scale is {self.scale!r}; choose from {', '.join(_SCALES)}")
+
+    def check_files(self) -> None:
+        if self.pretrained is None:
+            if self.scale == "network":
+                raise ValueError(
+                    "scale is 'network', but an autoencoder that is trained here has no scale of "
+                    "its own; give pretrained, or scale: measured"
+                )
+            check_patch(CODE_SIZE, self)
+            return
+        _unmeasured(self)
+
+    def network(self) -> LatentNetwork:
+        """The pretrained one, tried out.
+
+        Raises:
+            FileNotFoundError, ValueError: there is none, or one that does not fit.
+        """
+        folder = self.folder
+        if (folder / "vae" / "config.json").is_file() and not (folder / "config.json").is_file():
+            raise ValueError(
+                f"pretrained is {self.pretrained!r}, a whole pipeline; give its autoencoder: "
+                f"{self.pretrained.rstrip('/')}/vae"
+            )
+        check_patch(facts_of(config_of(folder), str(folder)).cell, self)  # before it is loaded
+        network = read(folder)
+        network.probe()
+        return network
 
 
 class AutoencoderCodec(Codec):
     """Square RGB images <-> latent vectors of unit scale.
 
     Args:
-        network: a diffusers AutoencoderKL whose input channels are 3 times a square.
+        network: the autoencoder.
         options: `size` and `patch` must fit the network.
-        mean, std: (channels,) of the raw latents.
+        mean, std: (channels,) of the raw latents, or (channels, a, a) of squares of a x a latents.
 
     Raises:
-        ValueError: a patch that the network does not divide, or channels that are no folded RGB.
+        ValueError: a patch that the network does not divide, or a scale that does not fit it.
     """
 
     codec = "autoencoder"
@@ -50,24 +112,28 @@ class AutoencoderCodec(Codec):
     version = 1
 
     def __init__(
-        self, network: Any, options: AutoencoderOptions, mean: np.ndarray, std: np.ndarray
+        self,
+        network: LatentNetwork,
+        options: AutoencoderOptions,
+        mean: np.ndarray,
+        std: np.ndarray,
     ) -> None:
-        self._network = network.eval().requires_grad_(False)
-        self._fold = folded_side(network)
-        cell = self._fold * 2 ** (len(network.config.block_out_channels) - 1)
-        _check_sizes(cell, options)
+        self._network = network
+        facts = network.facts
+        check_patch(facts.cell, options)
         self.options = options
-        self._cells = options.patch // cell
-        self._channels = int(network.config.latent_channels)
-        if mean.shape != (self._channels,) or std.shape != (self._channels,):
+        self._cells = options.patch // facts.cell
+        self._channels = facts.channels
+        if not mean.shape == std.shape or mean.shape[:1] != (facts.channels,):
             raise ValueError(
                 f"the latent scale has shapes {mean.shape} and {std.shape}, but the autoencoder "
-                f"has {self._channels} latent channels"
+                f"has {facts.channels} latent channels"
             )
         self.fixed_length = options.fixed_length
-        self.size = self._channels * self._cells**2
+        self.size = facts.channels * self._cells**2
         self._order = patch_order(options.size // options.patch, options.order)
-        self._mean, self._std = mean.astype(np.float32), std.astype(np.float32)
+        self._scale = mean.astype(np.float32), std.astype(np.float32)
+        self._mean, self._std = (_over(value, options.size // facts.cell) for value in self._scale)
 
     @classmethod
     def prepare(cls, item: np.ndarray, options: AutoencoderOptions) -> np.ndarray:
@@ -82,38 +148,32 @@ class AutoencoderCodec(Codec):
         seed: int,
         report: Callable[[str], None],
     ) -> AutoencoderCodec:
-        """Train one on images, (s, s, 3) uint8 each, or take the folder `options.pretrained`, and
-        measure the scale of its latents.
+        """Train one on images, (s, s, 3) uint8 each, or take that of `options.pretrained`; and its
+        scale.
 
         Raises:
-            FileNotFoundError, ValueError: the folder holds no AutoencoderKL that fits.
+            FileNotFoundError, ValueError: the folder holds no autoencoder that fits.
         """
         images = np.asarray(prepared)
-        if options.pretrained is None:
-            _check_sizes(FOLD, options)  # before minutes of training
-            steps = options.steps
-
-            def say(step: int, error: float) -> None:
-                report(f"image autoencoder: step {step} of {steps}, error {error:.4f}")
-
-            network = train(images, steps=steps, seed=seed, report=say)
+        if options.pretrained is not None:
+            codec = _unmeasured(options)
+            if options.scale == "measured":
+                codec = cls.measured(codec._network, images, options)
         else:
-            network = read(Path(options.pretrained))
-        codec = cls.measured(network, images, options)
+            options.check_files()  # before minutes of training
+            codec = cls.measured(_trained(images, options, seed, report), images, options)
         report(f"image autoencoder: {codec.fixed_length} vectors of {codec.size}")
         return codec
 
     @classmethod
     def measured(
-        cls, network: Any, images: np.ndarray, options: AutoencoderOptions
+        cls, network: LatentNetwork, images: np.ndarray, options: AutoencoderOptions
     ) -> AutoencoderCodec:
         """The codec of a network, with the latents' scale measured on images."""
-        channels = int(network.config.latent_channels)
+        channels = network.facts.channels
         codec = cls(network, options, np.zeros(channels), np.ones(channels))
         raw = codec._latents(images[:: max(1, len(images) // MEASURED)])
         mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
-        if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-            raise ValueError("the autoencoder gives NaN or infinite latents; its weights are bad")
         return cls(network, options, mean, np.maximum(std, 1e-3))
 
     def encode(self, prepared: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
@@ -126,7 +186,7 @@ class AutoencoderCodec(Codec):
                 f"images have shape {images.shape}; this autoencoder needs "
                 f"(n, {pixels}, {pixels}, 3)"
             )
-        x = (self._latents(images) - self._mean[:, None, None]) / self._std[:, None, None]
+        x = (self._latents(images) - self._mean) / self._std
         n, c, side, _ = x.shape
         p, grid = self._cells, side // self._cells
         x = x.reshape(n, c, grid, p, grid, p).transpose(0, 2, 4, 3, 5, 1)
@@ -134,6 +194,10 @@ class AutoencoderCodec(Codec):
 
     def decode(self, tokens: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
         """Images of vectors, (s, s, 3) uint8 each; values out of range are clipped."""
+        import torch
+
+        from .networks import to_pixels
+
         if not len(tokens):
             return []
         values = np.stack(list(tokens))
@@ -142,27 +206,31 @@ class AutoencoderCodec(Codec):
                 f"latents have shape {values.shape}; this autoencoder needs "
                 f"(n, {self.fixed_length}, {self.size})"
             )
+        if not np.isfinite(values).all():
+            raise ValueError("latents are NaN or infinite; no image can be made of them")
         p, grid = self._cells, self.options.size // self.options.patch
         x = values.astype(np.float32)[:, np.argsort(self._order)].reshape(
             -1, grid, grid, p, p, self._channels
         )
         x = x.transpose(0, 5, 1, 3, 2, 4).reshape(-1, self._channels, grid * p, grid * p)
-        x = x * self._std[:, None, None] + self._mean[:, None, None]
+        x = x * self._std + self._mean
         out: list[np.ndarray] = []
         with torch.inference_mode():
-            for start in range(0, len(x), CHUNK):
-                z = torch.from_numpy(np.ascontiguousarray(x[start : start + CHUNK]))
-                out.extend(to_pixels(self._network.decode(z).sample, self._fold))
+            for start in range(0, len(x), self._chunk):
+                z = torch.from_numpy(np.ascontiguousarray(x[start : start + self._chunk]))
+                out.extend(to_pixels(self._network.decode(z), self._network.facts.fold))
         return out
 
     def save(self, folder: Path) -> None:
         """Writes `autoencoder/` in diffusers' format, `latents_scale.json` and its tensors."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._network.save_pretrained(folder / _NETWORK, safe_serialization=True)
+        self._network.network.save_pretrained(folder / _NETWORK, safe_serialization=True)
         options = self.options
         meta = {"pixels": options.size, "patch": options.patch, "order": options.order}
-        (folder / _META).write_text(json.dumps({**meta, "steps": options.steps}))
-        save_file({"mean": self._mean, "std": self._std}, folder / _SCALE)
+        meta |= {"steps": options.steps, "scale": options.scale}
+        (folder / _META).write_text(json.dumps(meta))
+        mean, std = self._scale
+        save_file({"mean": mean, "std": std}, folder / _SCALE)
 
     @classmethod
     def load(cls, folder: Path) -> AutoencoderCodec:
@@ -171,24 +239,77 @@ class AutoencoderCodec(Codec):
             size=meta["pixels"],
             patch=meta["patch"],
             order=meta["order"],
-            steps=meta.get("steps", AutoencoderOptions.steps),  # not recorded by version 0.1
+            steps=meta.get("steps", AutoencoderOptions.steps),  # not recorded by version 0.1,
+            scale=meta.get("scale", "measured"),  # which measured all scales
         )
         return cls(read(folder / _NETWORK), options, stored["mean"], stored["std"])
 
+    @property
+    def _chunk(self) -> int:
+        """Images encoded or decoded at once."""
+        return max(1, CHUNK // self.options.size**2)
+
     def _latents(self, images: np.ndarray) -> np.ndarray:
         """(n, channels, cells, cells) float32, not yet scaled."""
+        import torch
+
+        from .networks import to_unit
+
         out = []
         with torch.inference_mode():
-            for start in range(0, len(images), CHUNK):
-                x = to_unit(images[start : start + CHUNK], self._fold)
-                out.append(self._network.encode(x).latent_dist.mode().float().numpy())
+            for start in range(0, len(images), self._chunk):
+                x = to_unit(images[start : start + self._chunk], self._network.facts.fold)
+                out.append(self._network.encode(x).numpy())
         return np.concatenate(out)
 
 
-def _check_sizes(cell: int, options: AutoencoderOptions) -> None:
-    """cell: side in pixels of what one latent covers."""
+def _unmeasured(options: AutoencoderOptions) -> AutoencoderCodec:
+    """The codec of a pretrained network, with its own scale, or the latents as they are."""
+    network = options.network()
+    if options.scale == "network":
+        return AutoencoderCodec(network, options, *network.scale())
+    channels = network.facts.channels
+    return AutoencoderCodec(network, options, np.zeros(channels), np.ones(channels))
+
+
+def _trained(
+    images: np.ndarray, options: AutoencoderOptions, seed: int, report: Callable[[str], None]
+) -> LatentNetwork:
+    from .kl_network import train
+
+    steps = options.steps
+
+    def say(step: int, error: float) -> None:
+        report(f"image autoencoder: step {step} of {steps}, error {error:.4f}")
+
+    return LatentNetwork(train(images, steps=steps, seed=seed, report=say))
+
+
+def check_patch(cell: int, options: AutoencoderOptions) -> None:
+    """
+    Args:
+        cell: side in pixels of what one latent covers.
+
+    Raises:
+        ValueError: the patch is no multiple of it.
+    """
     if options.patch % cell:
+        fitting = [str(patch) for patch in options.patches if patch % cell == 0]
         raise ValueError(
-            f"one latent of this autoencoder covers {cell} pixels, which must divide the patch "
-            f"({options.patch} pixels); choose a patch that it divides"
+            f"patch is {options.patch}, but one latent of this autoencoder covers {cell} pixels, "
+            f"which must divide the patch ({options.patch} pixels); choose a patch that it "
+            f"divides: {', '.join(fitting) or 'none of those there are'}"
         )
+
+
+def _over(scale: np.ndarray, side: int) -> np.ndarray:
+    """A scale of a channel, or of squares of latents, for latents (n, channels, side, side)."""
+    if scale.ndim == 1:
+        return scale[:, None, None]
+    square = scale.shape[-1]
+    if side % square:
+        raise ValueError(
+            f"the network's scale is one of {square}x{square} latents, but an image has "
+            f"{side}x{side}; give a size that it divides, or choose scale: measured"
+        )
+    return np.tile(scale, (1, side // square, side // square))
