@@ -222,7 +222,7 @@ def test_a_cached_id_of_the_hub_works_without_network(hub: Any, tmp_path: Path) 
     drawing = ["--text", "a colour", "--to", "image", "--out", str(out)]
     assert main(["generate", str(tmp_path / "run"), *drawing]) == 0
     assert Image.open(out).size == (32, 32)
-    assert TextTokenizer.load(tmp_path / "run" / "tokenizers" / "text").size == 1021
+    assert TextTokenizer.load(tmp_path / "run" / "tokenizers" / "text").size == 1020
 
 
 def test_an_id_that_is_not_cached_is_an_error_with_a_remedy(hub: Any) -> None:
