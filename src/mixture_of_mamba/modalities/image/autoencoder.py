@@ -85,7 +85,7 @@ class AutoencoderOptions(PatchOptions, PretrainedOptions):
         if (folder / "vae" / "config.json").is_file() and not (folder / "config.json").is_file():
             raise ValueError(
                 f"pretrained is {self.pretrained!r}, a whole pipeline; give its autoencoder: "
-                f"{self.pretrained.rstrip('/')}/vae"
+                f"{str(self.pretrained).rstrip('/')}/vae"
             )
         check_patch(facts_of(config_of(folder), str(folder)).cell, self)  # before it is loaded
         network = read(folder)
