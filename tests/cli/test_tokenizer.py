@@ -261,8 +261,8 @@ def test_a_codec_left_to_tokenizers_is_not_read_before_they_are(patches: Path) -
         (["train"], "where to? give: mom tokenizer train --out FOLDER"),
         (["inspect"], "which folder? give: mom tokenizer inspect FOLDER"),
         (["inspect", "/nowhere"], "/nowhere holds no tokenizers"),
-        (["train", "--out", "x", "--data.latents", "vae"], "image.pretrained is 'vae', which does"),
-        (["train", "--out", "x", "--data.patch", "3"], "image.patch is 3; choose 2, 4 or 8"),
+        (["train", "--out", "x", "--data.latents", "vae"], "image.pretrained: vae does not exist"),
+        (["train", "--out", "x", "--data.patch", "3"], "image.patch is 3; choose 2, 4, 8, 16"),
     ],
 )
 def test_errors_are_one_clear_line(
