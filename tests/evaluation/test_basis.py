@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.examples import Example
@@ -26,6 +24,7 @@ from mixture_of_mamba.evaluation.samples import save_examples
 from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.files import write_json
 from mixture_of_mamba.modalities.image.files import IMAGE, png_bytes, read_image
+from mixture_of_mamba.modalities.video_files import VIDEO, Clip
 from tests.factories.runs import answers, make_plan, write_facts, write_model, write_run, write_runs
 
 DIGESTS = {"train windows": "aa", "text tokenizer": "bb"}
@@ -227,18 +226,13 @@ def test_columns_of_a_sheet_are_those_of_all_its_rows(tmp_path: Path) -> None:
     assert [int(sheet[y, x, 0]) for x, y in cells] == [50, 255, 255, 50]
 
 
-def test_moving_pictures_stay_out_of_the_gallery(folder: Path) -> None:
-    """The page shows them; the sheet's reader takes stills."""
-    still, other = (Image.fromarray(np.full((8, 8, 3), c, np.uint8)) for c in (10, 200))
-    moving = io.BytesIO()
-    still.save(moving, "GIF", save_all=True, append_images=[other])
-
-    class Moving(type(IMAGE)):  # type: ignore[misc]
-        def show(self, item: np.ndarray) -> tuple[str, bytes]:
-            return ".gif", moving.getvalue()
-
-    media = {"image": IMAGE, "video": Moving()}
-    example = Example({"text": "a caption"} | dict.fromkeys(media, np.zeros((8, 8, 3), np.uint8)))
+def test_moving_pictures_are_shown_frame_by_frame_in_the_gallery(folder: Path) -> None:
+    """The page shows them as they move."""
+    media = {"image": IMAGE, "video": VIDEO}
+    shades = np.arange(3, dtype=np.uint8)[:, None, None, None] * 60 + 20
+    clip = Clip(np.broadcast_to(shades, (3, 6, 6, 3)), 4.0)
+    still = np.full((8, 8, 3), 10, np.uint8)
+    example = Example({"text": "a caption", "image": still, "video": clip})
     places = [folder / "examples", *(folder / f"{v}-seed0" / "samples" for v in ("dense", "mom"))]
     for place in places:
         save_examples([example], place, media)
@@ -250,9 +244,16 @@ def test_moving_pictures_stay_out_of_the_gallery(folder: Path) -> None:
         (place / "SHA256SUMS").unlink()
     comparison = load_comparison(folder)
     path = write_gallery(comparison)
-    assert path is not None and read_image(path).shape[0] == 26 + 32 + 8
+    assert path is not None
+    sheet = read_image(path)
+    width = 3 * (3 * 7 - 1)  # of three frames with gaps, at a scale of 3
+    assert sheet.shape == (26 + 24 + 8 + 18 + 8 + 8, 330 + 3 * (width + 8) + 8, 3)
+    row = sheet[26 + 24 + 8 + 9, :, 0]
+    for column in range(3):
+        left = 330 + column * (width + 8)
+        assert row[[left + 9, left + 30, left + 51]].tolist() == [20, 80, 140]
     page = write_report(comparison, write_comparison(comparison)).read_text()
-    assert page.count("data:image/gif") == 3
+    assert page.count("data:image/webp") == 3 and page.count("data:image/png") == 3
 
 
 def test_facts_of_fewer_captions_are_not_beside_those_of_more(folder: Path) -> None:

@@ -30,8 +30,9 @@ def show_samples(count: int) -> Callable[[Evaluation], None]:
         from ..generation import Generator
 
         generator = Generator(evaluation.model, evaluation.data.tokenizers)
-        captions = [e.caption for e in evaluation.data.validation_examples if e.caption.strip()]
+        examples = [e for e in evaluation.data.validation_examples if e.caption.strip()]
         for name in generator.tokenizers.non_text:
+            captions = [e.caption for e in examples if e.is_about(name)]
             if why := generator.tokenizers.one_way.get(name):
                 if name not in warned:
                     print(f"no {name} samples: {why}", file=sys.stderr)

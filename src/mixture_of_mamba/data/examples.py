@@ -37,6 +37,11 @@ class Example:
         """Its text; empty where it has none."""
         return str(self.items.get("text", ""))
 
+    def is_about(self, name: str) -> bool:
+        """Whether an item of a modality can be made from its text: it has one, or nothing but text;
+        the caption of a clip is none of a still."""
+        return name in self.items or set(self.items) <= {"text"}
+
 
 def save_examples(examples: Sequence[Example], folder: Path, media: Mapping[str, Media]) -> None:
     """Writes `examples.json` and `examples.safetensors`, each item as its medium keeps it.

@@ -41,7 +41,8 @@ def save_samples(
     checkpoint: Mapping[str, Any],
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Generate every other modality from the text of each example, and text from its items.
+    """Generate from the text of each example the modalities that it has, or all where it has none,
+    and text from its items.
 
     Args:
         generator: of a trained run.
@@ -62,8 +63,13 @@ def save_samples(
     ]
     files = _Files()
     for name, codec in tokenizers.non_text.items():
-        generated = [] if name in tokenizers.one_way else generator.to(name, captions, seed=seed)
-        for i, item in enumerate(generated):
+        wanted = [i for i, example in enumerate(examples) if example.is_about(name)]
+        if name in tokenizers.one_way:
+            wanted = []
+        generated = generator.to(
+            name, [captions[i] for i in wanted], seed=[seed + i for i in wanted]
+        )
+        for i, item in zip(wanted, generated, strict=True):
             if file := files.add(i, name, codec.media, item):
                 entries[i]["items"][name] = file
         real = {i: e.items[name] for i, e in enumerate(examples) if name in e.items}

@@ -36,7 +36,8 @@ def gallery(comparison: Comparison) -> str:
 
 
 def write_gallery(comparison: Comparison) -> Path | None:
-    """Write gallery.png: each caption, its real picture, and what the variants drew for it.
+    """Write gallery.png: each caption, its real picture, and what the variants drew for it; of
+    moving pictures all frames side by side.
 
     Returns:
         The picture's path; None where there are no pictures.
@@ -49,7 +50,7 @@ def write_gallery(comparison: Comparison) -> Path | None:
             drawn = {
                 source: own.items[name]
                 for source, own in shown.items()
-                if name in own.items and own.items[name].suffix == ".png"  # stills; see Media.show
+                if name in own.items and is_image(own.items[name])
             }
             if len(drawn) > 1:
                 rows.append((_short(entry.caption), drawn))
