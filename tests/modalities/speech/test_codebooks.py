@@ -78,7 +78,7 @@ def test_ids_are_whole_frames_and_equal_one_at_a_time(name: str, fitted: Any) ->
         for book, (low, high) in enumerate(codec.cycle or [(0, codec.size - 1)]):
             assert low <= found[book::books].min() and found[book::books].max() < high
     assert len(set(ids[1].tolist())) > 4 * books, "the codes are used"
-    assert codec.size == codec._network.facts.codes * books + 1
+    assert codec.size == codec.facts.codes * books + 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -133,7 +133,7 @@ def reference(name: str, folder: Path, wave: np.ndarray) -> tuple[np.ndarray, np
         else:
             extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
             heard = extractor(wave, sampling_rate=16_000, return_tensors="pt")
-            codes = network.encode(**heard).audio_codes[..., :-1]
+            codes = network.encode(**heard).audio_codes[..., : len(wave) // 320]
             sound = network.decode(codes).audio_values
     return codes[0].numpy(), sound.flatten().numpy()
 
@@ -143,7 +143,7 @@ def test_codes_and_sound_are_those_of_the_class_itself(
     name: str, fitted: Any, folders: Any
 ) -> None:
     codec, books = fitted(name), CODECS[name][1]
-    facts = codec._network.facts
+    facts = codec.facts
     whole = 12 * facts.frame
     samples = codec.prepare((speech(RATE * 2), RATE), codec.options)[:whole]
     ids = codec.encode([samples])[0]
@@ -184,7 +184,7 @@ def test_chunks_of_every_length_have_the_frames_that_are_counted(
     codec = fitted("encodec 48 kHz")
     samples = codec.prepare((speech(int(RATE * seconds) + 1), RATE), codec.options)
     (ids,) = codec.encode([samples])
-    facts = codec._network.facts
+    facts = codec.facts
     assert len(ids) == 3 * facts.frames(facts.padded(len(samples)))
     assert len(codec.decode([ids])[0][0]) >= len(samples)
 
@@ -261,6 +261,37 @@ def test_trained_on_files_and_back_to_a_file(name: str, folders: Any, tmp_path: 
     assert main(command) == 0
     wave, _ = soundfile.read(out)
     assert len(wave) and np.isfinite(wave).all()
+
+
+def test_trained_on_spoken_scenes(folders: Any, tmp_path: Path) -> None:
+    """The embedded source keeps the waveforms for codecs that are not its own."""
+    config = yaml.safe_load(configured(tmp_path, folders("mimi"), codebooks=2).read_text())
+    digits = {"scenes": 20, "text_fraction": 0.0}
+    config["data"] = {"digits": digits, "cache": str(tmp_path / "cache"), "window": 512}
+    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run, out = tmp_path / "run", tmp_path / "x.wav"
+    assert main(["train", "-c", str(tmp_path / "digits.yaml"), "--out", str(run)]) == 0
+    command = ["generate", str(run), "--text", "a red three", "--to", "speech", "--out", str(out)]
+    assert main([*command, "--max_tokens", "30"]) == 0
+    assert soundfile.info(out).samplerate == 24_000
+    facts = json.loads((next((tmp_path / "cache").glob("data-*")) / "facts.json").read_text())
+    assert facts["train"]["tokens"]["speech"] > 10 * 25  # scenes of a second and more
+
+
+def test_a_mimi_without_its_decoder_can_be_trained_on_but_does_not_speak(
+    folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = transformers.MimiModel.from_pretrained(folders("mimi"))
+    config = transformers.MimiConfig(**{**whole.config.to_dict(), "decoder_config": None})
+    half = transformers.MimiModel(config)
+    half.load_state_dict(whole.state_dict(), strict=False)
+    half.save_pretrained(tmp_path / "half")
+    config = configured(tmp_path, tmp_path / "half", codebooks=2)
+    assert main(["train", "-c", str(config), "--out", str(tmp_path / "run")]) == 0
+    command = ["generate", str(tmp_path / "run"), "--text", "a", "--to", "speech"]
+    assert main([*command, "--out", str(tmp_path / "x.wav")]) == 1
+    said = capsys.readouterr().err
+    assert "no speech can be generated: this MimiModel was saved without its decoder" in said
 
 
 def test_tokenizers_of_a_run_are_used_again_without_the_network(

@@ -17,6 +17,7 @@ class Facts:
     """What a network's config says.
 
     Attributes:
+        name: of its class.
         rate, out_rate: samples a second that it hears and makes.
         frame: samples, as it hears them, in a frame, for which it has one code of each codebook.
         codebooks, codes: how many codebooks, and entries of each.
@@ -26,6 +27,7 @@ class Facts:
         cannot_decode: as Codec's.
     """
 
+    name: str
     rate: int
     out_rate: int
     frame: int

@@ -36,6 +36,7 @@ class _Mimi(AudioNetwork):
         if config.decoder_config is None:
             one_way = "this MimiModel was saved without its decoder; train with one that has both"
         return Facts(
+            name=cls.class_name,
             rate=config.sampling_rate,
             out_rate=config.sampling_rate,
             frame=math.prod(config.upsampling_ratios) * config.latent_stride,
@@ -56,6 +57,7 @@ class _Dac(AudioNetwork):
     @classmethod
     def facts_from(cls, config: Any) -> Facts:
         return Facts(
+            name=cls.class_name,
             rate=config.sampling_rate,
             out_rate=config.sampling_rate,
             frame=math.prod(config.downsampling_ratios),
@@ -74,6 +76,7 @@ class _WavTokenizer(AudioNetwork):
     @classmethod
     def facts_from(cls, config: Any) -> Facts:
         return Facts(
+            name=cls.class_name,
             rate=config.sampling_rate,
             out_rate=config.sampling_rate,
             frame=config.hop_length,
@@ -102,6 +105,7 @@ class _Higgs(_ByBandwidth):
     @classmethod
     def facts_from(cls, config: Any) -> Facts:
         return Facts(
+            name=cls.class_name,
             rate=config.sample_rate,
             out_rate=config.sample_rate,
             frame=config.hop_length,
@@ -131,6 +135,7 @@ class _Encodec(_ByBandwidth):
                 "and overlap in config.json"
             )
         return Facts(
+            name=cls.class_name,
             rate=config.sampling_rate,
             out_rate=config.sampling_rate,
             frame=config.hop_length,
@@ -175,6 +180,7 @@ class _Semantic(AudioNetwork):
     def facts_from(cls, config: Any) -> Facts:
         rate = getattr(config, "input_sampling_rate", None) or config.sampling_rate
         return Facts(
+            name=cls.class_name,
             rate=rate,
             out_rate=getattr(config, "output_sampling_rate", rate),
             frame=math.prod(config.downsampling_ratios),

@@ -59,12 +59,12 @@ class _CodebookOptions(PretrainedOptions):
             found = network_class(folder, self.types)
             facts = facts_of(folder, self.types)
             found.load(folder, facts, self.codebooks)
-        self.check(facts, found.class_name)
+        self.check(facts)
 
     def completed(self) -> Self:
         return replace(self, sampling_rate=self.rate)
 
-    def check(self, facts: Facts, name: str) -> None:
+    def check(self, facts: Facts) -> None:
         """Hold the options against a network.
 
         Raises:
@@ -72,13 +72,13 @@ class _CodebookOptions(PretrainedOptions):
         """
         if not facts.least <= self.codebooks <= facts.codebooks:
             raise ValueError(
-                f"codebooks is {self.codebooks}, but the {name} has {facts.codebooks}; choose "
-                f"{facts.least} to {facts.codebooks}"
+                f"codebooks is {self.codebooks}, but the {facts.name} has {facts.codebooks}; "
+                f"choose {facts.least} to {facts.codebooks}"
             )
         if self.sampling_rate not in (None, facts.rate):
             raise ValueError(
-                f"sampling_rate is {self.sampling_rate}, but the {name} hears {facts.rate} samples "
-                "a second; leave it out: sounds of any rate are resampled"
+                f"sampling_rate is {self.sampling_rate}, but the {facts.name} hears {facts.rate} "
+                "samples a second; leave it out: sounds of any rate are resampled"
             )
 
 
@@ -108,22 +108,28 @@ class _CodebookCodec(Codec):
 
     An utterance ends with silence up to a whole frame. Each is encoded by itself, on one thread: a
     network that looks at whole utterances would hear the padding of a batch.
+
+    Args:
+        folder: of the network; it is loaded from there when it is first needed.
+        facts: what it says of itself.
     """
 
     media = NATIVE_SOUND
     kind = "discrete"
     fixed_length = None
 
-    def __init__(self, network: AudioNetwork, options: Any) -> None:
-        facts, books = network.facts, options.codebooks
-        options.check(facts, network.class_name)
-        self._network = network
+    def __init__(self, options: Any, folder: Path, facts: Facts) -> None:
+        options.check(facts)
+        books = options.codebooks
         self.options = replace(options, pretrained=None, sampling_rate=facts.rate)
         self.size = books * facts.codes + 1
+        self.facts = facts
         self._first = np.arange(books) * facts.codes
         if books > 1:
             self.cycle = tuple((int(low), int(low) + facts.codes) for low in self._first)
         self.cannot_decode = facts.cannot_decode
+        self._folder = folder
+        self._loaded: AudioNetwork | None = None
 
     @classmethod
     def prepare(cls, item: tuple[np.ndarray, int], options: Any) -> np.ndarray:
@@ -141,19 +147,20 @@ class _CodebookCodec(Codec):
         report: Callable[[str], None],
     ) -> Self:
         """The network of `options.pretrained`; nothing is trained."""
-        codec = cls._read(options.folder, options)
-        facts = codec._network.facts
+        facts = facts_of(options.folder, options.types)
+        codec = cls(options, options.folder, facts)
         report(
-            f"{codec._network.class_name}: {facts.rate / facts.frame:g} frames a second of "
-            f"{options.codebooks} of {facts.codebooks} codebooks of {facts.codes} codes"
+            f"{facts.name}: {facts.rate / facts.frame:g} frames a second of {options.codebooks} of "
+            f"{facts.codebooks} codebooks of {facts.codes} codes"
         )
         return codec
 
-    @classmethod
-    def _read(cls, folder: Path, options: Any) -> Self:
-        found = network_class(folder, options.types)
-        facts = facts_of(folder, options.types)
-        return cls(found.load(folder, facts, options.codebooks), options)
+    @property
+    def _network(self) -> AudioNetwork:
+        if self._loaded is None:
+            found = network_class(self._folder, self.options.types)
+            self._loaded = found.load(self._folder, self.facts, self.options.codebooks)
+        return self._loaded
 
     def encode(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Of each (samples,) int16 its ids, int64, (frames * codebooks,)."""
@@ -161,12 +168,12 @@ class _CodebookCodec(Codec):
 
         from ..threads import one_thread
 
-        facts, out = self._network.facts, []
+        network, facts, out = self._network, self.facts, []
         with one_thread(), torch.inference_mode():
             for samples in prepared:
                 waveform = np.zeros(facts.padded(len(samples)), np.float32)
                 waveform[: len(samples)] = to_float(samples)
-                codes = self._network.encode(torch.from_numpy(waveform)).numpy()
+                codes = network.encode(torch.from_numpy(waveform)).numpy()
                 out.append((codes.T.astype(np.int64) + self._first).reshape(-1))
         return out
 
@@ -185,16 +192,16 @@ class _CodebookCodec(Codec):
         for ids in map(np.asarray, tokens):
             codes = self._codes(ids)
             if not codes.size:
-                sounds.append((np.zeros(0, np.float32), self._network.facts.out_rate))
+                sounds.append((np.zeros(0, np.float32), self.facts.out_rate))
                 continue
             with torch.inference_mode():
                 waveform = self._network.decode(torch.from_numpy(codes)).mean(0)
-            sounds.append((waveform.numpy(), self._network.facts.out_rate))
+            sounds.append((waveform.numpy(), self.facts.out_rate))
         return sounds
 
     def _codes(self, ids: np.ndarray) -> np.ndarray:
         """(codebooks, frames) int64 of (frames * codebooks,) ids."""
-        books, codes = len(self._first), self._network.facts.codes
+        books, codes = len(self._first), self.facts.codes
         if ids.ndim != 1 or len(ids) % books:
             raise ValueError(
                 f"{ids.shape} ids are no whole frames of {books}, one of each codebook; leave out "
@@ -215,12 +222,13 @@ class _CodebookCodec(Codec):
         """Writes `network/` as transformers does, and `codebooks.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         self._network.save(folder / _NETWORK)
-        (folder / _META).write_text(json.dumps(asdict(self.options)))
+        meta = {"options": asdict(self.options), "facts": asdict(self.facts)}
+        (folder / _META).write_text(json.dumps(meta, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        options = cls.Options(**json.loads((folder / _META).read_text()))
-        return cls._read(folder / _NETWORK, options)
+        meta = json.loads((folder / _META).read_text())
+        return cls(cls.Options(**meta["options"]), folder / _NETWORK, Facts(**meta["facts"]))
 
 
 class MimiCodec(_CodebookCodec):

@@ -79,7 +79,7 @@ class HubertCodec(Codec):
     """Speech <-> unit ids; `size` counts the units and the end token.
 
     Args:
-        network: a HubertModel.
+        folder: of the HubertModel; it is loaded from there when it is first needed.
         normalizes: whether it hears utterances of zero mean and unit variance.
         centres: (units, width) float32 hidden states.
         mels: (units, stride * MELS) float32, the log-mel frames that each unit is made into.
@@ -94,14 +94,15 @@ class HubertCodec(Codec):
 
     def __init__(
         self,
-        network: Any,
-        normalizes: bool,
         options: HubertOptions,
+        folder: Path,
+        normalizes: bool,
         centres: np.ndarray,
         mels: np.ndarray,
     ) -> None:
-        self._network, self._normalizes = network, normalizes
         self.options = replace(options, pretrained=None)
+        self._folder, self._normalizes = folder, normalizes
+        self._loaded: Any = None
         self.centres, self.mels = centres, mels
         self.size = options.units + 1
 
@@ -121,12 +122,10 @@ class HubertCodec(Codec):
         report: Callable[[str], None],
     ) -> HubertCodec:
         """Clusters of the hidden states of utterances, and what each sounds like."""
-        with needs("a HuBERT", "train"):
-            from transformers import HubertModel
-        network = load_transformers(HubertModel, options.folder)
-        normalizes = _normalizes(options.folder)
+        folder = options.folder
+        normalizes = _normalizes(folder)
         none = np.zeros((0, 0), np.float32)
-        codec = cls(network, normalizes, options, none, none)
+        codec = cls(options, folder, normalizes, none, none)
         heard: list[tuple[np.ndarray, np.ndarray]] = []
 
         def states() -> Any:
@@ -138,7 +137,7 @@ class HubertCodec(Codec):
         centres = centres_of(states(), options.units, seed, RATE / (FRAME * options.stride))
         mels = _mean_frames([(nearest(rows, centres), mel) for rows, mel in heard], centres)
         report(f"HuBERT units: {options.units} clusters of hidden states {options.layer}")
-        return cls(network, normalizes, options, centres, mels)
+        return cls(options, folder, normalizes, centres, mels)
 
     def encode(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Of each (samples,) int16 its units, int64: one for every `stride` frames of 20 ms.
@@ -195,15 +194,20 @@ class HubertCodec(Codec):
 
     @classmethod
     def load(cls, folder: Path) -> HubertCodec:
-        with needs("a HuBERT", "train"):
-            from transformers import HubertModel
         from safetensors.numpy import load_file
 
         options = HubertOptions(**json.loads((folder / _META).read_text()))
         fit = load_file(folder / _FIT)
-        network = load_transformers(HubertModel, folder / _NETWORK)
         normalizes = _normalizes(folder / _NETWORK)
-        return cls(network, normalizes, options, fit["centres"], fit["mels"])
+        return cls(options, folder / _NETWORK, normalizes, fit["centres"], fit["mels"])
+
+    @property
+    def _network(self) -> Any:
+        if self._loaded is None:
+            with needs("a HuBERT", "train"):
+                from transformers import HubertModel
+            self._loaded = load_transformers(HubertModel, self._folder)
+        return self._loaded
 
 
 def _layers(folder: Path) -> int:
