@@ -62,6 +62,7 @@ class DigitScenes:
             split: make_clips(count, share, handwriting[split], split, config.seed, log.still)
             for split, count in counts.items()
         }
+        self._names = frozenset(modalities)
         self._speech = modalities.get("speech")
         self._speaking: Speaking | None = None
         self._waveforms: list[np.ndarray] = []
@@ -125,6 +126,7 @@ class DigitScenes:
                 items = {"text": clip.caption, "video": clip.clip}
             if i < len(self._waveforms):
                 items["speech"] = _sound(self._waveforms[i])
+            items = {name: item for name, item in items.items() if name in self._names}
             examples.append(Example(items, () if clip is not None else scene.facts))
         return examples
 
