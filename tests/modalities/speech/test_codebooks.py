@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.modalities.registry import codec_class
+from mixture_of_mamba.modalities.speech import codebooks
 from mixture_of_mamba.modalities.speech.resampling import resample
 from tests.helpers.audio_networks import CODECS, NEED_TORCHAUDIO, save_network
 
@@ -188,6 +189,25 @@ def test_chunks_of_every_length_have_the_frames_that_are_counted(
     facts = codec.facts
     assert len(ids) == 3 * facts.frames(facts.padded(len(samples)))
     assert len(codec.decode([ids])[0][0]) >= len(samples)
+
+
+@pytest.mark.parametrize("name", ["mimi", "encodec 48 kHz"])
+def test_long_sounds_go_through_in_pieces(
+    name: str, fitted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = fitted(name)
+    samples = codec.prepare((speech(RATE * 3), RATE), codec.options)
+    whole = codec.encode([samples])[0]
+    back = codec.decode([whole])[0][0]
+    monkeypatch.setattr(codebooks, "SECONDS", 1)
+    found = codec.encode([samples])[0]
+    assert len(found) == len(whole) and len(codec.decode([found])[0][0]) == len(back)
+    if codec.facts.chunk is not None:  # which hears a second at a time anyway
+        np.testing.assert_array_equal(found, whole)
+        return
+    step = 12 * codec.facts.frame
+    pieces = codec.encode([samples[at : at + step] for at in range(0, len(samples), step)])
+    np.testing.assert_array_equal(found, np.concatenate(pieces))
 
 
 def test_ids_that_no_network_gives_are_refused(fitted: Any) -> None:

@@ -16,6 +16,7 @@ import transformers
 import yaml
 
 from mixture_of_mamba.cli.main import main
+from mixture_of_mamba.modalities.speech import hubert
 from mixture_of_mamba.modalities.speech.hubert import HubertCodec, HubertOptions
 from mixture_of_mamba.modalities.speech.mel import MELS, log_mel
 from tests.helpers.audio_networks import save_network
@@ -70,6 +71,24 @@ def test_states_are_those_of_the_class_and_its_feature_extractor(
     np.testing.assert_allclose(codec._states(samples), wanted, rtol=1e-4, atol=1e-5)
     distances = ((wanted[:, None] - codec.centres) ** 2).sum(-1)
     np.testing.assert_array_equal(codec.encode([samples])[0], distances.argmin(1))
+
+
+def test_long_sounds_go_through_in_pieces(
+    codec: HubertCodec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = prepared(codec)[1][: 21 * 320]
+    monkeypatch.setattr(hubert, "PIECE", 8)
+    wave = samples / np.float32(32767)
+    wave = np.append((wave - wave.mean()) / wave.std(), np.zeros(80)).astype(np.float32)
+    network = transformers.HubertModel.from_pretrained(folder).eval()
+    states = []
+    with torch.inference_mode():
+        for first, last in ((0, 8), (8, 16), (16, 21)):  # a frame hears 80 samples of the next
+            heard = torch.from_numpy(wave[320 * first : 320 * last + 80])[None]
+            states.append(network(heard, output_hidden_states=True).hidden_states[1][0].numpy())
+    wanted = np.concatenate(states)
+    averages = [wanted[at : at + 2].mean(0) for at in range(0, 21, 2)]
+    np.testing.assert_allclose(codec._states(samples), averages, rtol=1e-3, atol=1e-4)
 
 
 def test_without_do_normalize_loudness_counts(folder: Path, tmp_path: Path) -> None:

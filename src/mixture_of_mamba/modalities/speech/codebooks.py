@@ -30,6 +30,10 @@ __all__ = [
     "MimiOptions",
 ]
 
+#: Seconds that a network hears or makes at once; what is longer goes through it in pieces, since
+#: its memory would grow with an hour's recording to tens of gigabytes.
+SECONDS = 30
+
 _META, _NETWORK = "codebooks.json", "network"
 
 
@@ -173,7 +177,8 @@ class _CodebookCodec(Codec):
             for samples in prepared:
                 waveform = np.zeros(facts.padded(len(samples)), np.float32)
                 waveform[: len(samples)] = to_float(samples)
-                codes = network.encode(torch.from_numpy(waveform)).numpy()
+                pieces = torch.from_numpy(waveform).split(self._piece * facts.frame)
+                codes = np.concatenate([network.encode(piece).numpy() for piece in pieces], 1)
                 out.append((codes.T.astype(np.int64) + self._first).reshape(-1))
         return out
 
@@ -194,10 +199,18 @@ class _CodebookCodec(Codec):
             if not codes.size:
                 sounds.append((np.zeros(0, np.float32), self.facts.out_rate))
                 continue
+            pieces = torch.from_numpy(codes).split(self._piece, 1)
             with torch.inference_mode():
-                waveform = self._network.decode(torch.from_numpy(codes)).mean(0)
+                waveform = torch.cat([self._network.decode(piece).mean(0) for piece in pieces])
             sounds.append((waveform.numpy(), self.facts.out_rate))
         return sounds
+
+    @property
+    def _piece(self) -> int:
+        """Frames that go through the network at once. One that hears chunks is given all."""
+        if self.facts.chunk is not None:
+            return 1 << 40
+        return max(1, SECONDS * self.facts.rate // self.facts.frame)
 
     def _codes(self, ids: np.ndarray) -> np.ndarray:
         """(codebooks, frames) int64 of (frames * codebooks,) ids."""

@@ -38,6 +38,9 @@ RATE = 16_000
 #: Samples between its frames: 20 ms, as between log-mel frames.
 FRAME = RATE * HOP // SAMPLE_RATE
 
+#: Frames that the network hears at once, 30 s; its memory grows with the square of their number.
+PIECE = 1500
+
 _META, _FIT, _NETWORK = "hubert.json", "hubert.safetensors", "network"
 
 
@@ -158,11 +161,17 @@ class HubertCodec(Codec):
         if self._normalizes:  # as Wav2Vec2FeatureExtractor does
             waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
         frames = max(1, -(-len(waveform) // FRAME))
-        heard = np.zeros(frames * FRAME + _beyond(self._network.config), np.float32)
-        heard[: len(waveform)] = waveform
+        beyond = _beyond(self._network.config)
+        heard = torch.zeros(frames * FRAME + beyond)
+        heard[: len(waveform)] = torch.from_numpy(waveform)
+        found = []
         with one_thread(), torch.inference_mode():
-            found = self._network(torch.from_numpy(heard)[None], output_hidden_states=True)
-        states = found.hidden_states[self.options.layer][0].float().numpy()
+            for start in range(0, frames, PIECE):
+                end = min(start + PIECE, frames) * FRAME + beyond
+                piece = heard[None, start * FRAME : end]
+                states = self._network(piece, output_hidden_states=True).hidden_states
+                found.append(states[self.options.layer][0].float().numpy())
+        states = np.concatenate(found)
         starts = np.arange(0, len(states), self.options.stride)
         lengths = np.diff(np.append(starts, len(states)))
         return np.asarray(np.add.reduceat(states, starts) / lengths[:, None], np.float32)
