@@ -110,6 +110,18 @@ def test_what_was_saved_is_the_same_codec(
     assert np.array_equal(loaded.decode(vectors), codec.decode(vectors))
 
 
+def test_folders_of_version_0_1_load(
+    folders: dict[str, tuple[Path, Any]], images: np.ndarray, tmp_path: Path
+) -> None:
+    """They record neither steps nor a choice of scales: all were measured."""
+    codec = fitted(folders["kl4"][0], images, patch=8)
+    codec.save(tmp_path)
+    (tmp_path / "latents_scale.json").write_text('{"pixels": 64, "patch": 8, "order": "rows"}')
+    loaded = AutoencoderCodec.load(tmp_path)
+    assert loaded.options == AutoencoderOptions(size=SIDE, patch=8)
+    assert np.array_equal(loaded.encode(images), codec.encode(images))
+
+
 @pytest.fixture(scope="module")
 def documents(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("documents")
