@@ -297,3 +297,26 @@ def make_nan(folder: Path, class_name: str) -> Any:
     network = getattr(diffusers, class_name).from_pretrained(folder)
     torch.nn.init.constant_(next(network.encoder.parameters()), float("nan"))
     return network
+
+
+def test_large_images_have_the_scale_of_fewer(
+    folders: dict[str, tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latents count, not images: those of 4,096 large ones would take hours."""
+    seen: list[int] = []
+    latents = AutoencoderCodec._latents
+
+    def counted(codec: AutoencoderCodec, images: np.ndarray) -> np.ndarray:
+        seen.append(len(images))
+        return latents(codec, images)
+
+    monkeypatch.setattr(AutoencoderCodec, "_latents", counted)
+    for name in ("LATENTS_MEASURED", "LEAST_MEASURED"):
+        monkeypatch.setattr(f"mixture_of_mamba.modalities.image.autoencoder.{name}", 8)
+    for side in (8, 16, 32):  # of 1, 4 and 16 latents
+        images = np.zeros((32, side, side, 3), np.uint8)
+        fitted(folders["kl4"][0], images, size=side, patch=8)
+    assert seen == [8, 8, 8]
+    monkeypatch.setattr("mixture_of_mamba.modalities.image.autoencoder.LEAST_MEASURED", 1)
+    fitted(folders["kl4"][0], np.zeros((32, 16, 16, 3), np.uint8), size=16, patch=8)
+    assert seen[-1] == 2

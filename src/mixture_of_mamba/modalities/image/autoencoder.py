@@ -25,8 +25,8 @@ from .patches import patch_order
 
 __all__ = ["AutoencoderCodec", "AutoencoderOptions"]
 
-#: Training images that the scale is measured on, at most.
-MEASURED = 4096
+#: Training images that the scale is measured on: at most, at least, and of how many latents.
+MOST_MEASURED, LEAST_MEASURED, LATENTS_MEASURED = 4096, 64, 4096 * 8**2
 #: Pixels encoded or decoded at once.
 CHUNK = 256 * 32**2
 
@@ -172,7 +172,9 @@ class AutoencoderCodec(Codec):
         """The codec of a network, with the latents' scale measured on images."""
         channels = network.facts.channels
         codec = cls(network, options, np.zeros(channels), np.ones(channels))
-        raw = codec._latents(images[:: max(1, len(images) // MEASURED)])
+        latents = (options.size // network.facts.cell) ** 2
+        many = min(MOST_MEASURED, max(LEAST_MEASURED, LATENTS_MEASURED // latents))
+        raw = codec._latents(images[:: max(1, len(images) // many)])
         mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
         return cls(network, options, mean, np.maximum(std, 1e-3))
 
