@@ -13,6 +13,7 @@ from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.modalities.video_files import VIDEO, read_clip
 from tests.factories.clips import moving_square
+from tests.factories.vq_networks import save_network
 
 CONFIG: dict[str, Any] = {
     "modalities": {
@@ -139,3 +140,56 @@ def test_clips_that_do_not_fit_a_window(tmp_path: Path, capsys: pytest.CaptureFi
     assert _train(source, tmp_path, "--data.window", "28") == 1
     said = capsys.readouterr().err
     assert "window is 28, but an item of 'video' with its begin and end takes 29 positions" in said
+
+
+@pytest.mark.parametrize("codec", ["janus", "chameleon"])
+def test_frames_of_other_people_s_networks(
+    codec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also moved: tokenizers are complete without the network's folder."""
+    network = save_network(codec, tmp_path / "network")
+    source = _documents(tmp_path, damaged=False)
+    image = {"codec": codec, "size": 16}
+    video = {"codec": "frames", "frames": 5, "image": image}
+    plain = {
+        **CONFIG,
+        "modalities": {"text": {"codec": "bpe", "vocabulary": 300}, "video": video},
+        "data": {"window": 128, "source": str(source), "cache": str(tmp_path / "cache")},
+    }
+    (tmp_path / "video.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    command = ["train", "-c", str(tmp_path / "video.yaml"), "--out", str(tmp_path / "run")]
+    given = ["--modalities.video.image.pretrained", str(tmp_path / "gone")]
+    assert main([*command, *given]) == 1
+    assert "modalities.video.image.pretrained" in capsys.readouterr().err
+    given[1] = str(network)
+    assert main([*command, *given]) == 0
+    recorded = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert recorded["modalities"]["video"]["image"]["pretrained"] == str(network)
+    network.rename(tmp_path / "elsewhere")
+    again = [
+        "--data.tokenizers",
+        str(tmp_path / "run" / "tokenizers"),
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    assert main([*command[:-2], *again]) == 0
+    recorded = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text())
+    assert recorded["modalities"]["video"]["image"] == {**image, "pretrained": None}
+    capsys.readouterr()
+    out = tmp_path / "made.gif"
+    made = ["generate", str(tmp_path / "b"), "--text", "square", "--to", "video", "--out", str(out)]
+    if codec == "janus":
+        assert main(made) == 0
+        assert read_clip(out).frames.shape[1:] == (16, 16, 3)
+    else:
+        assert main(made) == 1
+        said = capsys.readouterr().err
+        assert "no video can be generated: its frames are of chameleon: " in said
+
+
+def test_a_check_of_the_tokenizers(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "check.html"
+    clip = str(run.parent / "clips" / "01.mp4")
+    assert main(["tokenizer", "check", str(run), clip, "--out", str(page)]) == 0
+    found = json.loads(page.with_suffix(".json").read_text())
+    assert "PSNR" in json.dumps(found) and page.read_text().count("data:image/webp") == 2

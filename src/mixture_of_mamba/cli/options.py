@@ -97,7 +97,10 @@ def _documented(kind: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
         if is_dataclass(hints[field.name]):
             yield from _documented(hints[field.name], f"{prefix}{field.name}.")  # type: ignore[arg-type]
             continue
-        default = field.default if field.default is not MISSING else "none"
+        default = field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory() or MISSING
+        default = "none" if default is MISSING else default
         yield (
             f"{prefix}{field.name}",
             texts.get(field.name, ""),

@@ -56,6 +56,6 @@ def _check_files(name: str, modality: ModalityConfig) -> None:
     try:
         options.check_files()
     except (FileNotFoundError, ValueError) as error:
-        option = str(error).split(maxsplit=1)[0].rstrip(":")
+        option = str(error).split(maxsplit=1)[0].partition(".")[0].rstrip(":")
         joint = "." if option in {field.name for field in fields(options)} else ": "
         raise type(error)(f"modalities.{name}{joint}{error}") from error

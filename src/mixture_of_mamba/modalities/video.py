@@ -16,7 +16,7 @@ from .codec import Codec
 from .image.files import IMAGE
 from .options import CodecOptions
 from .registry import codec_class, name_of, options_of
-from .video_files import VIDEO, Clip
+from .video_files import VIDEO, Clip, even_places
 
 __all__ = ["FrameCodec", "FrameOptions"]
 
@@ -146,11 +146,10 @@ class FrameCodec(Codec):
                 "raise frames, or lower fps"
             )
         if wanted > options.frames and options.longer == "spread":
-            step, count = len(frames) / options.frames, options.frames
-        else:
-            step, count = rate / options.fps, min(wanted, options.frames)
-        # the frame that is shown in the middle of each interval
-        places = np.minimum((np.arange(count) + 0.5) * step, len(frames) - 1).astype(int)
+            places = even_places(len(frames), options.frames)
+        else:  # the frame that is shown in the middle of each interval
+            times = (np.arange(min(wanted, options.frames)) + 0.5) / options.fps
+            places = np.minimum((times * rate).astype(int), len(frames) - 1)
         codec, inner = options.nested["image"]
         keep = codec_class(codec).prepare
         return np.stack([keep(frames[place], inner) for place in places])
