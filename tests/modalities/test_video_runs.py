@@ -153,7 +153,7 @@ def test_frames_of_other_people_s_networks(
     video = {"codec": "frames", "frames": 5, "image": image}
     plain = {
         **CONFIG,
-        "modalities": {"text": {"codec": "bpe", "vocabulary": 300}, "video": video},
+        "modalities": {"text": {"codec": "bpe"}, "video": video},
         "data": {"window": 128, "source": str(source), "cache": str(tmp_path / "cache")},
     }
     (tmp_path / "video.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
