@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -352,7 +353,9 @@ def damaged(folder: Path, base: Path, damage: str) -> Path:
         (made / "config.json").unlink()
     else:
         config = json.loads((made / "config.json").read_text())
-        changes = {"code": {"auto_map": {"AutoModel": "a.B"}, "model_type": "own"}}
+        changes = {
+            "code": {"auto_map": {"AutoModel": "a.B"}, "model_type": "own"},
+        }
         (made / "config.json").write_text(json.dumps({**config, **changes[damage]}))
     return made
 
@@ -374,6 +377,19 @@ def test_damaged_networks_are_refused_before_anything_is_trained(
     options = codec_class("mimi").Options(pretrained=str(folder))
     with pytest.raises((ValueError, FileNotFoundError), match=f"^pretrained: .*{message}"):
         options.check_files()
+
+
+@pytest.mark.parametrize("wrong", [{"codes": 1}, {"frame": 960}])
+def test_a_network_that_is_not_as_its_config_says_is_refused(
+    wrong: dict[str, int], fitted: Any, folders: Any
+) -> None:
+    codec = fitted("mimi")
+    network = type(codec._network)(codec._network.network, replace(codec.facts, **wrong), 3)
+    with pytest.raises(
+        ValueError, match=r"mimi cannot be loaded .* samples became \(3, \d\) codes"
+    ):
+        network.try_out(folders("mimi"))
+    codec._network.try_out(folders("mimi"))
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read(

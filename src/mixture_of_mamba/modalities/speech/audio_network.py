@@ -94,6 +94,30 @@ class AudioNetwork:
         """(codebooks, frames) codes to (channels, samples)."""
         return self.network.decode(audio_codes=codes[None]).audio_values.reshape(1, -1)
 
+    def try_out(self, folder: Path) -> None:
+        """Encode and decode three frames of silence.
+
+        Raises:
+            ValueError: it cannot, or gives other codes than its config says; names the folder.
+        """
+        import torch
+
+        samples = self.facts.padded(3 * self.facts.frame)
+        with loading(folder, self.class_name), torch.inference_mode():
+            codes = self.encode(torch.zeros(samples))
+            wanted = (self.codebooks, self.facts.frames(samples))
+            if (
+                tuple(codes.shape) != wanted
+                or not 0 <= codes.min() <= codes.max() < self.facts.codes
+            ):
+                raise ValueError(
+                    f"{samples} samples became {tuple(codes.shape)} codes of {int(codes.min())}.."
+                    f"{int(codes.max())}, but its config says {wanted} codes of 0.."
+                    f"{self.facts.codes - 1}"
+                )
+            if not self.facts.cannot_decode:
+                self.decode(codes)
+
     def save(self, folder: Path) -> None:
         """Write network and feature extractor as transformers does."""
         with quiet():

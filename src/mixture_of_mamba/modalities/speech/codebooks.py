@@ -62,8 +62,9 @@ class _CodebookOptions(PretrainedOptions):
         with self.reading() as folder:
             found = network_class(folder, self.types)
             facts = facts_of(folder, self.types)
-            found.load(folder, facts, self.codebooks)
         self.check(facts)
+        with self.reading() as folder:
+            found.load(folder, facts, self.codebooks).try_out(folder)
 
     def completed(self) -> Self:
         return replace(self, sampling_rate=self.rate)
