@@ -63,12 +63,12 @@ def save_samples(
     ]
     files = _Files()
     for name, codec in tokenizers.non_text.items():
-        wanted = [i for i, example in enumerate(examples) if example.is_about(name)]
         if name in tokenizers.one_way:
-            wanted = []
-        generated = generator.to(
-            name, [captions[i] for i in wanted], seed=[seed + i for i in wanted]
-        )
+            wanted, generated = [], []
+        else:
+            wanted = [i for i, example in enumerate(examples) if example.is_about(name)]
+            prompts, seeds = [captions[i] for i in wanted], [seed + i for i in wanted]
+            generated = generator.to(name, prompts, seed=seeds)
         for i, item in zip(wanted, generated, strict=True):
             if file := files.add(i, name, codec.media, item):
                 entries[i]["items"][name] = file
