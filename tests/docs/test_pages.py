@@ -39,6 +39,8 @@ def flags_of(command: str) -> frozenset[str]:
     """Flags of a sub-command of mom."""
     parser = Parser(prog=f"mom {command}")
     import_module(f"mixture_of_mamba.cli.{command}").configure(parser)
+    if parser.fields is not None:
+        parser.fields()
     return frozenset(flag for action in parser._actions for flag in action.option_strings)
 
 

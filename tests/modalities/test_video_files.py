@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -177,3 +178,14 @@ def test_what_reports_show(tmp_path: Path) -> None:
     array, facts = VIDEO.keep(clip)
     kept = VIDEO.kept(array, facts)
     assert kept.rate == clip.rate and kept.frames is clip.frames
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIF needs no PyAV."""
+    for suffix in (".mp4", ".gif"):
+        VIDEO.write(tmp_path / f"a{suffix}", moving_square(2))
+    monkeypatch.setitem(sys.modules, "av", None)
+    for work in (VIDEO.read, lambda path: VIDEO.write(path, moving_square(2))):
+        with pytest.raises(ImportError, match=r"pip install 'mixture-of-mamba\[video\]'"):
+            work(tmp_path / "a.mp4")
+    assert len(VIDEO.read(tmp_path / "a.gif").frames) == 2

@@ -43,12 +43,12 @@ class DataConfig:
     """Count and leave out documents that cannot be used, instead of stopping at the first."""
 
     max_pixels: int = MAX_PIXELS
-    """Pixels that a picture of your own may have at most, at most 178,956,970; a larger one is a
-    bad document."""
+    """Pixels that a picture of your own, or a frame of a video, may have at most, at most
+    178,956,970; a larger one is a bad document."""
 
     max_seconds: float = MAX_SECONDS
-    """Seconds that a sound of your own may last at most; a longer one is a bad document. Memory
-    needed while one is read: 88 kB a second."""
+    """Seconds that a sound or video of your own may last at most; a longer one is a bad document.
+    Memory needed while a sound is read: 88 kB a second."""
 
     cache: str | None = None
     """Folder for prepared data. None: data/ in $MOM_CACHE, else in the user's cache folder,

@@ -17,7 +17,7 @@ __all__ = ["MAX_PIXELS", "MAX_SECONDS", "TEXT", "Limits", "Media"]
 
 #: Most pixels of an image that is decoded; a larger one is refused by its header.
 MAX_PIXELS = 50_000_000
-#: Longest sound that is read, seconds; a longer one is refused by its header.
+#: Longest sound or video that is read, seconds; a longer one is refused by its header.
 MAX_SECONDS = 3600.0
 
 
