@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.init import parameter_generator
-from ..ops.cross_entropy import linear_cross_entropy
+from ..ops.cross_entropy import linear_cross_entropy, why_not
 from .config import ModelConfig
 
 __all__ = ["IGNORED", "DiscreteHead", "TokenEmbedding"]
@@ -19,7 +19,8 @@ __all__ = ["IGNORED", "DiscreteHead", "TokenEmbedding"]
 #: Target of a row without one: its loss is 0.
 IGNORED = -100
 
-#: Up to so many logits (64 MiB) they are kept for the backward, which saves a matrix product.
+#: Up to so many logits (64 MiB) they are kept for the backward, which saves a matrix product. (The
+#: CPU's kernel does so by itself.)
 KEEP_LOGITS = 1 << 24
 
 
@@ -91,7 +92,7 @@ class DiscreteHead(nn.Module):
             return linear_cross_entropy(
                 hidden, self.weight, targets, low=low.contiguous(), high=high.contiguous()
             )
-        if hidden.shape[0] * self.weight.shape[0] > KEEP_LOGITS:
+        if hidden.shape[0] * self.weight.shape[0] > KEEP_LOGITS or why_not(hidden) is None:
             return linear_cross_entropy(hidden, self.weight, targets)
         logits = F.linear(hidden, self.weight)
         wide = logits if logits.dtype == torch.float64 else logits.float()

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..derivatives import no_second_derivative
 from ..signature import Signature
+from . import cpu
 from .inputs import HeadGrads, HeadInputs
+from .slices import Product, check_targets, products, products_in_place
 
-__all__ = ["head_loss"]
+__all__ = ["CALL", "gradients", "head_loss", "native_dlogits"]
 
 CALL = Signature(HeadInputs, HeadGrads)
 
@@ -27,9 +29,14 @@ def head_loss(*args: Any) -> tuple[Tensor, Tensor]:
     inputs = CALL.bind(args)
     hidden, targets = inputs.hidden, inputs.targets
     if hidden.device.type == "cpu":
-        _check_targets(inputs)
+        check_targets(inputs)
     losses = hidden.new_empty(hidden.shape[:1], dtype=_wide(hidden))
     total = torch.empty_like(losses)
+    if cpu.why_not(hidden.device.type, hidden.dtype) is None:
+        for product in products_in_place(inputs, cpu.cached_rows(inputs)):
+            rows = product.rows
+            cpu.softmax(inputs, product, losses=losses[rows], totals=total[rows])
+        return losses, total
     for part in _slices(inputs):
         kept = targets[part.rows] != inputs.ignore_index
         denominator = torch.logsumexp(part.logits, 1)
@@ -56,29 +63,49 @@ def _(hidden: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 def head_loss_backward(dloss: Tensor, total: Tensor, *args: Any) -> tuple[Tensor, ...]:
     """-> HeadGrads, accumulated in float32 or wider."""
     inputs = CALL.bind(args)
-    hidden, weight = inputs.hidden, inputs.weight
-    dhidden = torch.empty_like(hidden)
-    dweight = torch.zeros(weight.shape, dtype=_wide(weight), device=weight.device)
-    with torch.autocast(hidden.device.type, enabled=False):
-        for part in _slices(inputs):
-            rows, words = part.rows, part.words
-            kept = inputs.targets[rows] != inputs.ignore_index
-            share = torch.where(kept, dloss[rows], 0.0)[:, None].to(total.dtype)
-            dlogits = part.logits.sub_(total[rows, None]).exp_()
-            # A row without a vocabulary (ignored, empty range) has total -inf: no probabilities.
-            dlogits.masked_fill_(~kept[:, None], 0.0).mul_(share)
-            if part.outside is not None:  # NaN of a row stays in the row's own vocabulary
-                dlogits.masked_fill_(part.outside, 0.0)
-            dlogits.scatter_add_(1, part.targets[:, None], -share)
-            dlogits = dlogits.to(hidden.dtype)
-            dhidden[rows] = dlogits @ weight[words]
-            dweight[words] += dlogits.T @ hidden[rows]
-    return dhidden, dweight.to(weight.dtype)
+    if cpu.why_not(inputs.hidden.device.type, inputs.hidden.dtype) is None:
+        return tuple(gradients(inputs, native_dlogits(inputs, dloss)))
+    return tuple(gradients(inputs, _dlogits(inputs, dloss, total)))
 
 
 @head_loss_backward.register_fake
 def _(dloss: Tensor, total: Tensor, hidden: Tensor, weight: Tensor, *args: Any) -> Any:
     return torch.empty_like(hidden), weight.new_empty(weight.shape)
+
+
+def gradients(inputs: HeadInputs, dlogits: Iterator[Product]) -> HeadGrads:
+    """The gradients from those of the logits, a slice of rows at a time."""
+    hidden, weight = inputs.hidden, inputs.weight
+    dhidden = torch.empty_like(hidden)
+    dweight = torch.zeros(weight.shape, dtype=_wide(weight), device=weight.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for rows, words, values in dlogits:
+            dhidden[rows] = values @ weight[words]
+            dweight[words] += values.T @ hidden[rows]
+    return HeadGrads(dhidden, dweight.to(weight.dtype))
+
+
+def native_dlogits(inputs: HeadInputs, dloss: Tensor) -> Iterator[Product]:
+    """Gradients of the logits, which are computed again, by the kernel."""
+    for product in products_in_place(inputs, inputs.slice_rows):
+        share = dloss[product.rows].float().contiguous()
+        cpu.softmax(inputs, product, gradient=True, share=share)
+        yield product
+
+
+def _dlogits(inputs: HeadInputs, dloss: Tensor, total: Tensor) -> Iterator[Product]:
+    """The same in torch's operations."""
+    for part in _slices(inputs):
+        rows = part.rows
+        kept = inputs.targets[rows] != inputs.ignore_index
+        share = torch.where(kept, dloss[rows], 0.0)[:, None].to(total.dtype)
+        dlogits = part.logits.sub_(total[rows, None]).exp_()
+        # A row without a vocabulary (ignored, empty range) has total -inf: no probabilities.
+        dlogits.masked_fill_(~kept[:, None], 0.0).mul_(share)
+        if part.outside is not None:  # NaN of a row stays in the row's own vocabulary
+            dlogits.masked_fill_(part.outside, 0.0)
+        dlogits.scatter_add_(1, part.targets[:, None], -share)
+        yield Product(rows, part.words, dlogits.to(inputs.hidden.dtype))
 
 
 class _Slice(NamedTuple):
@@ -90,42 +117,21 @@ class _Slice(NamedTuple):
 
 
 def _slices(inputs: HeadInputs) -> Iterator[_Slice]:
-    """Logits a slice of rows at a time, over the words that the slice's ranges touch."""
-    hidden, weight, targets, low, high, _, slice_rows = inputs
-    for start in range(0, hidden.shape[0], slice_rows):
-        rows = slice(start, min(start + slice_rows, hidden.shape[0]))
-        words = slice(0, weight.shape[0])
-        if low is not None and high is not None and low.device.type == "cpu":
-            first = min(int(low[rows].min()), weight.shape[0] - 1)
-            words = slice(first, max(int(high[rows].max()), first + 1))
-        logits = (hidden[rows] @ weight[words].T).to(_wide(hidden))
+    """The products with what torch's operations need beside them."""
+    low, high = inputs.low, inputs.high
+    for rows, words, product in products(inputs):
+        logits = product.to(_wide(product))
         outside = None
         if low is not None and high is not None:
-            v = torch.arange(words.start, words.stop, device=hidden.device)
+            v = torch.arange(words.start, words.stop, device=logits.device)
             outside = (v < low[rows, None]) | (v >= high[rows, None])
             logits.masked_fill_(outside, -torch.inf)
-        index = targets[rows] - words.start
+        index = inputs.targets[rows] - words.start
         yield _Slice(rows, words, logits, index.clamp(0, words.stop - words.start - 1), outside)
 
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _check_targets(inputs: HeadInputs) -> None:
-    _, weight, targets, low, high, ignore_index, _ = inputs
-    vocabulary = weight.shape[0]
-    first = torch.zeros_like(targets) if low is None else low
-    end = torch.full_like(targets, vocabulary) if high is None else high
-    if bool(((first < 0) | (end > vocabulary)).any()):
-        raise ValueError(f"low and high must lie in 0..{vocabulary}, the rows of weight")
-    wrong = ((targets < first) | (targets >= end)) & (targets != ignore_index)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0, 0])
-        raise ValueError(
-            f"targets[{row}] is {int(targets[row])}, but row {row} has words "
-            f"{int(first[row])}..{int(end[row]) - 1}; mark rows without a target by {ignore_index}"
-        )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -56,18 +56,21 @@ MOM_INLINE vf select(vi mask, vf yes, vf no) {
 }
 MOM_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
-// max(low, x) and min(high, x); NaN where x is NaN.
-MOM_INLINE vf at_least(float low, vf x) {
+// The larger of two numbers; b where either is NaN.
+MOM_INLINE vf larger(vf a, vf b) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_max_ps((__m512)splat(low), (__m512)x);
+  return (vf)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX__)
-  return (vf)_mm256_max_ps((__m256)splat(low), (__m256)x);
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
 #elif defined(__SSE2__)
-  return (vf)_mm_max_ps((__m128)splat(low), (__m128)x);
+  return (vf)_mm_max_ps((__m128)a, (__m128)b);
 #else
-  return select(x < low, splat(low), x);
+  return select(a > b, a, b);
 #endif
 }
+
+// max(low, x) and min(high, x); NaN where x is NaN.
+MOM_INLINE vf at_least(float low, vf x) { return larger(splat(low), x); }
 MOM_INLINE vf at_most(float high, vf x) {
 #if defined(__AVX512F__)
   return (vf)_mm512_min_ps((__m512)splat(high), (__m512)x);

@@ -38,7 +38,7 @@ def forward(inputs: LinearInputs) -> Tensor:
     return y
 
 
-def weight_gradient(dy: Tensor, x: Tensor, out: Tensor) -> None:
+def weight_gradient(dy: Tensor, x: Tensor, out: Tensor, thin: int = THIN) -> None:
     """Write dy^T x, (out features, in features), to `out`.
 
     A result of few columns keeps a matrix library from its best kernels: with the longer side as
@@ -46,7 +46,7 @@ def weight_gradient(dy: Tensor, x: Tensor, out: Tensor) -> None:
     float32 and 1.2 in bfloat16. Wider ones gain less than the copy costs once they are split.
     """
     rows, columns = out.shape
-    if columns <= THIN and rows > columns:
+    if columns <= thin and rows > columns:
         out.copy_(torch.mm(x.t(), dy).t())
     else:
         torch.mm(dy.t(), x, out=out)
