@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
 import wave
 from fractions import Fraction
@@ -189,3 +190,37 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(ImportError, match=r"pip install 'mixture-of-mamba\[video\]'"):
             work(tmp_path / "a.mp4")
     assert len(VIDEO.read(tmp_path / "a.gif").frames) == 2
+
+
+def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+    """A phone that is held upright stores pictures that lie, and says so in the track's matrix."""
+    frames = np.full((3, 32, 48, 3), 20, np.uint8)
+    frames[:, :16, :16] = 220  # top left
+    VIDEO.write(tmp_path / "a.mp4", Clip(frames, 4.0))
+    content = (tmp_path / "a.mp4").read_bytes()
+    one, zero, end = 0x10000, 0, 0x40000000
+    upright, turned = (
+        struct.pack(">9i", *matrix)
+        for matrix in (
+            (one, zero, zero, zero, one, zero, zero, zero, end),
+            (zero, one, zero, -one, zero, zero, zero, zero, end),  # a quarter clockwise
+        )
+    )
+    track = content.index(upright, content.index(b"tkhd"))
+    (tmp_path / "a.mp4").write_bytes(content[:track] + turned + content[track + len(turned) :])
+    clip = read_clip(tmp_path / "a.mp4")
+    assert clip.frames.shape == (3, 48, 32, 3)
+    assert (clip.frames[:, :14, 18:] > 180).all() and (clip.frames[:, 20:] < 60).all()
+
+
+def test_damage_inside_is_no_picture(tmp_path: Path) -> None:
+    """Decoders hide it: they fill up what they cannot read."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (6, 64, 64, 3), np.uint8)
+    VIDEO.write(tmp_path / "a.mp4", Clip(noise, 4.0))
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    for at in range(len(content) // 4, len(content) // 4 * 3, 50):
+        content[at] ^= 0x5A
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        read_clip(tmp_path / "a.mp4")
