@@ -17,7 +17,7 @@ from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.modalities.image.autoencoder import AutoencoderCodec, AutoencoderOptions
 from mixture_of_mamba.modalities.image.kl_network import train
 from mixture_of_mamba.modalities.image.latent_networks import LatentNetwork
-from mixture_of_mamba.modalities.options import PatchOptions
+from mixture_of_mamba.modalities.image.patches import PatchOptions
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig
 from mixture_of_mamba.training.loop import train as train_run

@@ -11,8 +11,7 @@ import pytest
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.files import DamagedFile
-from mixture_of_mamba.modalities.image.patches import PatchCodec
-from mixture_of_mamba.modalities.options import PatchOptions
+from mixture_of_mamba.modalities.image.patches import PatchCodec, PatchOptions
 from mixture_of_mamba.modalities.recorded import read_codecs
 from mixture_of_mamba.modalities.text import TextTokenizer
 from mixture_of_mamba.modalities.tokenizer_set import TokenizerSet

@@ -1,4 +1,4 @@
-"""Options of the built-in codecs: values that are checked when made, importable without torch."""
+"""Options of codecs: values that are checked when made. Each codec has its own beside its class."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from typing import ClassVar, Self
 __all__ = [
     "CODE_SIZE",
     "LEAST_VOCABULARY",
-    "ORDERS",
     "CodecOptions",
-    "PatchOptions",
-    "UnitOptions",
-    "VQOptions",
+    "SquareImageOptions",
     "at_least",
 ]
 
 #: Side of the square of pixels that one code of the image tokenizer covers.
 CODE_SIZE = 4
-#: Orders in which the patches of an image are read: row by row, or along a Z-order curve.
-ORDERS = ("rows", "z")
 #: Least number of text tokens: the 256 bytes and room for special tokens.
 LEAST_VOCABULARY = 270
 
@@ -88,7 +83,9 @@ class CodecOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SquareImageOptions(CodecOptions):
+class SquareImageOptions(CodecOptions):
+    """Of a codec of square images."""
+
     size: int = 32
     """Side of an image in pixels, a multiple of 8; your own images are cropped to a square and
     resized to it."""
@@ -100,73 +97,6 @@ class _SquareImageOptions(CodecOptions):
                 f"size is {self.size}; it must be a multiple of 8 pixels, so that patches and "
                 "image codes divide it"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VQOptions(_SquareImageOptions):
-    """Of `vq`, codes of a VQ autoencoder, one for each 4x4 pixels."""
-
-    training: ClassVar[tuple[str, ...]] = ("steps",)
-
-    codes: int = 512
-    """Entries of the codebook."""
-
-    steps: int = 1200
-    """Training steps, 16 images each."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("codes", self.codes, 2)
-        at_least("steps", self.steps, 1)
-
-    @property
-    def fixed_length(self) -> int:
-        return (self.size // CODE_SIZE) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchOptions(_SquareImageOptions):
-    """Of `patches`, the raw pixels of a square as one vector."""
-
-    kind: ClassVar[str] = "continuous"
-    #: Values that `patch` may have.
-    patches: ClassVar[tuple[int, ...]] = (2, 4, 8)
-
-    patch: int = 4
-    """Side of the square of pixels that one vector stands for: 2, 4 or 8."""
-
-    order: str = "rows"
-    """Order of the vectors of an image: "rows", or "z" for a Z-order curve, which keeps neighbours
-    near."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.patch not in self.patches:
-            *others, last = self.patches
-            choices = f"{', '.join(map(str, others))} or {last}"
-            raise ValueError(f"patch is {self.patch}; choose {choices} pixels")
-        if self.size % self.patch:
-            raise ValueError(
-                f"size is {self.size}, but patch is {self.patch}; give a size that is a multiple "
-                "of the patch"
-            )
-        if self.order not in ORDERS:
-            raise ValueError(f"order is {self.order!r}; choose from {', '.join(ORDERS)}")
-
-    @property
-    def fixed_length(self) -> int:
-        return (self.size // self.patch) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitOptions(CodecOptions):
-    """Of `units`, clusters of log-mel frames."""
-
-    units: int = 256
-    """Number of speech units; 25 a second."""
-
-    def __post_init__(self) -> None:
-        at_least("units", self.units, 2)
 
 
 def at_least(name: str, value: int, least: int) -> None:

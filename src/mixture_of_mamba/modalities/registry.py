@@ -14,7 +14,6 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-from . import options as _options
 from .codec import Codec
 from .options import CodecOptions
 
@@ -23,18 +22,19 @@ __all__ = ["GROUP", "codec_class", "name_of", "names", "options_of", "register"]
 #: Group of entry points that other packages add codecs with.
 GROUP = "mixture_of_mamba.codecs"
 
-#: Name -> class, with the module that holds it; and the options of those that need torch.
-_BUILT_IN: dict[str, str | tuple[str, type[CodecOptions]]] = {
+#: Name -> the module and the class. The modules import neither torch nor the libraries of networks
+#: before these are needed: whoever reads a config, or asks for help, needs the options alone.
+_BUILT_IN = {
     "bpe": ".text:TextTokenizer",
-    "vq": (".image.vq:VQImageTokenizer", _options.VQOptions),
-    "patches": (".image.patches:PatchCodec", _options.PatchOptions),
+    "vq": ".image.vq:VQImageTokenizer",
+    "patches": ".image.patches:PatchCodec",
     "autoencoder": ".image.autoencoder:AutoencoderCodec",
     "janus": ".image.vq_models:JanusCodec",
     "emu3": ".image.vq_models:Emu3Codec",
     "chameleon": ".image.vq_models:ChameleonCodec",
     "vqmodel": ".image.vq_models:VQModelCodec",
     "frames": ".video:FrameCodec",
-    "units": (".speech.units:SpeechUnitTokenizer", _options.UnitOptions),
+    "units": ".speech.units:SpeechUnitTokenizer",
     "mimi": ".speech.codebooks:MimiCodec",
     "encodec": ".speech.codebooks:EncodecCodec",
     "audio": ".speech.codebooks:AudioCodec",
@@ -76,7 +76,7 @@ def codec_class(name: str) -> type[Codec]:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in _BUILT_IN:
-        return _imported(_path(name))
+        return _imported(_BUILT_IN[name])
     if name in _entry_points():
         return _check(_entry_points()[name].load())
     if ":" in name:
@@ -90,14 +90,11 @@ def codec_class(name: str) -> type[Codec]:
 
 
 def options_of(name: str) -> type[CodecOptions]:
-    """The class of a codec's options; imports neither torch nor the codec for a built-in one.
+    """The class of a codec's options.
 
     Raises:
         ValueError, ImportError: as `codec_class`.
     """
-    entry = _BUILT_IN.get(name)
-    if name not in _REGISTERED and isinstance(entry, tuple):
-        return entry[1]
     return codec_class(name).Options
 
 
@@ -106,17 +103,12 @@ def name_of(found: type[Codec]) -> str:
     in or an entry point, else package.module:Class. A registered class that no import leads to, of
     a script or inside a function, keeps its own, under which that script registers it again."""
     name, module, path = found.codec, found.__module__, found.__qualname__
-    if name in _BUILT_IN and _imported(_path(name)) is found:
+    if name in _BUILT_IN and _imported(_BUILT_IN[name]) is found:
         return name
     if name in _entry_points() and _entry_points()[name].load() is found:
         return name
     importable = module != "__main__" and getattr(sys.modules.get(module), path, None) is found
     return name if _REGISTERED.get(name) is found and not importable else f"{module}:{path}"
-
-
-def _path(name: str) -> str:
-    entry = _BUILT_IN[name]
-    return entry if isinstance(entry, str) else entry[0]
 
 
 @cache

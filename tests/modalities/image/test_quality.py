@@ -8,8 +8,7 @@ import pytest
 from mixture_of_mamba.data.digits.handwriting import load_handwriting
 from mixture_of_mamba.data.digits.reader import SceneReader
 from mixture_of_mamba.data.digits.scene import make_scenes
-from mixture_of_mamba.modalities.image.vq import VQImageTokenizer
-from mixture_of_mamba.modalities.options import VQOptions
+from mixture_of_mamba.modalities.image.vq import VQImageTokenizer, VQOptions
 
 
 @pytest.mark.slow

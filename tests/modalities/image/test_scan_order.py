@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixture_of_mamba.modalities.image.patches import PatchCodec, patch_order
-from mixture_of_mamba.modalities.options import PatchOptions
+from mixture_of_mamba.modalities.image.patches import PatchCodec, PatchOptions, patch_order
 
 
 def test_z_order_goes_quarter_by_quarter() -> None:

@@ -7,10 +7,9 @@ import pytest
 
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.digits.voices import VOICES, Speaking, Voice
-from mixture_of_mamba.modalities.options import UnitOptions
 from mixture_of_mamba.modalities.speech.mel import HOP, MELS, SAMPLE_RATE, from_log_mel, log_mel
 from mixture_of_mamba.modalities.speech.resampling import resample
-from mixture_of_mamba.modalities.speech.units import SpeechUnitTokenizer
+from mixture_of_mamba.modalities.speech.units import SpeechUnitTokenizer, UnitOptions
 
 
 def tone(hertz: float, seconds: float = 1.0, rate: int = SAMPLE_RATE) -> np.ndarray:

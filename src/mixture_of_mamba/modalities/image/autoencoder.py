@@ -17,11 +17,11 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ..codec import Codec
-from ..options import CODE_SIZE, PatchOptions, at_least
+from ..options import CODE_SIZE, at_least
 from ..pretrained import PretrainedOptions, config_of
 from .files import IMAGE, fit_image
 from .latent_networks import WANTED, LatentNetwork, facts_of, read
-from .patches import patch_order
+from .patches import PatchOptions, patch_order
 
 __all__ = ["AutoencoderCodec", "AutoencoderOptions"]
 

@@ -4,18 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ..codec import Codec
-from ..options import ORDERS, PatchOptions
+from ..options import SquareImageOptions
 from .files import IMAGE, fit_image
 
-__all__ = ["PatchCodec", "patch_order"]
+__all__ = ["PatchCodec", "PatchOptions", "patch_order"]
+
+#: Orders in which the patches of an image are read: row by row, or along a Z-order curve.
+ORDERS = ("rows", "z")
 
 _META, _SCALE = "patches.json", "patches.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchOptions(SquareImageOptions):
+    """Of `patches`, the raw pixels of a square as one vector."""
+
+    kind: ClassVar[str] = "continuous"
+    #: Values that `patch` may have.
+    patches: ClassVar[tuple[int, ...]] = (2, 4, 8)
+
+    patch: int = 4
+    """Side of the square of pixels that one vector stands for: 2, 4 or 8."""
+
+    order: str = "rows"
+    """Order of the vectors of an image: "rows", or "z" for a Z-order curve, which keeps neighbours
+    near."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patch not in self.patches:
+            *others, last = self.patches
+            choices = f"{', '.join(map(str, others))} or {last}"
+            raise ValueError(f"patch is {self.patch}; choose {choices} pixels")
+        if self.size % self.patch:
+            raise ValueError(
+                f"size is {self.size}, but patch is {self.patch}; give a size that is a multiple "
+                "of the patch"
+            )
+        if self.order not in ORDERS:
+            raise ValueError(f"order is {self.order!r}; choose from {', '.join(ORDERS)}")
+
+    @property
+    def fixed_length(self) -> int:
+        return (self.size // self.patch) ** 2
 
 
 class PatchCodec(Codec):

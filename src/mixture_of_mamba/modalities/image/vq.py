@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from ..codec import Codec
-from ..options import VQOptions
-from ..threads import one_thread
+from ..options import CODE_SIZE, SquareImageOptions, at_least
 from .files import IMAGE, fit_image
-from .networks import CHUNK, FOLD, to_pixels, to_unit
-from .vq_network import build, train
 
-__all__ = ["VQImageTokenizer"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["VQImageTokenizer", "VQOptions"]
 
 _META, _WEIGHTS = "picture.json", "picture.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQOptions(SquareImageOptions):
+    """Of `vq`, codes of a VQ autoencoder, one for each 4x4 pixels."""
+
+    training: ClassVar[tuple[str, ...]] = ("steps",)
+
+    codes: int = 512
+    """Entries of the codebook."""
+
+    steps: int = 1200
+    """Training steps, 16 images each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("codes", self.codes, 2)
+        at_least("steps", self.steps, 1)
+
+    @property
+    def fixed_length(self) -> int:
+        return (self.size // CODE_SIZE) ** 2
 
 
 class VQImageTokenizer(Codec):
@@ -54,6 +74,8 @@ class VQImageTokenizer(Codec):
         report: Callable[[str], None],
     ) -> VQImageTokenizer:
         """Learns the codes of (s, s, 3) uint8 images; takes about 40 ms a step on one core."""
+        from .vq_network import train
+
         images, codes, steps = np.asarray(prepared), options.codes, options.steps
         network = train(images, codes=codes, steps=steps, seed=seed, report=report)
         weights = {k: v.detach().contiguous().clone() for k, v in network.state_dict().items()}
@@ -72,14 +94,9 @@ class VQImageTokenizer(Codec):
                     f"an image is {image.shape} {image.dtype}, but these codes are for "
                     f"({side}, {side}, 3) uint8; crop it to a square and resize it"
                 )
-        network = self._loaded()
-        out: list[np.ndarray] = []
-        with one_thread(), torch.inference_mode():
-            for start in range(0, len(prepared), CHUNK):
-                x = to_unit(np.stack(list(prepared[start : start + CHUNK])))
-                indices = network.quantize(network.quant_conv(network.encoder(x)))[1]
-                out.extend(indices.flatten(1).numpy().astype(np.int64))
-        return out
+        from .vq_network import codes_of
+
+        return codes_of(self._loaded(), prepared)
 
     def decode(self, tokens: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
         """Images of code sequences, (s, s, 3) uint8 each.
@@ -89,14 +106,9 @@ class VQImageTokenizer(Codec):
         """
         for ids in tokens:
             self._check(np.asarray(ids))
-        network, side = self._loaded(), self.options.size // FOLD
-        out: list[np.ndarray] = []
-        with torch.inference_mode():
-            for start in range(0, len(tokens), CHUNK):
-                codes = torch.from_numpy(np.stack(list(tokens[start : start + CHUNK]))).long()
-                z = network.quantize.get_codes_from_indices(codes.view(-1, side, side))
-                out.extend(to_pixels(network.decoder(network.post_quant_conv(z))))
-        return out
+        from .vq_network import images_of
+
+        return images_of(self._loaded(), tokens, self.options.size // CODE_SIZE)
 
     def _check(self, ids: np.ndarray) -> None:
         codes = self.options.codes
@@ -113,6 +125,8 @@ class VQImageTokenizer(Codec):
 
     def save(self, folder: Path) -> None:
         """Writes `picture.json` and `picture.safetensors`."""
+        from safetensors.torch import save_file
+
         folder.mkdir(parents=True, exist_ok=True)
         options = self.options
         meta = {"pixels": options.size, "codes": options.codes, "steps": options.steps}
@@ -121,6 +135,8 @@ class VQImageTokenizer(Codec):
 
     @classmethod
     def load(cls, folder: Path) -> VQImageTokenizer:
+        from safetensors.torch import load_file
+
         meta = json.loads((folder / _META).read_text())
         steps = meta.get("steps", VQOptions.steps)  # not recorded by version 0.1
         options = VQOptions(size=meta["pixels"], codes=meta["codes"], steps=steps)
@@ -128,8 +144,7 @@ class VQImageTokenizer(Codec):
 
     def _loaded(self) -> Any:
         if self._network is None:
-            with torch.random.fork_rng(devices=[]):
-                network = build(self.options.codes)
-            network.load_state_dict(self._weights)
-            self._network = network.eval()
+            from .vq_network import loaded
+
+            self._network = loaded(self._weights, self.options.codes)
         return self._network

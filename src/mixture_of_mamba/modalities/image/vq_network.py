@@ -1,23 +1,23 @@
 """The network of the VQ tokenizer: diffusers' `VQModel` with the quantizer of
-`vector-quantize-pytorch`, and its training on one thread."""
+`vector-quantize-pytorch`: trained on one thread, and at work."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ...extras import needs
 from ...seeding import torch_seed
 from ..threads import one_thread
-from .networks import build_network, to_unit
+from .networks import CHUNK, build_network, to_pixels, to_unit
 
-__all__ = ["build", "train"]
+__all__ = ["build", "codes_of", "images_of", "loaded", "train"]
 
 #: Channels in front of the quantizer.
 WIDTH = 64
@@ -85,3 +85,35 @@ def _train(
         if step % max(1, steps // 6) == 0 or step == steps - 1:
             report(f"image tokenizer: step {step} of {steps}, error {float(error.detach()):.4f}")
     network.eval()
+
+
+def loaded(weights: Mapping[str, Tensor], codes: int) -> Any:
+    """A trained network from its weights."""
+    with torch.random.fork_rng(devices=[]):
+        network = build(codes)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def codes_of(network: Any, images: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+    """Codes of (s, s, 3) uint8 images, row by row: (codes,) int64 each."""
+    out: list[np.ndarray] = []
+    with one_thread(), torch.inference_mode():
+        for start in range(0, len(images), CHUNK):
+            x = to_unit(np.stack(list(images[start : start + CHUNK])))
+            indices = network.quantize(network.quant_conv(network.encoder(x)))[1]
+            out.extend(indices.flatten(1).numpy().astype(np.int64))
+    return out
+
+
+def images_of(
+    network: Any, codes: Sequence[np.ndarray] | np.ndarray, side: int
+) -> list[np.ndarray]:
+    """(s, s, 3) uint8 images of codes, `side` x `side` of them each."""
+    out: list[np.ndarray] = []
+    with torch.inference_mode():
+        for start in range(0, len(codes), CHUNK):
+            ids = torch.from_numpy(np.stack(list(codes[start : start + CHUNK]))).long()
+            z = network.quantize.get_codes_from_indices(ids.view(-1, side, side))
+            out.extend(to_pixels(network.decoder(network.post_quant_conv(z))))
+    return out

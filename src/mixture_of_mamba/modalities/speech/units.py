@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ..codec import Codec
-from ..options import UnitOptions
+from ..options import CodecOptions, at_least
 from .clusters import centres_of, check_units, nearest, sampled
 from .files import SOUND
 from .mel import MELS, SAMPLE_RATE, from_log_mel, log_mel
 from .resampling import resample
 
-__all__ = ["SpeechUnitTokenizer"]
+__all__ = ["SpeechUnitTokenizer", "UnitOptions"]
 
 #: Log-mel frames (20 ms each) in one unit.
 STACK = 2
@@ -25,6 +26,17 @@ CHUNK = 128
 ROWS = 1 << 15
 
 _FILE = "units.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitOptions(CodecOptions):
+    """Of `units`, clusters of log-mel frames."""
+
+    units: int = 256
+    """Number of speech units; 25 a second."""
+
+    def __post_init__(self) -> None:
+        at_least("units", self.units, 2)
 
 
 class SpeechUnitTokenizer(Codec):
