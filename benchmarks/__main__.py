@@ -16,6 +16,7 @@ BENCHMARKS = {
     "decode": ("benchmarks.decode", "decoding and prefill beside transformers, equal weights"),
     "images": ("benchmarks.images", "an image sampled after contexts of different lengths"),
     "busy": ("benchmarks.cpu.busy", "steps beside a process that keeps a core busy"),
+    "compare": ("benchmarks.compare", "ratios of two results of a benchmark, old and new"),
     "resources": ("benchmarks.gpu.resources", "registers and loops of the Triton kernels; no GPU"),
     "build-peers": ("benchmarks.gpu.build_peers", "builds what gpu compares with: mamba-ssm"),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["target_lines"]
+__all__ = ["ratios", "target_lines"]
 
 SCALE = "transfusion-1.4b"
 SHAPE = [8, 4096, 4096, 16]  # batch, length, channels, states
@@ -48,6 +48,23 @@ def target_lines(state: dict[str, Any]) -> list[str]:
     for way, limit in (("forward", 0.95), ("backward", 3.0)):
         lines += _scan_lines(state, way, limit)
     return lines
+
+
+def ratios(state: dict[str, Any]) -> dict[str, float]:
+    """Those of the targets that were measured, each with the tokens of its steps."""
+    found: dict[str, float] = {}
+    for ratio in RATIOS:
+        over, under = (steps(state, name, ratio.length) for name in (ratio.over, ratio.under))
+        if common := set(over) & set(under):
+            tokens = max(common)
+            name = f"{ratio.title}, L {ratio.length}, {tokens} tokens"
+            found[name] = over[tokens] / under[tokens]
+    part = state["parts"].get("scan large", {})
+    for way in ("forward", "backward"):
+        if part.get("shape") == SHAPE and way in part and (theirs := part.get(f"{way} mamba-ssm")):
+            name = f"mamba-ssm's scan / ours, {way}"
+            found[name] = theirs["median"] / part[way]["median"]
+    return found
 
 
 def steps(state: dict[str, Any], variant: str, length: int) -> dict[int, float]:
