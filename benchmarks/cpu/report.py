@@ -55,6 +55,10 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     if "training" in found:
         text = _ratio(found["training"]["mixture over dense"])
         table.append(("training step, 3 modalities / dense", text, ""))
+    for key, value in found.get("head", {}).items():
+        if key != "size":
+            what = f"cross entropy, {_size(found['head']['size'])}: {key}"
+            table.append((what, _ratio(value), ""))
     for form, target in (("float32", ">= 4"), ("bfloat16", ">= 10"), ("int8", ">= 22")):
         if "decode" in found:
             value = found["decode"]["times faster than transformers, batch 1"][form]

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     allocator.configure()
 
-    from . import block, decoding, report, scan
+    from . import block, decoding, head, report, scan
     from .timing import Settings
 
     settings = Settings(quick=arguments.quick)
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         "block": lambda: block.blocks(settings, found["peak"]["peak"]),
         "growth": lambda: block.growth(settings),
         "training": lambda: block.training_step(settings),
+        "head": lambda: head.head(settings),
         "decode": lambda: decoding.decode(settings),
         "prefill": lambda: decoding.prefill(settings, found["peak"]["peak"]),
     }
