@@ -339,6 +339,20 @@ def test_flops_are_those_of_the_head(slice_rows: int | None) -> None:
     assert counter.get_total_flops() == 3 * 2 * 23 * 7 * 21
 
 
+@pytest.mark.parametrize("share", [1.0, torch.inf])
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_frozen_side_costs_no_product(frozen: int, share: float) -> None:
+    p = problem(21)
+    leaves = [p.hidden.float().requires_grad_(), p.weight.float().requires_grad_()]
+    whole = torch.autograd.grad(linear_cross_entropy(*leaves, p.targets).sum() * share, leaves)
+    leaves[frozen].requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        (linear_cross_entropy(*leaves, p.targets).sum() * share).backward()
+    assert leaves[frozen].grad is None
+    torch.testing.assert_close(leaves[1 - frozen].grad, whole[1 - frozen], equal_nan=True)
+    assert counter.get_total_flops() == 2 * 2 * 23 * 7 * 21
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_model_takes_it_for_few_logits_too(
     autocast: bool, monkeypatch: pytest.MonkeyPatch

@@ -129,8 +129,12 @@ def _forward_flops(hidden, weight, *args, out_shape=None, **kwargs) -> int:  # t
     return 2 * hidden[0] * weight[0] * weight[1]
 
 
-@register_flop_formula(
-    [_OPS.linear_cross_entropy_backward, _OPS.kept_linear_cross_entropy_backward]
-)
-def _backward_flops(dloss, saved, *args, **kwargs) -> int:  # type: ignore[no-untyped-def]
+@register_flop_formula(_OPS.linear_cross_entropy_backward)
+def _backward_flops(dloss, total, *args, **kwargs) -> int:  # type: ignore[no-untyped-def]
     return 2 * _forward_flops(*args)  # two products; the recomputed logits are not useful work
+
+
+@register_flop_formula(_OPS.kept_linear_cross_entropy_backward)
+def _kept_backward_flops(dloss, slopes, *args, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    *call, need_hidden, need_weight = args
+    return (need_hidden + need_weight) * _forward_flops(*call)  # type: ignore[no-any-return]

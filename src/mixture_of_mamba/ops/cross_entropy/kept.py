@@ -56,27 +56,35 @@ def _(hidden: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "mixture_of_mamba::kept_linear_cross_entropy_backward",
     mutates_args=(),
-    schema=f"(Tensor dloss, Tensor slopes, {CALL.schema}) -> {CALL.gradients}",
+    schema=f"(Tensor dloss, Tensor slopes, {CALL.schema}, bool need_hidden, bool need_weight)"
+    f" -> {CALL.gradients}",
 )
 def kept_head_loss_backward(dloss: Tensor, slopes: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    """-> HeadGrads."""
-    inputs = CALL.bind(args)
+    """-> HeadGrads; empty tensors where not needed."""
+    *call, need_hidden, need_weight = args
+    inputs = CALL.bind(call)
     hidden, weight = inputs.hidden, inputs.weight
     share = torch.where(inputs.targets != inputs.ignore_index, dloss, 0.0)[:, None]
     scaled = (hidden * share).to(hidden.dtype)
+    dhidden, dweight = hidden.new_empty(0), weight.new_empty(0)
     if not bool((scaled.abs() <= LARGEST).all()):
-        return tuple(gradients(inputs, native_dlogits(inputs, dloss)))
+        found = gradients(inputs, native_dlogits(inputs, dloss))
+        return found.hidden if need_hidden else dhidden, found.weight if need_weight else dweight
     _, words, values = _whole(inputs, slopes)
     with torch.autocast("cpu", enabled=False):
-        dhidden = torch.mm(values, weight[words]).mul_(share)
-        dweight = weight.new_zeros(weight.shape)
-        weight_gradient(values, scaled, dweight[words], thin=THIN[weight.dtype])
+        if need_hidden:
+            dhidden = torch.mm(values, weight[words]).mul_(share)
+        if need_weight:
+            dweight = weight.new_zeros(weight.shape)
+            weight_gradient(values, scaled, dweight[words], thin=THIN[weight.dtype])
     return dhidden, dweight
 
 
 @kept_head_loss_backward.register_fake
 def _(dloss: Tensor, slopes: Tensor, hidden: Tensor, weight: Tensor, *args: Any) -> Any:
-    return torch.empty_like(hidden), weight.new_empty(weight.shape)
+    *_, need_hidden, need_weight = args
+    needs = ((hidden, need_hidden), (weight, need_weight))
+    return tuple(x.new_empty(x.shape if need else 0) for x, need in needs)
 
 
 def _whole(inputs: HeadInputs, slopes: Tensor) -> Product:
@@ -96,7 +104,10 @@ def _backward(ctx: Any, dloss: Tensor | None, _: Any) -> tuple[Tensor | None, ..
     (slopes,), call = CALL.saved(ctx)
     if dloss is None:
         return (None,) * len(call)
-    return tuple(CALL.by_argument(kept_head_loss_backward(dloss, slopes, *call), call))
+    needs = ctx.needs_input_grad[:2]
+    grads = kept_head_loss_backward(dloss, slopes, *call, *needs)
+    dhidden, dweight = (g if need else None for g, need in zip(grads, needs, strict=True))
+    return (dhidden, dweight, *[None] * (len(call) - 2))
 
 
 kept_head_loss.register_autograd(_backward, setup_context=_setup_context)
