@@ -188,7 +188,7 @@ def test_unexpected_errors_are_one_line_too(
     [
         ("report", "mom report FOLDER [options]"),
         ("generate", "mom generate RUN [options]"),
-        ("tokenizer", "mom tokenizer ACTION [FOLDER] [options]"),
+        ("tokenizer", "mom tokenizer ACTION [FOLDER] [FILES ...] [options]"),
         ("compare", "mom compare [options]"),
     ],
 )

@@ -33,6 +33,8 @@ SMALLER = {
     "mom train -c chameleon --data.digits.scenes 2000 --modalities.image.steps 200": f"{DIGITS} "
     f"--modalities.image.steps 5 {TRAIN}",
     "mom compare": f"{DATA} {TRAIN} {STUDY} --samples 1 --judged 4",
+    "mom compare -c chameleon_video": f"{DATA} --modalities.video.image.steps 5 {TRAIN} {STUDY} "
+    "--samples 1 --judged 4",
     "mom ablate": f"{DATA} {TRAIN} {STUDY}",
     "mom tokenizer train": DATA,
     "python -m benchmarks busy": "--rounds 2 --seconds 0.02",

@@ -163,3 +163,11 @@ def test_dtypes_must_agree():
         linear_cross_entropy(hidden.float(), weight, targets)
     with pytest.raises(TypeError, match=r"targets is torch\.int32; int64 is needed"):
         linear_cross_entropy(hidden, weight, targets.int())
+
+
+def test_shapes_alone_pass_through() -> None:
+    """On the meta device, for which torch knows no autocast."""
+    hidden, weight = torch.empty(5, 4, device="meta"), torch.empty(7, 4, device="meta")
+    targets = torch.zeros(5, dtype=torch.int64, device="meta")
+    found = linear_cross_entropy(hidden, weight, targets)
+    assert found.device.type == "meta" and found.shape == (5,)

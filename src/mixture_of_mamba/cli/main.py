@@ -69,7 +69,8 @@ def _run(name: str, args: list[str]) -> int:
     parser = Parser(prog=f"mom {name}", description=module.HELP)
     module.configure(parser)
     positional = [a for a in parser._actions if not a.option_strings]
-    named = [f"[{a.dest.upper()}]" if a.nargs == "?" else a.dest.upper() for a in positional]
+    forms = {"?": "[{}]", "*": "[{} ...]"}
+    named = [forms.get(str(a.nargs), "{}").format(a.dest.upper()) for a in positional]
     parser.usage = " ".join(["mom", name, *named, "[options]"])
     given = parser.parse_args(args)
     if name not in ("train", "env"):

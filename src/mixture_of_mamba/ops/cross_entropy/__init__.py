@@ -66,7 +66,7 @@ def linear_cross_entropy(
     """
     _check(hidden, weight, targets, low, high)
     device = hidden.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     if hidden.dtype != weight.dtype:
@@ -92,7 +92,7 @@ def why_not(hidden: Tensor) -> str | None:
     device, dtype = hidden.device.type, hidden.dtype
     if "reference" in dispatch.preferences().values():
         return "formulas are chosen by name"  # of the other ops: for second derivatives
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     return cpu.why_not(device, dtype)
 
