@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from PIL import Image
 from mixture_of_mamba.cli.main import main
 from mixture_of_mamba.data.items import items_of_files
 from mixture_of_mamba.evaluation.codec_check import check_codec
+from mixture_of_mamba.evaluation.report.reconstructions import check_rows
 from mixture_of_mamba.modalities.image.files import IMAGE, image_differences
 from mixture_of_mamba.modalities.media import TEXT, Media
 from mixture_of_mamba.modalities.speech.files import SOUND
+from mixture_of_mamba.modalities.video import FrameCodec, FrameOptions
+from tests.factories.clips import moving_square
 from tests.factories.data import tiny_bundle
 from tests.helpers.toy_codecs import ToyCodec, toy_tokenizers
 
@@ -79,6 +83,46 @@ def test_use_and_perplexity_of_ids() -> None:
     skewed = check_codec(tokenizers, "code", [np.array([5, 5, 5, 7])])
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert skewed.perplexity == pytest.approx(math.exp(entropy))
+
+
+def test_codebooks_have_each_their_perplexity_and_markers_none() -> None:
+    codec = ToyCodec("discrete", 10)
+    codec.media = ANYTHING
+    codec.cycle = ((8, 9), (0, 4), (0, 4), (4, 8))  # a marker, a codebook twice, another one
+    items = [np.array([8, 0, 1, 4, 8, 2, 3, 4]), np.array([8, 0, 1, 4, 8, 2, 3, 5])]
+    found = check_codec(toy_tokenizers(6, code=codec), "code", items)
+    second = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert found.used == (6, 8) and found.codebooks == 2
+    assert found.perplexity == pytest.approx((4 + second) / 2)
+    assert "mean of 2 codebooks" in str(check_rows(found))
+
+
+class _ExactImages(ToyCodec):
+    """Any pixels, each image under a number of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("discrete", 257, 1)
+        self.seen: list[np.ndarray] = []
+
+    def encode(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self.seen += prepared
+        return [np.array([i]) for i in range(len(self.seen) - len(prepared), len(self.seen))]
+
+    def decode(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self.seen[int(ids[0])] for ids in tokens]
+
+
+@pytest.mark.parametrize("longer", ["cut", "spread"])
+@pytest.mark.parametrize("length", [3, 30])
+def test_the_frames_of_a_clip_are_compared_that_the_codec_took(length: int, longer: str) -> None:
+    options = FrameOptions(image={"codec": "vq", "size": 16}, longer=longer)
+    codec = FrameCodec(options, _ExactImages())
+    codec.options = options  # frames are prepared as of vq
+    clip = moving_square(length, rate=10.0)
+    found = check_codec(toy_tokenizers(6, video=codec), "video", [clip])
+    assert found.differences["PSNR, dB"] == [130]
+    frames = max(1, round(min(length / 10 * 4, 8)))
+    assert found.used == (frames, 256) and found.perplexity == pytest.approx(frames)
 
 
 class _AnyItems(Media):

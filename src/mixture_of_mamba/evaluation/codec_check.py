@@ -29,9 +29,11 @@ class CodecCheck:
         encoded_per_second: tokens a second of encoding, the preparation of items among it, without
             the first item, which loads the network.
         decoded_per_second: of decoding; None where the codec cannot.
-        used: ids that occur at least once, and how many there are besides the end token (discrete).
-        perplexity: of the ids' frequencies, 1 where all tokens are one, the number of ids where
-            all are equally frequent (discrete).
+        used: ids that occur at least once, and how many there are besides the end token and ids
+            that are alone at their place of Codec.cycle, such as markers (discrete).
+        perplexity: of the frequencies of those ids, 1 where all tokens are one, the number of ids
+            where all are equally frequent; of several codebooks the mean of theirs (discrete).
+        codebooks: with ids of their own: different ranges of Codec.cycle (discrete).
         mean, deviation: of all entries of the vectors (continuous).
         differences: by measure (Media.differences), of each item; empty where it cannot decode.
         one_way: why it cannot decode.
@@ -48,6 +50,7 @@ class CodecCheck:
     decoded_per_second: float | None = None
     used: tuple[int, int] | None = None
     perplexity: float | None = None
+    codebooks: int | None = None
     mean: float | None = None
     deviation: float | None = None
     differences: dict[str, list[float]] = field(default_factory=dict)
@@ -65,7 +68,8 @@ class CodecCheck:
 
 
 def check_codec(tokenizers: TokenizerSet, name: str, items: Sequence[Any]) -> CodecCheck:
-    """Encode items of a modality, decode them, and compare.
+    """Encode items of a modality, decode them, and compare, with what the codec keeps of an item
+    (Codec.example) where that is an item too: of a longer video the frames that it took.
 
     Args:
         items: as the modality's medium reads them; at least one.
@@ -81,7 +85,7 @@ def check_codec(tokenizers: TokenizerSet, name: str, items: Sequence[Any]) -> Co
     facts: dict[str, Any] = {}
     if codec.kind == "discrete":
         end = tokenizers.index(name) != tokenizers.text_id  # text has no end token
-        facts = _use(tokens, codec.size - end)
+        facts = _use(tokens, codec.cycle or ((0, codec.size - end),))
     else:
         values = np.concatenate(tokens)
         facts = {"mean": float(values.mean()), "deviation": float(values.std())}
@@ -91,7 +95,7 @@ def check_codec(tokenizers: TokenizerSet, name: str, items: Sequence[Any]) -> Co
         again, decoding = _timed(codec.decode, tokens)
         differences: dict[str, list[float]] = {}
         for item, made in zip(items, again, strict=True):
-            for measure, value in codec.media.differences(item, made).items():
+            for measure, value in codec.media.differences(_kept(codec, item), made).items():
                 differences.setdefault(measure, []).append(value)
         rest = sum(map(len, tokens[1:])) or counted
         facts |= {
@@ -126,11 +130,27 @@ def _timed(work: Any, items: Sequence[Any]) -> tuple[list[Any], float]:
     return made, max(time.perf_counter() - begin, 1e-9)
 
 
-def _use(tokens: Sequence[np.ndarray], ids: int) -> dict[str, Any]:
-    """How many of so many ids occur, and their perplexity."""
-    counts = np.bincount(np.concatenate(tokens).astype(np.int64), minlength=ids)
-    share = counts[counts > 0] / max(1, counts.sum())
+def _kept(codec: Codec, item: Any) -> Any:
+    """What of an item should come back."""
+    kept = codec.example(item, codec.prepare(item, codec.options), codec.options)
+    return item if kept is None else kept
+
+
+def _use(tokens: Sequence[np.ndarray], cycle: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """How many of the ids occur, and their perplexity, by the ranges of a cycle that have more
+    than one id."""
+    rows = np.concatenate(tokens).astype(np.int64).reshape(-1, len(cycle))
+    found, used = [], 0
+    ranges = dict.fromkeys(cycle)
+    books = [(low, high) for low, high in ranges if high - low > 1] or list(ranges)
+    for book in books:
+        ids = rows[:, [place for place, at in enumerate(cycle) if at == book]]
+        counts = np.unique(ids, return_counts=True)[1]
+        share = counts / max(1, counts.sum())
+        used += len(counts)
+        found.append(float(np.exp(-(share * np.log(share)).sum())))
     return {
-        "used": (int((counts > 0).sum()), ids),
-        "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+        "used": (used, sum(high - low for low, high in books)),
+        "perplexity": float(np.mean(found)),
+        "codebooks": len(books),
     }

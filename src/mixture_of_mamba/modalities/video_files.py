@@ -125,7 +125,8 @@ class _VideoMedia(Media):
         return Clip(frames, rate)
 
     def differences(self, item: Clip, again: Clip) -> dict[str, float]:
-        """Means of those of the frames, each against the one that is shown at its time."""
+        """Means of those of the frames. Of an item with more or fewer frames, those that
+        `even_places` names; better give the item that the codec kept."""
         frames = item.frames[even_places(len(item.frames), len(again.frames))]
         found = [IMAGE.differences(*pair) for pair in zip(frames, again.frames, strict=True)]
         return {name: float(np.mean([d[name] for d in found])) for name in found[0]}

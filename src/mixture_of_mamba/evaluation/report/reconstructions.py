@@ -68,7 +68,8 @@ def check_rows(check: CodecCheck) -> list[tuple[str, str]]:
     if check.used is not None and check.perplexity is not None:
         used, ids = check.used
         rows.append(("ids in use", f"{used:,} of {ids:,} ({100 * used / ids:.1f} %)"))
-        rows.append(("perplexity of the ids", f"{check.perplexity:,.1f}"))
+        of = f", mean of {check.codebooks} codebooks" if (check.codebooks or 1) > 1 else ""
+        rows.append((f"perplexity of the ids{of}", f"{check.perplexity:,.1f}"))
     if check.mean is not None:
         rows.append(
             ("mean and deviation of the vectors", f"{check.mean:.3g}, {check.deviation:.3g}")
