@@ -319,7 +319,8 @@ def _check_missing(names: Collection[str]) -> None:
 
 
 def _ready(network: Any) -> Any:
-    for name, tensor in network.named_parameters():
+    # the codebooks of audio networks are buffers; their counters are whole numbers, so finite
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if not tensor.isfinite().all():
             raise ValueError(f"its weights {name} hold NaN or infinite numbers")
     return network.float().eval().requires_grad_(False)

@@ -392,6 +392,32 @@ def test_a_network_that_is_not_as_its_config_says_is_refused(
     codec._network.try_out(folders("mimi"))
 
 
+@pytest.mark.parametrize("name", ["mimi", "encodec"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_codebooks_that_are_no_numbers_are_refused(
+    name: str, number: float, folders: Any, tmp_path: Path
+) -> None:
+    """They are buffers. NaN is nearest to nothing, and what is chosen then looks like a code."""
+    folder = tmp_path / "network"
+    shutil.copytree(folders(name), folder)
+    tensors = load_file(folder / "model.safetensors")
+    book = next(part for part in tensors if part.endswith((".embed", "embed_sum")))
+    tensors[book] = torch.full_like(tensors[book], number)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"its weights {re.escape(book)} hold NaN or infinite"):
+        codec_class(CODECS[name][0]).Options(pretrained=str(folder)).check_files()
+
+
+def test_a_network_whose_sound_is_no_number_is_refused(
+    fitted: Any, folders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose weights are finite, and run over in its decoder."""
+    network = fitted("mimi")._network
+    monkeypatch.setattr(network, "decode", lambda codes: torch.full((1, 9), torch.nan))
+    with pytest.raises(ValueError, match=r"mimi cannot be loaded .*of silence is NaN or infinite"):
+        network.try_out(folders("mimi"))
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_read(
     folders: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,7 +98,8 @@ class AudioNetwork:
         """Encode and decode three frames of silence.
 
         Raises:
-            ValueError: it cannot, or gives other codes than its config says; names the folder.
+            ValueError: it cannot, gives other codes than its config says, or sound of NaN or
+                infinite numbers; names the folder.
         """
         import torch
 
@@ -115,8 +116,8 @@ class AudioNetwork:
                     f"{int(codes.max())}, but its config says {wanted} codes of 0.."
                     f"{self.facts.codes - 1}"
                 )
-            if not self.facts.cannot_decode:
-                self.decode(codes)
+            if not self.facts.cannot_decode and not self.decode(codes).isfinite().all():
+                raise ValueError("the sound that it makes of silence is NaN or infinite")
 
     def save(self, folder: Path) -> None:
         """Write network and feature extractor as transformers does."""
