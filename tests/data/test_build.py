@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -319,3 +320,5 @@ def test_data_names_its_digests(tmp_path: Path) -> None:
     changed = {name for name in one.digests if one.digests[name] != other.digests[name]}
     assert changed == {"train windows", "validation windows"}
     assert {k for k in one.made_from if one.made_from[k] != other.made_from[k]} == {"window"}
+    assert one.made_from["torch version"] == version("torch")
+    assert "versions" not in one.made_from and one.made_from["tokenizers"] is None

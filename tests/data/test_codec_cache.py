@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from mixture_of_mamba.data import fingerprints
+from mixture_of_mamba.data.build import _key
+from mixture_of_mamba.data.cache import content_hash
 from mixture_of_mamba.data.fit import _fit
+from mixture_of_mamba.data.listing import Listing
 from mixture_of_mamba.data.stage_log import StageLog
 from mixture_of_mamba.modalities.config import ModalityConfig
 from mixture_of_mamba.modalities.image.vq import VQImageTokenizer
@@ -107,6 +110,32 @@ def test_another_version_of_a_codec_prepares_the_data_anew(
     made = [folder.name.split("-")[0] for folder in tmp_path.iterdir() if folder.is_dir()]
     assert sorted(made) == ["data", "data", "vq", "vq"]
     assert first.digests == second.digests, "the training itself is as it was"
+
+
+@pytest.mark.parametrize("reused", [False, True])
+@pytest.mark.parametrize(
+    "package",
+    [
+        *("torch", "numpy", "scikit-learn", "tokenizers", "diffusers", "transformers", "pillow"),
+        *("espeakng-loader", "vector-quantize-pytorch", "soundfile", "scipy", "torchaudio", "av"),
+        *("sentencepiece", "tiktoken"),
+    ],
+)
+def test_another_version_of_a_package_prepares_the_data_anew(
+    package: str, reused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digests of reused tokenizers stand beside the version of the package `tokenizers`."""
+    (tmp_path / "text.json").write_text("{}")
+    config = tiny_config("chameleon", **({"tokenizers": str(tmp_path)} if reused else {}))
+
+    def key(installed: str | None) -> str:
+        found = {package: installed}
+        monkeypatch.setattr(
+            fingerprints, "package_versions", lambda names: {n: found.get(n) for n in names}
+        )
+        return content_hash(_key(config.data, config.modalities, Listing()))
+
+    assert len({key(None), key("1.0"), key("2.0")}) == 3 and key("1.0") == key("1.0")
 
 
 def test_of_a_pretrained_model_only_its_tokenizer_is_read(

@@ -176,7 +176,8 @@ def _key(
     config: DataConfig, modalities: Mapping[str, ModalityConfig], listing: Listing
 ) -> dict[str, Any]:
     """Everything that the data depends on, the source's files among it."""
-    key: dict[str, Any] = {"version": VERSION, **config.cache_key(), **versions()}
+    key: dict[str, Any] = {"version": VERSION, **config.cache_key()}
+    key["versions"] = versions()  # apart: a package has the name of a field, tokenizers
     key["modalities"] = {name: modality.to_dict() for name, modality in modalities.items()}
     if config.source != "digits":
         key["documents"] = fingerprints(listing.documents)

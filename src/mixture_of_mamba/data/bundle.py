@@ -27,7 +27,8 @@ class DataBundle:
         validation_examples: validation documents before the tokenizers.
         digests: of the windows and of each tokenizer, {what: digest}, where it was read from a
             folder; a run keeps them.
-        made_from: what the data depends on, {field of the cache's key: its value, or a digest}.
+        made_from: what the data depends on, {field of the cache's key: its value, or a digest},
+            and {"PACKAGE version": it}.
         facts: what was counted while it was built (documents, characters, left-out documents ...).
     """
 
@@ -79,4 +80,5 @@ def _digests(sums: Mapping[str, str], tokenizers: TokenizerSet) -> dict[str, str
 def _made_from(path: Path) -> dict[str, Any]:
     """Short values as they are; lists of documents by their digest."""
     key = read_json(path) if path.is_file() else {}
+    key |= {f"{name} version": found for name, found in key.pop("versions", {}).items()}
     return {k: v if len(str(v)) <= 80 else content_hash({k: v}) for k, v in key.items()}

@@ -25,7 +25,16 @@ _PACKAGES = (
     "scikit-learn",
     "diffusers",
     "transformers",
+    "vector-quantize-pytorch",
     "espeakng-loader",
+    # they read files: another version may give other pixels, samples or tokens
+    "pillow",
+    "av",
+    "soundfile",
+    "scipy",
+    "torchaudio",
+    "sentencepiece",
+    "tiktoken",
 )
 
 EDGE = 4096

@@ -84,7 +84,7 @@ def _fit(
         "version": codec_version(modality.name, modality.options),
         "items": hashed.hexdigest(),
         "seed": seed,
-        **versions(),
+        "versions": versions(),
     }
 
     def make(folder: Path) -> None:
