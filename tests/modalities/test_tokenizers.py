@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mixture_of_mamba.data.bundle import DataBundle
 from mixture_of_mamba.data.config import DataConfig
@@ -284,3 +285,19 @@ def test_a_list_of_codecs_that_was_changed_is_damaged(spoken: DataBundle, tmp_pa
     path.write_text(path.read_text().replace('"codes": 32', '"codes": 64'))
     with pytest.raises(DamagedFile, match=r"tokenizers\.json is damaged"):
         read_codecs(tmp_path)
+
+
+def test_image_codes_do_not_depend_on_the_batch_or_on_threads(spoken: DataBundle) -> None:
+    codec = spoken.tokenizers.codec("image")
+    images = list(np.random.default_rng(5).integers(0, 256, (40, 32, 32, 3), np.uint8))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = [codec.encode([image])[0] for image in images]
+        torch.set_num_threads(2)
+        together = codec.encode(images)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(together, alone)
+    again = codec.decode(together)
+    np.testing.assert_array_equal(again, [codec.decode([ids])[0] for ids in alone])

@@ -27,7 +27,7 @@ from .windows import PackedWindows
 __all__ = ["build"]
 
 #: Part of the cache key: raise it when equal configs give other data than before.
-VERSION = 4
+VERSION = 5
 #: Skipped documents whose reasons are kept.
 MOST_REASONS = 100
 

@@ -11,14 +11,12 @@ from torch import Tensor
 
 from ..options import CODE_SIZE
 
-__all__ = ["CHUNK", "FOLD", "build_network", "to_pixels", "to_unit"]
+__all__ = ["FOLD", "build_network", "to_pixels", "to_unit"]
 
 #: Side of the square of pixels that is folded into channels before the first convolution.
 FOLD = CODE_SIZE
 #: Channels of the convolutions.
 WIDTH = 64
-#: Images encoded or decoded at once.
-CHUNK = 256
 
 
 def build_network(network_class: Any, latent_channels: int, **fields: Any) -> Any:

@@ -6,10 +6,7 @@ threads. So neither has a say.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +14,10 @@ import numpy as np
 import torch
 
 from ..pretrained import loading
-from ..threads import one_thread
+from ..threads import each_alone
 from .vq_networks import Facts, VQNetwork
 
 __all__ = ["ids_of", "try_out", "values_of"]
-
-#: Images that are in work at the same time; each takes the memory of a forward pass.
-AT_ONCE = 16
 
 
 def ids_of(kind: VQNetwork, network: Any, images: Iterable[np.ndarray]) -> list[np.ndarray]:
@@ -33,7 +27,7 @@ def ids_of(kind: VQNetwork, network: Any, images: Iterable[np.ndarray]) -> list[
         found = kind.ids(network, torch.from_numpy(image)[None])
         return np.asarray(found.reshape(-1).numpy(), np.int64)
 
-    return list(_each(ids, images))
+    return list(each_alone(ids, images))
 
 
 def values_of(kind: VQNetwork, network: Any, grids: Iterable[np.ndarray]) -> list[np.ndarray]:
@@ -42,7 +36,7 @@ def values_of(kind: VQNetwork, network: Any, grids: Iterable[np.ndarray]) -> lis
     def values(grid: np.ndarray) -> np.ndarray:
         return np.asarray(kind.pixels(network, torch.from_numpy(grid).long()[None])[0].numpy())
 
-    return list(_each(values, grids))
+    return list(each_alone(values, grids))
 
 
 def try_out(kind: VQNetwork, network: Any, facts: Facts, folder: Path) -> None:
@@ -62,27 +56,3 @@ def try_out(kind: VQNetwork, network: Any, facts: Facts, folder: Path) -> None:
             (again,) = values_of(kind, network, [ids.reshape(2, 2)])
             if again.shape != black.shape:
                 raise ValueError(f"it makes an image of {again.shape} of one of {black.shape}")
-
-
-def _each(
-    make: Callable[[np.ndarray], np.ndarray], items: Iterable[np.ndarray]
-) -> Iterator[np.ndarray]:
-    """`make` of every item, in order; no more items are drawn than are in work."""
-
-    def alone(item: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return make(item)
-
-    workers = min(torch.get_num_threads(), AT_ONCE)
-    with one_thread():
-        if workers == 1:
-            yield from map(alone, items)
-            return
-        with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
-            waiting: deque[Future[np.ndarray]] = deque()
-            for item in items:
-                if len(waiting) == workers:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(alone, item))
-            while waiting:
-                yield waiting.popleft().result()

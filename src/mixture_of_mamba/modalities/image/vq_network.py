@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ...extras import needs
 from ...seeding import torch_seed
-from ..threads import one_thread
-from .networks import CHUNK, build_network, to_pixels, to_unit
+from ..threads import each_alone, one_thread
+from .networks import build_network, to_pixels, to_unit
 
 __all__ = ["build", "codes_of", "images_of", "loaded", "train"]
 
@@ -97,23 +97,22 @@ def loaded(weights: Mapping[str, Tensor], codes: int) -> Any:
 
 def codes_of(network: Any, images: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
     """Codes of (s, s, 3) uint8 images, row by row: (codes,) int64 each."""
-    out: list[np.ndarray] = []
-    with one_thread(), torch.inference_mode():
-        for start in range(0, len(images), CHUNK):
-            x = to_unit(np.stack(list(images[start : start + CHUNK])))
-            indices = network.quantize(network.quant_conv(network.encoder(x)))[1]
-            out.extend(indices.flatten(1).numpy().astype(np.int64))
-    return out
+
+    def codes(image: np.ndarray) -> np.ndarray:
+        indices = network.quantize(network.quant_conv(network.encoder(to_unit(image[None]))))[1]
+        return np.asarray(indices.flatten().numpy(), np.int64)
+
+    return list(each_alone(codes, images))
 
 
 def images_of(
     network: Any, codes: Sequence[np.ndarray] | np.ndarray, side: int
 ) -> list[np.ndarray]:
     """(s, s, 3) uint8 images of codes, `side` x `side` of them each."""
-    out: list[np.ndarray] = []
-    with torch.inference_mode():
-        for start in range(0, len(codes), CHUNK):
-            ids = torch.from_numpy(np.stack(list(codes[start : start + CHUNK]))).long()
-            z = network.quantize.get_codes_from_indices(ids.view(-1, side, side))
-            out.extend(to_pixels(network.decoder(network.post_quant_conv(z))))
-    return out
+
+    def image(ids: np.ndarray) -> np.ndarray:
+        grid = torch.from_numpy(np.asarray(ids)).long().view(1, side, side)
+        z = network.quantize.get_codes_from_indices(grid)
+        return to_pixels(network.decoder(network.post_quant_conv(z)))[0]
+
+    return list(each_alone(image, codes))
