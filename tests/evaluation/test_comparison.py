@@ -21,10 +21,11 @@ from mixture_of_mamba.evaluation.plan import Job, Plan, read_plan, write_plan
 from mixture_of_mamba.evaluation.rebuild import report_comparison
 from mixture_of_mamba.evaluation.report import write_report
 from mixture_of_mamba.evaluation.samples import save_examples
-from mixture_of_mamba.evaluation.scores import why_not_sampled
+from mixture_of_mamba.evaluation.scores import read_scores, why_not_sampled
 from mixture_of_mamba.evaluation.summary import write_comparison
 from mixture_of_mamba.evaluation.tables import headline_rows, markdown_table, text_table
 from mixture_of_mamba.evaluation.variants import variant_config
+from mixture_of_mamba.modalities.config import ModalityConfig
 from mixture_of_mamba.modalities.image.files import IMAGE, png_bytes, read_image
 from mixture_of_mamba.modalities.speech.files import wav_bytes
 from tests.factories.data import tiny_config
@@ -338,6 +339,19 @@ def test_who_was_not_judged_is_named_with_the_reason(
     facts = json.loads((tmp_path / "comparison.json").read_text())["facts"]
     assert list(facts["not_judged"]) == ["mom", "transformer", "mot"]
     assert "Not judged: mom: seed 1" in (tmp_path / "report.html").read_text()
+
+
+def test_runs_whose_scenes_are_all_clips_are_told_of_no_remedy(tmp_path: Path) -> None:
+    plan = make_plan()
+    text, video = plan.config.modalities["text"], ModalityConfig("frames")
+    why = {}
+    for names in ("text video", "text image video"):
+        modalities = {"text": text, "image": ModalityConfig("vq"), "video": video}
+        modalities = {name: modalities[name] for name in names.split()}
+        clips = replace(plan, config=replace(plan.config, modalities=modalities))
+        why[names] = read_scores(clips, tmp_path, [0]).not_scored["dense"]
+    assert why["text video"] == "no held-out scene has facts: all are clips, which are not judged"
+    assert "there is no facts.json; its command with --judged 64" in why["text image video"]
 
 
 def test_a_task_that_no_run_can_do_is_named_with_the_reason(

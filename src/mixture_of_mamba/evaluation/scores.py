@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ..data.digits.config import clip_share
 from ..data.digits.proportions import Proportion
 from ..data.digits.scoring import TASKS
 from ..training.config import RunConfig
@@ -124,4 +125,6 @@ def _why_not_scored(plan: Plan, variant: str) -> str:
         return reason
     if plan.config.data.source != "digits":
         return "own documents have no facts to judge by; the embedded digit scenes do"
+    if clip_share(plan.config.modalities) == 1:
+        return "no held-out scene has facts: all are clips, which are not judged"
     return f"there is no facts.json; {_AGAIN}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-__all__ = ["CLIP_SIZE", "SCENE_SIZE", "DigitsConfig"]
+__all__ = ["CLIP_SIZE", "SCENE_SIZE", "DigitsConfig", "clip_share"]
 
 #: Side of the embedded scenes, pixels.
 SCENE_SIZE = 32
@@ -36,3 +37,10 @@ class DigitsConfig:
             value = getattr(self, name)
             if not 0 <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie in 0..{high:g}")
+
+
+def clip_share(modalities: Collection[str]) -> float:
+    """Share of the scenes that are clips in a run with these modalities."""
+    if "video" not in modalities:
+        return 0.0
+    return 0.5 if "image" in modalities else 1.0

@@ -17,6 +17,7 @@ from ..errors import BadDocuments
 from ..examples import MAX_EXAMPLES, Example
 from ..stage_log import StageLog
 from .clips import ClipScene, make_clips
+from .config import clip_share
 from .handwriting import load_handwriting
 from .python_docs import MOST_CHARACTERS, python_documentation
 from .scene import Scene, make_scenes
@@ -28,8 +29,6 @@ __all__ = ["DigitScenes"]
 TEXT_HELD_OUT = 0.1
 #: Modalities of a scene; the second shows it: as a picture, or as a clip.
 _ITEMS = ("text", "image", "speech")
-#: Share of the scenes that are clips where a run has videos and pictures.
-CLIPS = 0.5
 #: Real text that is read for each scene, so that a tiny data set need not read all of it.
 CHARACTERS_A_SCENE = 600
 
@@ -57,7 +56,7 @@ class DigitScenes:
             split: make_scenes(count, handwriting[split], split, config.seed, log.still)
             for split, count in counts.items()
         }
-        share = 0.0 if "video" not in modalities else CLIPS if "image" in modalities else 1.0
+        share = clip_share(modalities)
         self._clips = {
             split: make_clips(count, share, handwriting[split], split, config.seed, log.still)
             for split, count in counts.items()
