@@ -114,6 +114,18 @@ def test_differences_leave_out_what_may_change() -> None:
     ]
 
 
+def test_files_may_be_named_elsewhere_but_not_taken_away() -> None:
+    def config(path: str | None, tokenizer: str | None) -> RunConfig:
+        frames = {"codec": "frames", "image": {"codec": "janus", "pretrained": path, "size": 16}}
+        text = {"codec": "bpe", "tokenizer": tokenizer}
+        return RunConfig(modalities={"text": text, "video": frames})  # type: ignore[arg-type]
+
+    before, names = config("a", "t"), {"modalities.text.tokenizer"}
+    assert before.moved(config("b", "u")) == names | {"modalities.video.image.pretrained"}
+    assert before.moved(config(None, "u")) == names
+    assert config("a", None).moved(config("a", "t")) == {"modalities.video.image.pretrained"}
+
+
 def test_old_names_are_read() -> None:
     old = {
         "train": {"accumulate": 2, "clip": 0.5, "recompute": True},

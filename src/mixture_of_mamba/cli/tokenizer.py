@@ -167,7 +167,8 @@ def _held_out(folder: Path, names: Sequence[str], most: int) -> dict[str, list[L
             f"{folder} FILES"
         )
     config = read_config(folder)
-    examples = build(config.data, config.modalities).validation_examples
+    bundle = build(config.data, config.modalities, own=folder / "tokenizers")
+    examples = bundle.validation_examples
     found = {
         name: [
             LabelledItem(f"held-out document {i}", example.items[name])

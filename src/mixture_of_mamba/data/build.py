@@ -20,7 +20,7 @@ from .fingerprints import codec_version, digests, fingerprints, option_digests, 
 from .fit import fit_tokenizers
 from .listing import Listing, list_documents
 from .packing import pack
-from .reuse import resolve
+from .reuse import resolve_own
 from .stage_log import StageLog
 from .windows import PackedWindows
 
@@ -33,7 +33,10 @@ MOST_REASONS = 100
 
 
 def build(
-    config: DataConfig, modalities: Mapping[str, ModalityConfig], progress: bool = True
+    config: DataConfig,
+    modalities: Mapping[str, ModalityConfig],
+    progress: bool = True,
+    own: Path | None = None,
 ) -> DataBundle:
     """The data of a config; built on the first call, read from the cache afterwards.
 
@@ -43,15 +46,17 @@ def build(
     Args:
         modalities: codec and options by name, in the order of their ids.
         progress: whether stages are reported on standard error.
+        own: where the tokenizers of a run that has this data are, or will be; they are reused where
+            files that the modalities name are gone.
 
     Raises:
         DataError: a document of the user's own data cannot be read (file and line are named).
         ImportError: a package is missing; the message names the extra that brings it.
         ValueError: a path that does not exist, or reused tokenizers that contradict the config.
     """
-    modalities = resolve(config, modalities)
-    check_modalities(config, modalities)
     log = StageLog(progress)
+    config, modalities = resolve_own(config, modalities, own, log.say)
+    check_modalities(config, modalities)
     cache = cache_folder("data", config.cache)
     listing = Listing()
     if config.source != "digits":

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from ..modalities.config import ModalityConfig, resolved
-from ..modalities.recorded import RecordedCodec, read_codecs
+from ..modalities.recorded import FILE, RecordedCodec, read_codecs
 from .config import DataConfig, check_length, check_modalities
 
-__all__ = ["resolve"]
+__all__ = ["resolve", "resolve_own"]
 
 
 def resolve(
@@ -36,6 +36,34 @@ def resolve(
         if codec.max_length is not None:  # which options that lost their folder may not know
             check_length(data, name, codec.max_length)
     return found
+
+
+def resolve_own(
+    data: DataConfig,
+    modalities: Mapping[str, ModalityConfig],
+    own: Path | None,
+    say: Callable[[str], None],
+) -> tuple[DataConfig, Mapping[str, ModalityConfig]]:
+    """The data and modalities of a run that was begun, as `resolve` gives them. Where files that
+    its modalities name are gone, the tokenizers that it was begun with are reused: what was made of
+    these files is stored with them.
+
+    Args:
+        own: the folder of these tokenizers, which may not be there yet; None: there is no run.
+        say: takes a line where they are reused.
+
+    Raises:
+        ValueError: as `resolve`.
+    """
+    try:
+        return data, resolve(data, modalities)
+    except (FileNotFoundError, ValueError) as error:
+        if own is None or data.tokenizers is not None or not (own / FILE).is_file():
+            raise
+        reused = replace(data, tokenizers=str(own))
+        found = resolve(reused, {})
+        say(f"{error}; the tokenizers in {own} are used instead")
+        return reused, found
 
 
 def _completed(modality: ModalityConfig) -> ModalityConfig:

@@ -228,7 +228,7 @@ def _decided(
         if option in options.paths and value is not None:
             raise ValueError(
                 f"{label}.{option} is {value!r}, but the tokenizers in {where} bring their own; "
-                "give one of them"
+                f"give --{label}.{option} null, or leave out data.tokenizers"
             )
         if option not in options.training:
             _agree(f"{label}.{option}", value, decided[option], where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,15 @@ from .train_config import TrainConfig
 if TYPE_CHECKING:
     from ..models.config import ModelConfig
 
-__all__ = ["RECORDING", "SECTIONS", "ModelSettings", "RunConfig", "TrainConfig", "model_config"]
+__all__ = [
+    "FREE",
+    "RECORDING",
+    "SECTIONS",
+    "ModelSettings",
+    "RunConfig",
+    "TrainConfig",
+    "model_config",
+]
 
 
 #: Fields on which nothing that is computed or measured depends: what is kept, shown and logged.
@@ -33,7 +41,7 @@ RECORDING = frozenset(
     }
 )
 #: What may change between a run's parts without changing what its steps compute.
-_FREE = RECORDING | {
+FREE = RECORDING | {
     "train.steps",
     "train.device",
     "train.devices",
@@ -144,7 +152,13 @@ class RunConfig:
             given = {name: entry for name, entry in given.items() if entry is not None}
         return cls(modalities=given, **sections)
 
-    def differences(self, other: RunConfig, free: Collection[str] = _FREE) -> list[str]:
+    def moved(self, other: RunConfig) -> set[str]:
+        """Dotted names of options that name files, which `other` names elsewhere; whether they are
+        the same files is for the digests of the data to say."""
+        mine, theirs = dict(_named_paths(self.modalities)), dict(_named_paths(other.modalities))
+        return {name for name in mine if None not in (mine[name], theirs.get(name))}
+
+    def differences(self, other: RunConfig, free: Collection[str] = FREE) -> list[str]:
         """Fields in which `other` would compute other steps, as "field: mine -> theirs"; those of
         `free`, dotted names, may differ."""
         mine, theirs = dict(flattened(self.to_dict())), dict(flattened(other.to_dict()))
@@ -153,6 +167,15 @@ class RunConfig:
             for key in dict.fromkeys([*mine, *theirs])
             if mine.get(key) != theirs.get(key) and key not in free
         ]
+
+
+def _named_paths(modalities: Mapping[str, ModalityConfig]) -> Iterator[tuple[str, str | None]]:
+    """(dotted name, path) of the options that name files, those of codecs inside others too."""
+    options = {f"modalities.{name}": m.options for name, m in modalities.items() if m.codec}
+    while options:
+        label, found = options.popitem()
+        yield from ((f"{label}.{option}", getattr(found, option)) for option in found.paths)
+        options |= {f"{label}.{option}": inner for option, (_, inner) in found.nested.items()}
 
 
 def known_fields(

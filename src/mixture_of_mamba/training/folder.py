@@ -14,7 +14,7 @@ import yaml
 from ..files import PART, filling, read_json, verify, write_json, write_text, writing
 from ..models.saving import CONFIG, WEIGHTS
 from .checkpoint_folders import checkpoints, step_of
-from .config import RunConfig
+from .config import FREE, RunConfig
 from .lock import LOCK, FolderLock
 from .runs import read_config
 
@@ -71,7 +71,7 @@ def _check(folder: Path, config: RunConfig, *, resume: bool) -> RunConfig | None
                 "or choose another name for --out"
             )
         before = read_config(folder)
-        if differences := before.differences(config):
+        if differences := before.differences(config, FREE | before.moved(config)):
             raise ValueError(
                 f"{folder} holds a run of another config: {'; '.join(differences)}; "
                 "leave these fields as they were, or start a new run under another --out"

@@ -86,7 +86,7 @@ def train(
                 print(remark, file=sys.stderr)
             with cleanup_on_failure(folder, ours=fabric.global_rank == 0 and not resume):
                 with fabric.rank_zero_first():  # the others find the cache filled
-                    data = _build(config, build)
+                    data = _build(config, folder, build)
                 on_rank_zero(fabric, lambda: _record(folder, config, data))
                 if fabric.device.type == "cpu":
                     native.why_not()  # compiles the kernels where needed, before the clock runs
@@ -100,10 +100,11 @@ def train(
             lock.release()
 
 
-def _build(config: RunConfig, build: Callable[..., Any] | None) -> Any:
+def _build(config: RunConfig, folder: Path, build: Callable[..., Any] | None) -> Any:
     if build is not None:
         return build(config)
-    return build_data(config.data, config.modalities, progress=is_first_process())
+    own = folder / "tokenizers"
+    return build_data(config.data, config.modalities, progress=is_first_process(), own=own)
 
 
 def _record(folder: Path, config: RunConfig, data: Any) -> None:

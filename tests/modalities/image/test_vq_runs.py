@@ -157,6 +157,46 @@ def test_tokenizers_are_reused_without_the_network(
         RunConfig.from_dict(wrong).resolved()
 
 
+def test_a_run_goes_on_where_its_network_is_gone(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, moved, whole = tmp_path / "network", tmp_path / "moved", tmp_path / "whole"
+    shutil.copytree(base / "janus", network)
+    image = {"codec": "janus", "pretrained": str(network)}  # 32 pixels: they say it
+    config = written(tmp_path / "config.yaml", tmp_path / "cache", image)
+    assert main(["train", "-c", str(config), "--out", str(whole), "--train.samples", "0"]) == 0
+    shutil.copytree(whole, run := tmp_path / "run")
+    resume = ["train", "--resume", "--train.steps"]
+    assert main([*resume, "4", "--out", str(whole)]) == 0
+    network.rename(moved)
+    capsys.readouterr()
+    assert main([*resume, "4", "--out", str(run)]) == 0
+    said = capsys.readouterr().err
+    assert f"modalities.image.pretrained: {network} does not exist" in said
+    assert f"the tokenizers in {run / 'tokenizers'} are used instead" in said
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (run, whole)]
+    assert weights[0] == weights[1]
+    page = tmp_path / "check.html"
+    assert main(["tokenizer", "check", str(run), "--out", str(page), "--count", "1"]) == 0
+    # a network that is named elsewhere is held against the run by what it does
+    to = "--modalities.image.pretrained"
+    other = save_network("janus", tmp_path / "other", embed_dim=6)
+    capsys.readouterr()
+    assert main([*resume, "5", "--out", str(run), to, str(other)]) == 1
+    assert "was trained on other data: " in capsys.readouterr().err
+    assert main([*resume, "5", "--out", str(run), to, str(moved)]) == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["modalities"]["image"] == {
+        "codec": "janus", "pretrained": str(moved), "size": None,
+    }  # fmt: skip
+    # tokenizers beside the path of what they were made of: the error's own remedy works
+    plain = yaml.safe_load((run / "config.yaml").read_text())
+    plain["data"]["tokenizers"] = str(run / "tokenizers")
+    with pytest.raises(ValueError, match=f"own; give {to} null, or leave out data.tokenizers"):
+        RunConfig.from_dict(plain).resolved()
+    plain["modalities"]["image"]["pretrained"] = "null"
+    assert RunConfig.from_dict(plain).resolved().modalities["image"].given["size"] == 32
+
+
 def test_tokenizer_train_says_what_is_encoded_only(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
