@@ -348,7 +348,8 @@ def test_runs_whose_scenes_are_all_clips_are_told_of_no_remedy(tmp_path: Path) -
     for names in ("text video", "text image video"):
         modalities = {"text": text, "image": ModalityConfig("vq"), "video": video}
         modalities = {name: modalities[name] for name in names.split()}
-        clips = replace(plan, config=replace(plan.config, modalities=modalities))
+        data = replace(plan.config.data, window=256)
+        clips = replace(plan, config=replace(plan.config, modalities=modalities, data=data))
         why[names] = read_scores(clips, tmp_path, [0]).not_scored["dense"]
     assert why["text video"] == "no held-out scene has facts: all are clips, which are not judged"
     assert "there is no facts.json; its command with --judged 64" in why["text image video"]
