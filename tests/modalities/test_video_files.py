@@ -62,9 +62,10 @@ def test_frames_of_unequal_duration_are_repeated(tmp_path: Path) -> None:
         assert np.abs(clip.frames[i].astype(int) - frames[frame]).mean() < 3  # Pillow's palette
 
 
-def _write(path: Path, frames: np.ndarray, milliseconds: list[int]) -> None:
+def _write(path: Path, frames: np.ndarray, milliseconds: list[int], codec: str = "libx264") -> None:
+    options = {"crf": "10"} if codec == "libx264" else {}
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=Fraction(10), options={"crf": "10"})
+        stream: Any = container.add_stream(codec, rate=Fraction(10), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
@@ -73,6 +74,34 @@ def _write(path: Path, frames: np.ndarray, milliseconds: list[int]) -> None:
             picture.pts, picture.time_base = at, Fraction(1, 1000)
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
+
+
+def test_b_frames_of_avi_are_in_order(tmp_path: Path) -> None:
+    """AVI has times of packets alone, which stand in another order."""
+    frames = moving_square(12, size=(48, 32)).frames
+    _write(tmp_path / "a.avi", frames, list(range(0, 1200, 100)))
+    with av.open(str(tmp_path / "a.avi")) as container:
+        times = [frame.pts for frame in container.decode(video=0)]
+    assert times != sorted(times)
+    clip = read_clip(tmp_path / "a.avi")
+    assert clip.rate == 10.0
+    away = np.abs(clip.frames[:, None].astype(int) - frames[None]).mean((2, 3, 4))
+    assert away.argmin(1).tolist() == list(range(12))
+    whole = (tmp_path / "a.avi").read_bytes()
+    packets = whole[: whole.index(b"idx1")].split(b"00dc")
+    (tmp_path / "b.avi").write_bytes(b"00dc".join(packets[:-5]))
+    with pytest.raises(ValueError, match="it breaks off after"):
+        read_clip(tmp_path / "b.avi")
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mpg", "libx264"), (".ts", "libx264"),
+                                               (".flv", "flv1"), (".wmv", "wmv2")])  # fmt: skip
+def test_containers_that_are_not_read_are_told_from_damage(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    _write(tmp_path / f"a{suffix}", moving_square(3, size=(48, 32)).frames, [0, 100, 200], codec)
+    with pytest.raises(ValueError, match=r"MP4, MOV, MKV, WebM and AVI are; convert it to MP4"):
+        read_clip(tmp_path / f"a{suffix}")
 
 
 def test_variable_frame_rates(tmp_path: Path) -> None:

@@ -183,6 +183,9 @@ def _size(frame: np.ndarray) -> str:
 
 def _reason(error: Exception) -> str:
     found = reason(error)
-    if "Invalid data found" in found or "Invalid argument" in found:  # of FFmpeg, with the path
-        return "it is no video, or damaged"
-    return found
+    if "Invalid argument" in found:  # of FFmpeg, with the path; what it says of other containers
+        return (
+            "it is no video, or damaged, or its container is not read: MP4, MOV, MKV, WebM and AVI "
+            "are; convert it to MP4, such as by: ffmpeg -i FILE OUT.mp4"
+        )
+    return "it is no video, or damaged" if "Invalid data found" in found else found

@@ -35,6 +35,8 @@ PILLOW = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 WRITTEN = {".mp4": ("libx264", {"crf": "12"}), ".webm": ("libvpx-vp9", {"crf": "12", "b": "0"})}
 # Containers alone: playlists and lists of files would open what they name.
 _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+# Their frames come in another order than their packets, whose times are all that AVI has.
+_REORDERED = ("h264", "hevc")
 
 #: A frame, (h, w, 3) uint8, and the seconds at which it begins and ends.
 Frame = tuple[np.ndarray, float, float]
@@ -103,18 +105,23 @@ def av_frames(path: Path, limits: Limits) -> Iterator[Frame]:
         stream.codec_context.options = strict
         lasts = _seconds(container, stream)
         check_limits(limits, stream.width, stream.height, stream.frames, lasts or 0.0)
-        first = stop = None
+        first = last = None
         usual = 1 / float(stream.guessed_rate or 1 / UNSAID)
-        for frame in container.decode(stream):
+        coder = stream.codec_context
+        counted = container.format.name == "avi" and coder.name in _REORDERED
+        counted = counted and coder.has_b_frames
+        for number, frame in enumerate(container.decode(stream)):
             if frame.is_corrupt or frame.time is None:
                 raise ValueError("one of its frames is damaged")
             pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            first = frame.time if first is None else first
-            stop = frame.time + (float(frame.duration * frame.time_base) or usual)
-            yield np.ascontiguousarray(pixels), frame.time, stop
-        if lasts and first is not None and stop is not None and stop - first < lasts - 2 * usual:
+            lasting = float(frame.duration * frame.time_base) or usual
+            first = frame.time if first is None else min(first, frame.time)
+            last = frame.time + lasting if last is None else max(last, frame.time + lasting)
+            start = number * usual if counted else frame.time
+            yield np.ascontiguousarray(pixels), start, start + lasting
+        if lasts and first is not None and last is not None and last - first < lasts - 2 * usual:
             raise ValueError(
-                f"it breaks off after {stop - first:.2f} s of the {lasts:.2f} s that its header "
+                f"it breaks off after {last - first:.2f} s of the {lasts:.2f} s that its header "
                 "names"
             )
 
