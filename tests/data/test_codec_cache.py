@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,29 @@ def test_another_version_of_a_codec_prepares_the_data_anew(
     made = [folder.name.split("-")[0] for folder in tmp_path.iterdir() if folder.is_dir()]
     assert sorted(made) == ["data", "data", "vq", "vq"]
     assert first.digests == second.digests, "the training itself is as it was"
+
+
+def test_a_large_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it changes, though its size and its time of modification be the same."""
+    read: list[str] = []
+    whole = fingerprints.digest
+    monkeypatch.setattr(fingerprints, "digest", lambda path: read.append(path.name) or whole(path))
+    file, small = tmp_path / "network" / "weights", tmp_path / "network" / "config"
+    file.parent.mkdir()
+    small.write_text("small")
+    file.write_bytes(bytes(fingerprints.LARGE))
+    before = file.stat()
+    first = fingerprints.digests(file.parent)
+    assert fingerprints.digests(file.parent) == first and fingerprints.digests(file) == {
+        "weights": first["weights"]
+    }
+    assert sorted(read) == ["config", "config", "weights"]
+    other = tmp_path / "other"
+    other.write_bytes(bytes(fingerprints.LARGE - 1) + b"1")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(file)
+    changed = fingerprints.digests(file.parent)
+    assert changed["config"] == first["config"] and changed["weights"] != first["weights"]
 
 
 @pytest.mark.parametrize("reused", [False, True])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ EDGE = 4096
 """Bytes at either end of a file that are part of its stamp; up to twice as many are all of it."""
 
 
+LARGE = 1 << 24
+"""Bytes of a file from which on its digest is kept while the process runs."""
+
+
 def fingerprints(documents: Iterable[ListedDocument]) -> list[Any]:
     """Texts as they are; of every named file its path, size, times, number and a digest of its
     edges. A file that was written to has another time of change, whatever became of its time of
@@ -56,9 +61,9 @@ def fingerprints(documents: Iterable[ListedDocument]) -> list[Any]:
 def digests(path: Path) -> dict[str, str]:
     """SHA-256 of a file, or of all files of a folder by their names below it."""
     if path.is_file():
-        return {path.name: digest(path)}
+        return {path.name: _digest(path)}
     files = sorted(p for p in path.rglob("*") if p.is_file())
-    return {file.relative_to(path).as_posix(): digest(file) for file in files}
+    return {file.relative_to(path).as_posix(): _digest(file) for file in files}
 
 
 def option_digests(options: CodecOptions) -> dict[str, dict[str, str]]:
@@ -86,6 +91,19 @@ def codec_version(codec: str, options: CodecOptions) -> Any:
 def versions() -> dict[str, str | None]:
     """Of Python and of each package; None: it is not installed."""
     return {"python": platform.python_version(), **package_versions(_PACKAGES)}
+
+
+def _digest(path: Path) -> str:
+    """Of a file; read again where its size, times or number are others than before."""
+    stat = path.stat()
+    if stat.st_size < LARGE:
+        return digest(path)
+    return _kept(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@cache
+def _kept(path: Path, *_stamp: int) -> str:
+    return digest(path)
 
 
 def _stamp(path: Path) -> list[Any]:

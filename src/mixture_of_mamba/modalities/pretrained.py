@@ -31,12 +31,18 @@ __all__ = [
 
 #: Files of a repository on the hub that a network, its processor or its tokenizer needs.
 WANTED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja")
+_PICKLE = "*.bin"
+#: Those that may have gigabytes: which of them are read is known when the others are there.
+_WEIGHTS = ("*.safetensors", _PICKLE)
+#: Beside one of these, or the list of its shards, no .bin is read.
+_INDEX = ".index.json"
+_SAFE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 
 #: owner/name, and where only a part of the repository is meant its folder.
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/[\w.-]+)(?:/(?P<folder>\w[\w./-]*?))?/?")
-#: Hub id and patterns of its files -> their folder, of those that were fetched, or found in the
-#: hub's cache, by this process.
-_SNAPSHOTS: dict[tuple[str, tuple[str, ...]], Path] = {}
+#: Hub id, patterns of its files and prefixes of tensors -> their folder, of those that were
+#: fetched, or found in the hub's cache, by this process.
+_SNAPSHOTS: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Path] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +51,14 @@ class PretrainedOptions(CodecOptions):
 
     Attributes:
         wanted: patterns of the names of the network's files, which are fetched and hashed.
+        parts: prefixes of its tensors in a model that it is a part of; of such a model only the
+            files of weights that have some are fetched and hashed.
     """
 
     training: ClassVar[tuple[str, ...]] = ("pretrained",)
     paths: ClassVar[tuple[str, ...]] = ("pretrained",)
     wanted: ClassVar[tuple[str, ...]] = WANTED
+    parts: ClassVar[tuple[str, ...]] = ()
 
     pretrained: str | None = None
     """Folder of the network, as save_pretrained writes it, or its id on the Hugging Face hub
@@ -68,9 +77,9 @@ class PretrainedOptions(CodecOptions):
                 "pretrained is missing; give the folder of the network, or its id on the hub"
             )
         try:
-            return find(self.pretrained, self.wanted)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"pretrained: {error}") from error
+            return find(self.pretrained, self.wanted, self.parts)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"pretrained: {error}") from error
 
     @property
     def known_folder(self) -> Path | None:
@@ -79,14 +88,16 @@ class PretrainedOptions(CodecOptions):
         if self.pretrained is None:
             return None
         local = Path(self.pretrained)
-        return local if local.is_dir() else _SNAPSHOTS.get((self.pretrained, self.wanted))
+        key = (self.pretrained, self.wanted, self.parts)
+        return local if local.is_dir() else _SNAPSHOTS.get(key)
 
     def named_files(self) -> dict[str, list[Path]]:
         """The network's own files; not what else lies there, such as the hub client's records."""
         if self.pretrained is None:
             return {}
         folder = self.folder
-        return {"pretrained": sorted({file for kind in self.wanted for file in folder.glob(kind)})}
+        kinds = _read(folder, self.wanted, self.parts)
+        return {"pretrained": sorted({file for kind in kinds for file in folder.glob(kind)})}
 
     @contextmanager
     def reading(self) -> Iterator[Path]:
@@ -102,13 +113,14 @@ class PretrainedOptions(CodecOptions):
             config_of(folder)
 
 
-def find(given: str | Path, wanted: tuple[str, ...] = WANTED) -> Path:
+def find(given: str | Path, wanted: tuple[str, ...] = WANTED, parts: tuple[str, ...] = ()) -> Path:
     """The folder of a pretrained network or tokenizer; of a hub id, its snapshot in the hub's
     cache, fetched where it is not there.
 
     Args:
         given: a folder, or owner/name on the hub, or owner/name/folder.
         wanted: patterns of the names of the files that are fetched.
+        parts: see PretrainedOptions.
 
     Raises:
         FileNotFoundError: it is no folder, and no repository that the hub or its cache has.
@@ -121,16 +133,48 @@ def find(given: str | Path, wanted: tuple[str, ...] = WANTED) -> Path:
             f"{given} does not exist; give the folder of a pretrained one, or its id on the "
             "hub, such as kyutai/mimi"
         )
-    key = (str(given), wanted)
+    key = (str(given), wanted, parts)
     if key not in _SNAPSHOTS:
-        _SNAPSHOTS[key] = _fetched(match["repository"], match["folder"], wanted)
+        _SNAPSHOTS[key] = _needed(match["repository"], match["folder"], wanted, parts)
     return _SNAPSHOTS[key]
+
+
+def _needed(hub_id: str, part: str | None, wanted: tuple[str, ...], parts: tuple[str, ...]) -> Path:
+    """A snapshot with what is read of it: what is small first, since it says which weights are."""
+    small = tuple(kind for kind in wanted if kind not in _WEIGHTS)
+    folder = _fetched(hub_id, part, small)
+    if small != wanted:
+        shards = _shards(folder, parts) or ("*.safetensors",)
+        folder = _fetched(hub_id, part, (*small, *shards))
+        if _PICKLE in (read := _read(folder, wanted, parts)):
+            folder = _fetched(hub_id, part, read)
+    return folder
+
+
+def _read(folder: Path, wanted: tuple[str, ...], parts: tuple[str, ...]) -> tuple[str, ...]:
+    """`wanted` without the weights in a folder that are not read."""
+    shards = _shards(folder, parts)
+    if shards and all((folder / name).is_file() for name in shards):
+        return (*(kind for kind in wanted if kind not in _WEIGHTS), *shards)
+    if any((folder / f"{name}{end}").is_file() for name in _SAFE for end in ("", _INDEX)):
+        return tuple(kind for kind in wanted if kind != _PICKLE)
+    return wanted
+
+
+def _shards(folder: Path, parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Files that hold tensors of the parts, where the folder has a list of them."""
+    file = folder / f"model.safetensors{_INDEX}"
+    files = read_json(file).get("weight_map") if parts and file.is_file() else None
+    if not isinstance(files, Mapping):
+        return ()
+    found = {str(file) for name, file in files.items() if name.startswith(parts)}
+    return tuple(sorted(name for name in found if re.fullmatch(r"[\w.-]+\.safetensors", name)))
 
 
 def _fetched(hub_id: str, part: str | None, wanted: tuple[str, ...]) -> Path:
     if part is None:
-        return _snapshot(hub_id, wanted)
-    folder = _snapshot(hub_id, tuple(f"{part}/{kind}" for kind in wanted)) / part
+        return _snapshot(hub_id, "", wanted)
+    folder = _snapshot(hub_id, f"{part}/", wanted) / part
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{hub_id}/{part} is no folder here, and {hub_id} on the hub has no folder {part!r} "
@@ -139,11 +183,17 @@ def _fetched(hub_id: str, part: str | None, wanted: tuple[str, ...]) -> Path:
     return folder
 
 
-def _snapshot(hub_id: str, wanted: tuple[str, ...]) -> Path:
+def _snapshot(hub_id: str, place: str, wanted: tuple[str, ...]) -> Path:
     with needs("fetching from the hub", "train"):
         from huggingface_hub import snapshot_download
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(wanted)))
+        return Path(
+            snapshot_download(
+                hub_id,
+                allow_patterns=[f"{place}{kind}" for kind in wanted],
+                ignore_patterns=[f"{place}*/*"],  # the hub's * stands for folders too
+            )
+        )
     except Exception as error:  # of many classes: no network, no such repository, no permission
         raise FileNotFoundError(
             f"{hub_id} is no folder here, and the hub did not give it "
@@ -327,11 +377,12 @@ def _ready(network: Any) -> Any:
 
 
 def _tensors(folder: Path, prefixes: Sequence[str]) -> dict[str, Any]:
-    """The tensors below a prefix, of all .safetensors files of a folder, without the prefix."""
+    """The tensors below a prefix, of a folder's .safetensors files, without the prefix."""
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
-    files = sorted(folder.glob("*.safetensors"))
+    kinds = _read(folder, ("*.safetensors",), tuple(prefixes))
+    files = sorted({file for kind in kinds for file in folder.glob(kind)})
     if not files:
         raise ValueError("it has no .safetensors weights")
     for file in files:

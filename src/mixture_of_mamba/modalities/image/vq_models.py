@@ -18,7 +18,7 @@ from ..codec import Codec
 from ..pretrained import PretrainedOptions, quiet
 from .files import IMAGE, fit_image
 from .pixel_scale import PixelScale
-from .vq_networks import Chameleon, Diffusers, Emu3, Facts, Janus, VQNetwork
+from .vq_networks import PARTS, Chameleon, Diffusers, Emu3, Facts, Janus, VQNetwork
 
 __all__ = [
     "ChameleonCodec",
@@ -45,6 +45,7 @@ class VQNetworkOptions(PretrainedOptions):
     """
 
     network: ClassVar[VQNetwork]
+    parts: ClassVar[tuple[str, ...]] = PARTS
 
     size: int | None = None
     """Side of an image in pixels; your own images are cropped to a square and resized to it. None:

@@ -15,10 +15,10 @@ from ...extras import needs
 from ..pretrained import class_of, config_of, load_diffusers, load_transformers, preprocessor_of
 from .pixel_scale import UNIT, PixelScale
 
-__all__ = ["Chameleon", "Diffusers", "Emu3", "Facts", "Janus", "VQNetwork"]
+__all__ = ["PARTS", "Chameleon", "Diffusers", "Emu3", "Facts", "Janus", "VQNetwork"]
 
 #: Where the VQ autoencoder of a whole model has its weights.
-_PARTS = ("model.vqmodel.", "vqmodel.")
+PARTS = ("model.vqmodel.", "vqmodel.")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _OfTransformers(VQNetwork):
     def load(self, folder: Path) -> Any:
         with needs(f"a {self.name}", "train"):
             import transformers
-        return load_transformers(getattr(transformers, self.name), folder, _PARTS)
+        return load_transformers(getattr(transformers, self.name), folder, PARTS)
 
 
 class Janus(_OfTransformers):
