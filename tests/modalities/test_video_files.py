@@ -87,11 +87,6 @@ def test_b_frames_of_avi_are_in_order(tmp_path: Path) -> None:
     assert clip.rate == 10.0
     away = np.abs(clip.frames[:, None].astype(int) - frames[None]).mean((2, 3, 4))
     assert away.argmin(1).tolist() == list(range(12))
-    whole = (tmp_path / "a.avi").read_bytes()
-    packets = whole[: whole.index(b"idx1")].split(b"00dc")
-    (tmp_path / "b.avi").write_bytes(b"00dc".join(packets[:-5]))
-    with pytest.raises(ValueError, match="it breaks off after"):
-        read_clip(tmp_path / "b.avi")
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mpg", "libx264"), (".ts", "libx264"),
