@@ -21,6 +21,7 @@ from mixture_of_mamba.data.config import DataConfig, check_modalities
 from mixture_of_mamba.data.digits.facts import parse_facts
 from mixture_of_mamba.modalities.config import modalities_from
 from mixture_of_mamba.modalities.options import CodecOptions
+from mixture_of_mamba.modalities.speech.files import SOUND
 from tests.factories.data import prepare, tiny_bundle, tiny_config, with_data
 from tests.helpers.toy_codecs import ToyCodec
 
@@ -258,11 +259,15 @@ class Sized(ToyCodec):
     Options = SizedOptions
 
 
+class SizedSound(Sized):
+    codec = "sized-sound"
+    media = SOUND
+
+
 def test_size_is_that_of_scenes_for_images_alone() -> None:
-    modalities = modalities_from({"speech": {"codec": f"{__name__}:Sized"}})
-    check_modalities(DataConfig(), modalities)
+    check_modalities(DataConfig(), modalities_from({"speech": {"codec": f"{__name__}:SizedSound"}}))
     with pytest.raises(ValueError, match=r"modalities\.image\.size is 7, but the embedded scenes"):
-        check_modalities(DataConfig(), {"image": modalities["speech"]})
+        check_modalities(DataConfig(), modalities_from({"image": {"codec": f"{__name__}:Sized"}}))
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

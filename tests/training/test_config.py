@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mixture_of_mamba.data.config import DataConfig
 from mixture_of_mamba.training.config import ModelSettings, RunConfig, TrainConfig, model_config
 
 MODALITIES = [("text", "discrete", 30), ("image", "continuous", 48)]
@@ -124,6 +125,23 @@ def test_files_may_be_named_elsewhere_but_not_taken_away() -> None:
     assert before.moved(config("b", "u")) == names | {"modalities.video.image.pretrained"}
     assert before.moved(config(None, "u")) == names
     assert config("a", None).moved(config("a", "t")) == {"modalities.video.image.pretrained"}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "message"),
+    [
+        ("video", "vq", "'vq', which is for image, but video of .* is video; .* such as frames"),
+        ("speech", "vq", "'vq', which is for image, but speech of .* is sound; .* such as units"),
+        ("image", "units", "'units', which is for sound, but image of .* is image; .* such as vq"),
+        ("text", "vq", "'vq', which is for image, but text of .* is text; .* such as bpe"),
+    ],
+)
+def test_a_codec_of_another_medium_is_refused(name: str, codec: str, message: str) -> None:
+    modalities = {"text": {"codec": "bpe"}, name: {"codec": codec}}
+    with pytest.raises(ValueError, match=rf"modalities\.{name}\.codec is {message}"):
+        RunConfig(modalities=modalities)  # type: ignore[arg-type]
+    own = DataConfig(source="my.jsonl")  # where any name will do
+    assert RunConfig(modalities=modalities, data=own)  # type: ignore[arg-type]
 
 
 def test_old_names_are_read() -> None:

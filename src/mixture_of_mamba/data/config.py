@@ -10,6 +10,7 @@ from typing import Any
 from ..modalities.config import ModalityConfig
 from ..modalities.media import MAX_PIXELS, MAX_SECONDS
 from ..modalities.options import CodecOptions
+from ..modalities.registry import codec_class
 from .digits.config import CLIP_SIZE, SCENE_SIZE, DigitsConfig
 
 __all__ = ["DataConfig", "check_length", "check_modalities"]
@@ -99,17 +100,18 @@ def check_modalities(data: DataConfig, modalities: Mapping[str, ModalityConfig])
     """Hold the modalities of a run against its data.
 
     Raises:
-        ValueError: the embedded data has no such modality or size, or an item that is never cut
-            does not fit into a window.
+        ValueError: the embedded data has no such modality or size, or it is of another medium than
+            its codec; or an item that is never cut does not fit into a window.
     """
     known = {name: m.options for name, m in modalities.items() if m.codec is not None}
     for name, options in known.items():
         if data.source == "digits":
-            if name not in ("text", "image", "speech", "video"):
+            if name not in _EMBEDDED:
                 raise ValueError(
                     f"the embedded digits have text, image, speech and video, but modalities names "
                     f"{name!r}; give your own documents with data.source"
                 )
+            _check_medium(name, modalities[name].name)
             if name == "image":
                 _check_size("modalities.image.size", options, SCENE_SIZE)
             for option, (_, inner) in options.nested.items():
@@ -132,6 +134,16 @@ def check_length(data: DataConfig, name: str, length: int) -> None:
         )
 
 
+def _check_medium(name: str, codec: str) -> None:
+    medium, such_as = _EMBEDDED[name]
+    theirs = codec_class(codec).media.name
+    if theirs != medium:
+        raise ValueError(
+            f"modalities.{name}.codec is {codec!r}, which is for {theirs}, but {name} of the "
+            f"embedded digits is {medium}; give a codec for {medium}, such as {such_as}"
+        )
+
+
 def _check_size(label: str, options: CodecOptions, wanted: int) -> None:
     # None: what the files of a network say, which are not read yet
     size = getattr(options, "size", None)
@@ -142,6 +154,13 @@ def _check_size(label: str, options: CodecOptions, wanted: int) -> None:
         )
 
 
+#: Modality of the embedded digits -> its medium, and a codec for that.
+_EMBEDDED = {
+    "text": ("text", "bpe"),
+    "image": ("image", "vq"),
+    "speech": ("sound", "units"),
+    "video": ("video", "frames"),
+}
 #: Least values of whole numbers.
 _LEAST = {"seed": 0, "window": 16, "max_pixels": 1}
 #: Twice Image.MAX_IMAGE_PIXELS: above it Pillow refuses by itself.
