@@ -207,7 +207,8 @@ def config_of(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is no JSON object, or asks for code of its folder.
+        ValueError: it is no JSON object, its model_type is no string, or it asks for code of its
+            folder.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -216,6 +217,11 @@ def config_of(folder: Path) -> dict[str, Any]:
             "save_pretrained wrote"
         )
     config: dict[str, Any] = read_json(file)
+    if not isinstance(kind := config.get("model_type"), str | None):
+        raise ValueError(
+            f"{file}: model_type is {kind!r}, which is no string; save the network again with "
+            "save_pretrained, or give another folder"
+        )
     if "auto_map" in config and not _known_to_transformers(config):
         raise ValueError(
             f"{file}: the network needs code of its own folder (auto_map), which is never run; "

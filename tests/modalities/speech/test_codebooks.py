@@ -355,6 +355,7 @@ def damaged(folder: Path, base: Path, damage: str) -> Path:
         config = json.loads((made / "config.json").read_text())
         changes = {
             "code": {"auto_map": {"AutoModel": "a.B"}, "model_type": "own"},
+            "list": {"model_type": ["a"]},
         }
         (made / "config.json").write_text(json.dumps({**config, **changes[damage]}))
     return made
@@ -367,6 +368,7 @@ def damaged(folder: Path, base: Path, damage: str) -> Path:
         ("incomplete", "the MimiModel in .*incomplete cannot be loaded .*lack 1 tensors"),
         ("without weights", "the MimiModel in .*without weights cannot be loaded .*no file named"),
         ("without config", "config.json is missing"),
+        ("list", r"config\.json: model_type is \['a'\], which is no string; save the network"),
         ("code", "needs code of its own folder .auto_map., which is never run"),
     ],
 )
