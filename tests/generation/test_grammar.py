@@ -59,6 +59,12 @@ def _generator(**attributes: object) -> Generator:
     return Generator(model.eval(), tokenizers)
 
 
+@pytest.mark.parametrize("length", ["max_length", "fixed_length"])
+def test_a_length_that_ends_within_a_cycle_is_refused(length: str) -> None:
+    with pytest.raises(ValueError, match=r"'toy' of 'audio' .* up to 5 tokens.* multiple of 2"):
+        toy_tokenizers(WORDS, audio=_codec(cycle=((0, 3), (3, 7)), **{length: 5}))
+
+
 def test_generated_items_are_whole_cycles() -> None:
     generator = _generator(cycle=((0, 3), (3, 7)))
     prompts = [[] for _ in range(12)]

@@ -29,7 +29,8 @@ class Codec(ABC):
         size: ids with the end token, which is the last of them (discrete), or the width of a
             vector (continuous). Of text: its tokens; the special tokens belong to the TokenizerSet.
         fixed_length: tokens of every item, without begin and end; None: they vary.
-        max_length: most tokens of an item whose tokens vary and which is never cut; None: no bound
+        max_length: most tokens of an item whose tokens vary and which is never cut, whole cycles;
+            None: no bound.
         cycle: (low, high) of the ids that may stand at each place of a pattern that an item
             repeats, such as one id of each codebook of an audio codec; an item holds whole cycles.
             Empty: any id, anywhere.

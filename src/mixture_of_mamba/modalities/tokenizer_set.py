@@ -60,6 +60,9 @@ class TokenizerSet:
         one_way: of each modality that cannot be generated, by name, the reason.
         document: text ids of the tokens that begin and end a document.
         special: text ids that are no words.
+
+    Raises:
+        ValueError: a second modality called text, or a codec whose items may end within a cycle.
     """
 
     #: Modality id of text.
@@ -87,6 +90,13 @@ class TokenizerSet:
         bounds = {name: codec.max_length for name, codec in non_text.items()}
         self.max_length = {n: m for n, m in bounds.items() if m is not None} | self.fixed_length
         self.cycle = {name: codec.cycle for name, codec in non_text.items() if codec.cycle}
+        for name, cycle in self.cycle.items():
+            if (most := self.max_length.get(name, 0)) % len(cycle):
+                raise ValueError(
+                    f"codec {non_text[name].codec!r} of {name!r} has items of up to {most} tokens, "
+                    f"but an item holds whole cycles of {len(cycle)}; give it a length that is a "
+                    f"multiple of {len(cycle)}"
+                )
         self.one_way = {
             name: codec.cannot_decode for name, codec in non_text.items() if codec.cannot_decode
         }
