@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import tracemalloc
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixture_of_mamba.modalities import Limits
+from mixture_of_mamba.modalities import Limits, video_files
 from mixture_of_mamba.modalities.video_files import VIDEO, Clip, read_clip, strip
 from tests.factories.clips import moving_square
 
@@ -175,8 +176,32 @@ def test_limits(tmp_path: Path, suffix: str) -> None:
 
 def test_all_frames_together_have_a_limit(tmp_path: Path) -> None:
     VIDEO.write(tmp_path / "a.webm", moving_square(24))
-    with pytest.raises(ValueError, match=r"2[14] frames of 16 x 16 pixels or more"):
+    with pytest.raises(ValueError, match=r"2[14] frames of 16 x 16 pixels or more.*fps=4"):
         read_clip(tmp_path / "a.webm", Limits(max_pixels=256))
+
+
+def test_frames_are_held_once_while_they_are_read(tmp_path: Path) -> None:
+    clip = moving_square(40, size=(200, 200))
+    VIDEO.write(tmp_path / "a.webp", clip)
+    tracemalloc.start()
+    try:
+        again = VIDEO.read(tmp_path / "a.webp")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(again.frames, clip.frames)
+    assert clip.frames.nbytes < most < 1.3 * clip.frames.nbytes
+
+
+def test_frames_of_another_size_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = (np.zeros((side, 4, 3), np.uint8) for side in (4, 5))
+    shown = iter([(small, 0.0, 1.0), (large, 1.0, 2.0)])
+    monkeypatch.setattr(video_files, "pillow_frames", lambda path, limits: shown)
+    (tmp_path / "a.gif").touch()
+    with pytest.raises(ValueError, match="its frames change their size, from 4 x 4 pixels"):
+        read_clip(tmp_path / "a.gif")
 
 
 def test_what_is_written(tmp_path: Path) -> None:

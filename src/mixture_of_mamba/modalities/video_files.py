@@ -147,34 +147,59 @@ class _VideoMedia(Media):
 VIDEO: Media = _VideoMedia()
 
 
+class _Frames:
+    """Frames of one size in an array that grows where it is, so that all are held once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._array = np.empty((0, 0, 0, 3), np.uint8)
+
+    def append(self, frame: np.ndarray) -> None:
+        if not self.count:
+            self._array = np.empty((1, *frame.shape), np.uint8)
+        if frame.shape != self._array.shape[1:]:
+            raise ValueError(f"its frames change their size, from {_size(self._array[0])} pixels")
+        if self.count == len(self._array):
+            self._resize(self.count + 1 + self.count // 8)  # what is added is written, with zeros
+        self._array[self.count] = frame
+        self.count += 1
+
+    def whole(self) -> np.ndarray:
+        """(f, h, w, 3), all of them."""
+        self._resize(self.count)
+        return self._array
+
+    def _resize(self, count: int) -> None:
+        self._array.resize((count, *self._array.shape[1:]), refcheck=False)  # nobody else has it
+
+
 def _even(shown: Iterator[Frame], limits: Limits) -> Clip:
     """Frames of equal duration."""
-    frames: list[np.ndarray] = []
+    kept = _Frames()
     starts: list[float] = []
     end = 0.0
     for frame, start, stop in shown:
-        if frames and frame.shape != frames[0].shape:
-            raise ValueError(f"its frames change their size, from {_size(frames[0])} pixels")
         if starts and start <= starts[-1]:
             raise ValueError(f"its frame {len(starts)} begins before the one in front of it")
-        frames.append(frame)
+        kept.append(frame)
         starts.append(start)
         end = stop
-        check_limits(limits, frame.shape[1], frame.shape[0], len(frames), end - starts[0])
-    if not frames:
+        check_limits(limits, frame.shape[1], frame.shape[0], kept.count, end - starts[0])
+    if not starts:
         raise ValueError("it has no frames")
+    frames = kept.whole()
     begin, count = starts[0], len(frames)
     rate = count / (end - begin)
     off = np.abs((np.asarray(starts) - begin) * rate - np.arange(count))
     if off.max() < 0.25:  # of a frame: containers round to milliseconds, GIF to hundredths
-        return Clip(np.stack(frames), round(rate, 3))
+        return Clip(frames, round(rate, 3))
     shortest = np.diff([*starts, end]).min()
     rate = min(1 / shortest, MOST_RATE)
     count = max(1, round((end - begin) * rate))
-    check_limits(limits, frames[0].shape[1], frames[0].shape[0], count, end - begin)
+    check_limits(limits, frames.shape[2], frames.shape[1], count, end - begin)
     times = begin + (np.arange(count) + 0.5) / rate
     places = np.searchsorted(starts, times, side="right") - 1
-    return Clip(np.stack([frames[i] for i in places]), round(rate, 3))
+    return Clip(frames[places], round(rate, 3))
 
 
 def _size(frame: np.ndarray) -> str:

@@ -68,7 +68,9 @@ def check_limits(limits: Limits, width: int, height: int, frames: int, seconds: 
         raise ValueError(
             f"it has {frames} frames of {width} x {height} pixels or more, but at most "
             f"{CLIP_IMAGES * limits.max_pixels:,} pixels are read of all frames together "
-            f"({CLIP_IMAGES} times data.max_pixels); make it smaller or shorter"
+            f"({CLIP_IMAGES} times data.max_pixels), before any are left out; make it smaller or "
+            "shorter, or give it fewer frames a second, such as by: "
+            "ffmpeg -i FILE -vf fps=4,scale=-2:256 OUT.mp4"
         )
     if seconds > limits.max_seconds:
         raise ValueError(
