@@ -205,7 +205,7 @@ def test_segments_are_found_without_segment_ids() -> None:
 
 def spoken(words: list[str], frames: int) -> torch.Tensor:
     """(len(words) * frames, MELS): the middle of each spoken word, scaled to unit spread."""
-    speech = Speaking(words, [Voice(VOICES[0], 220, 50)] * len(words)).result().frames
+    speech = Speaking(words, [Voice(VOICES[0], 220, 50)] * len(words)).result().items
     rows = [torch.tensor(x.astype("float32"))[len(x) // 2 :][:frames] for x in speech]
     mel = torch.cat(rows)
     return (mel - mel.mean()) / mel.std()

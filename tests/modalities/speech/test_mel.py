@@ -59,7 +59,7 @@ def test_captions_are_spoken_the_same_every_time_and_by_several_voices() -> None
     first, second = (Speaking(texts, voices, keep=len(VOICES)).result() for _ in range(2))
     for a, b in zip(first.waveforms, second.waveforms, strict=True):
         np.testing.assert_array_equal(a, b)
-    for frames, wave in zip(first.frames, first.waveforms, strict=True):
+    for frames, wave in zip(first.items, first.waveforms, strict=True):
         assert 0.8 < len(wave) / SAMPLE_RATE < 3
         assert len(frames) == -(-len(wave) // HOP)
         assert np.abs(wave).max() > 3000

@@ -62,14 +62,11 @@ class DigitScenes:
             for split, count in counts.items()
         }
         self._names = frozenset(modalities)
-        self._speech = modalities.get("speech")
+        speech = modalities.get("speech")
         self._speaking: Speaking | None = None
         self._waveforms: list[np.ndarray] = []
-        if self._speech is not None:
-            # the speaking processes prepare for speech units; another codec needs the sound
-            units = self._speech.codec == "units"
-            keep = min(MAX_EXAMPLES, held) if units else config.digits.scenes
-            self._speaking = self._speak(config.seed, keep)
+        if speech is not None:
+            self._speaking = self._speak(config.seed, min(MAX_EXAMPLES, held), speech)
         try:
             real = _real_text(config, log) if config.digits.text_fraction else {}
             self.training, self.validation = (
@@ -87,13 +84,16 @@ class DigitScenes:
             self.stop()
             raise
 
-    def _speak(self, seed: int, keep: int) -> Speaking:
+    def _speak(self, seed: int, keep: int, speech: ModalityConfig) -> Speaking:
         captions, voices = [], []
         for number, (split, scenes) in enumerate(self._scenes.items()):
             for i, scene in enumerate(scenes):
                 captions.append(self._clips[split].get(i, scene).caption)
                 voices.append(choose_voice(seed, number, i))
-        return Speaking(captions, voices, keep)
+        if speech.codec == "units":  # the speaking processes prepare for it
+            return Speaking(captions, voices, keep)
+        codec, options = codec_class(speech.name), speech.options
+        return Speaking(captions, voices, keep, lambda w: codec.prepare(_sound(w), options))
 
     def finish(self) -> None:
         """Waits for the speech."""
@@ -102,13 +102,8 @@ class DigitScenes:
             self._speaking = None
             held = len(self._scenes["validation"])
             self._waveforms = spoken.waveforms
-            assert self._speech is not None
-            prepared: Sequence[Any] = spoken.frames
-            if self._speech.codec != "units":
-                codec, options = codec_class(self._speech.name), self._speech.options
-                prepared = [codec.prepare(_sound(w), options) for w in spoken.waveforms]
-            self.validation.items["speech"] = prepared[:held]
-            self.training.items["speech"] = prepared[held:]
+            self.validation.items["speech"] = spoken.items[:held]
+            self.training.items["speech"] = spoken.items[held:]
 
     def stop(self) -> None:
         """Ends the speaking processes."""

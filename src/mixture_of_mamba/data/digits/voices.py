@@ -52,11 +52,11 @@ class Spoken:
     """Utterances in the order of their captions.
 
     Attributes:
-        frames: of each its log-mel frames, (frames, MELS) float16.
+        items: of each its log-mel frames, (frames, MELS) float16, or what `prepare` made of it.
         waveforms: of the first `keep` utterances their samples, int16 at SAMPLE_RATE.
     """
 
-    frames: list[np.ndarray]
+    items: list[Any]
     waveforms: list[np.ndarray]
 
 
@@ -71,13 +71,26 @@ def choose_voice(seed: int, split: int, index: int) -> Voice:
 
 
 class Speaking:
-    """Captions being spoken by SHARES processes in the background; `result()` waits for them."""
+    """Captions being spoken by SHARES processes in the background; `result()` waits for them.
 
-    def __init__(self, captions: Sequence[str], voices: Sequence[Voice], keep: int = 0) -> None:
+    Args:
+        captions, voices: of every utterance.
+        keep: of how many, from the first on, the samples are kept.
+        prepare: what is made of every utterance's samples here; None: the processes make log-mel
+            frames of them.
+    """
+
+    def __init__(
+        self,
+        captions: Sequence[str],
+        voices: Sequence[Voice],
+        keep: int = 0,
+        prepare: Callable[[np.ndarray], Any] | None = None,
+    ) -> None:
         with needs("speech of the embedded scenes", "speech"):
             import espeakng_loader  # noqa: F401  the processes need it: say so before they start
         self._folder = tempfile.TemporaryDirectory(prefix="mom-speech-")
-        self._count, self._keep = len(captions), keep
+        self._count, self._keep, self._prepare = len(captions), keep, prepare
         self._shares = min(SHARES, len(captions))
         self._processes: list[subprocess.Popen[bytes]] = []
         root = str(Path(__file__).resolve().parents[3])
@@ -96,11 +109,15 @@ class Speaking:
     ) -> None:
         for share in range(self._shares):
             job = [
-                [text, voice.name, voice.speed, voice.pitch, i < self._keep]
-                for i, (text, voice) in enumerate(zip(captions, voices, strict=True))
+                [text, voice.name, voice.speed, voice.pitch]
+                for text, voice in zip(captions, voices, strict=True)
             ][share :: self._shares]
+            count = len(range(share, min(self._keep, len(captions)), self._shares))
+            frames = self._prepare is None
             job_file = self._path(share, "json")
-            job_file.write_text(json.dumps(job))
+            job_file.write_text(
+                json.dumps({"say": job, "frames": frames, "waves": count if frames else len(job)})
+            )
             command = [sys.executable, "-m", __name__, str(job_file), str(self._path(share, "npz"))]
             self._processes.append(
                 subprocess.Popen(
@@ -120,7 +137,7 @@ class Speaking:
         Raises:
             RuntimeError: a speaking process failed; its last words are quoted.
         """
-        frames: list[np.ndarray] = [np.empty(0)] * self._count
+        items: list[Any] = [None] * self._count
         waveforms: list[np.ndarray] = [np.empty(0)] * min(self._keep, self._count)
         try:
             for share, process in enumerate(self._processes):
@@ -129,13 +146,20 @@ class Speaking:
                     tail = words.decode(errors="replace").strip()[-800:]
                     raise RuntimeError(f"speaking the captions failed: {tail}")
                 with np.load(self._path(share, "npz"), allow_pickle=False) as part:
-                    for name, into in (("frames", frames), ("waves", waveforms)):
-                        ends = np.cumsum(part[f"{name}_lengths"])[:-1]
-                        mine = slice(share, None, self._shares)
-                        into[mine] = np.split(part[name], ends)[: len(into[mine])]
+                    waves = _pieces(part, "waves")
+                    made = (
+                        _pieces(part, "frames")
+                        if self._prepare is None
+                        else map(self._prepare, waves)
+                    )
+                    mine = slice(share, None, self._shares)
+                    items[mine] = list(made)
+                    # copies: the share's samples, of which they are parts, may be gigabytes
+                    waveforms[mine] = [w.copy() for w in waves[: len(waveforms[mine])]]
+                del waves, made
         finally:
             self.stop()
-        return Spoken(frames, waveforms)
+        return Spoken(items, waveforms)
 
     def _wait(
         self, process: subprocess.Popen[bytes], report: Callable[[str], None] | None
@@ -199,19 +223,27 @@ class _Espeak:
 
 def _speak(job: Path, result: Path) -> None:
     engine = _Espeak()
+    asked = json.loads(job.read_text())
     frames, waves = [], []
-    for text, name, speed, pitch, keep in json.loads(job.read_text()):
+    for i, (text, name, speed, pitch) in enumerate(asked["say"]):
         wave = engine.say(text, Voice(name, speed, pitch))
-        frames.append(log_mel(wave).astype(np.float16))
-        if keep:
+        if asked["frames"]:
+            frames.append(log_mel(wave).astype(np.float16))
+        if i < asked["waves"]:
             waves.append(wave)
     np.savez(
         result,
-        frames=np.concatenate(frames),
-        frames_lengths=np.array([len(f) for f in frames]),
+        frames=np.concatenate(frames) if frames else np.zeros(0, np.float16),
+        frames_lengths=np.array([len(f) for f in frames], np.int64),
         waves=np.concatenate(waves) if waves else np.zeros(0, np.int16),
         waves_lengths=np.array([len(w) for w in waves], np.int64),
     )
+
+
+def _pieces(part: Any, kind: str) -> list[np.ndarray]:
+    """Arrays of one kind in a share's file."""
+    lengths = part[f"{kind}_lengths"]
+    return np.split(part[kind], np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
 if __name__ == "__main__":
