@@ -12,6 +12,7 @@ import numpy as np
 
 from ..codec import Codec
 from ..options import CODE_SIZE, SquareImageOptions, at_least
+from .codes import check_codes, check_image
 from .files import IMAGE, fit_image
 
 if TYPE_CHECKING:
@@ -87,13 +88,8 @@ class VQImageTokenizer(Codec):
         Raises:
             ValueError: an image of another size or type.
         """
-        side = self.options.size
         for image in prepared:
-            if image.shape != (side, side, 3) or image.dtype != np.uint8:
-                raise ValueError(
-                    f"an image is {image.shape} {image.dtype}, but these codes are for "
-                    f"({side}, {side}, 3) uint8; crop it to a square and resize it"
-                )
+            check_image(image, self.options.size, "these codes are")
         from .vq_network import codes_of
 
         return codes_of(self._loaded(), prepared)
@@ -105,23 +101,10 @@ class VQImageTokenizer(Codec):
             ValueError: a sequence of another length, or a code outside the codebook.
         """
         for ids in tokens:
-            self._check(np.asarray(ids))
+            check_codes(np.asarray(ids), self.fixed_length, self.options.codes)
         from .vq_network import images_of
 
         return images_of(self._loaded(), tokens, self.options.size // CODE_SIZE)
-
-    def _check(self, ids: np.ndarray) -> None:
-        codes = self.options.codes
-        if ids.shape != (self.fixed_length,):
-            raise ValueError(
-                f"an image has {self.fixed_length} codes, but {ids.shape} were given; "
-                "leave out begin and end tokens"
-            )
-        if ids.min() < 0 or ids.max() >= codes:
-            raise ValueError(
-                f"image codes lie in 0..{codes - 1}, but {int(ids.min())}..{int(ids.max())} "
-                "were given; the end token is no code"
-            )
 
     def save(self, folder: Path) -> None:
         """Writes `picture.json` and `picture.safetensors`."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..codec import Codec
 from ..pretrained import PretrainedOptions, quiet
+from .codes import check_codes, check_image
 from .files import IMAGE, fit_image
 from .pixel_scale import PixelScale
 from .vq_networks import PARTS, Chameleon, Diffusers, Emu3, Facts, Janus, VQNetwork
@@ -152,13 +153,8 @@ class VQCodec(Codec):
         """
         from .vq_inference import ids_of
 
-        side = self.options.size
         for image in prepared:
-            if image.shape != (side, side, 3) or image.dtype != np.uint8:
-                raise ValueError(
-                    f"an image is {image.shape} {image.dtype}, but this {self.codec} codec is for "
-                    f"({side}, {side}, 3) uint8; crop it to a square and resize it"
-                )
+            check_image(image, self.options.size, f"this {self.codec} codec is")
         values = map(self._scale.to_network, prepared)
         return ids_of(self.options.network, self._network(), values)
 
@@ -175,22 +171,10 @@ class VQCodec(Codec):
             raise ValueError(self.cannot_decode)
         arrays = [np.asarray(ids) for ids in tokens]
         for ids in arrays:
-            self._check(ids)
+            check_codes(ids, self.fixed_length, self._codes)
         grids = [ids.reshape(self._grid, self._grid) for ids in arrays]
         made = values_of(self.options.network, self._network(), grids)
         return [self._scale.to_pixels(values) for values in made]
-
-    def _check(self, ids: np.ndarray) -> None:
-        if ids.shape != (self.fixed_length,):
-            raise ValueError(
-                f"an image has {self.fixed_length} codes, but {ids.shape} were given; "
-                "leave out begin and end tokens"
-            )
-        if ids.min() < 0 or ids.max() >= self._codes:
-            raise ValueError(
-                f"image codes lie in 0..{self._codes - 1}, but {int(ids.min())}..{int(ids.max())} "
-                "were given; the end token is no code"
-            )
 
     def save(self, folder: Path) -> None:
         """Writes `network/` in its library's format, and `codec.json`."""
