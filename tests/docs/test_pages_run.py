@@ -45,7 +45,9 @@ SMALLER = {
 #: Beginning of a command -> what is run in its place.
 INSTEAD: dict[str, str] = {
     "make demo": f"mom compare -c demo --out runs/demo --variants dense mom {DATA} {TRAIN} {STUDY} "
-    "--samples 0 --judged 0"
+    "--samples 0 --judged 0",
+    "python -m benchmarks compare OLD.json NEW.json": "python -m benchmarks compare "
+    "benchmarks/results/cpu.json benchmarks/results/cpu.json",
 }
 #: Beginning of a command -> why it is not run.
 EXCLUDED = {

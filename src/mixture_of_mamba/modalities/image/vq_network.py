@@ -99,7 +99,8 @@ def codes_of(network: Any, images: Sequence[np.ndarray] | np.ndarray) -> list[np
     """Codes of (s, s, 3) uint8 images, row by row: (codes,) int64 each."""
 
     def codes(image: np.ndarray) -> np.ndarray:
-        indices = network.quantize(network.quant_conv(network.encoder(to_unit(image[None]))))[1]
+        x = to_unit(np.stack([image]))  # a copy: the image may be one that cannot be written to
+        indices = network.quantize(network.quant_conv(network.encoder(x)))[1]
         return np.asarray(indices.flatten().numpy(), np.int64)
 
     return list(each_alone(codes, images))
