@@ -6,8 +6,7 @@ A codec here is a `VQNetwork`, which says how one class is read and called, with
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -79,12 +78,11 @@ class VQNetworkOptions(PretrainedOptions):
     def check_files(self) -> None:
         from .vq_inference import try_out  # torch, which options need not
 
-        folder = self.folder
-        with _named("pretrained"):
+        with self.reading() as folder:
             facts = self.network.facts(folder)
             PixelScale.of_folder(folder, self.network.scale)
         _side(self, facts)
-        with _named("pretrained"):
+        with self.reading():
             try_out(self.network, self.network.load(folder), facts, folder)
 
     def completed(self) -> Self:
@@ -194,14 +192,6 @@ class VQCodec(Codec):
         if self._loaded is None:
             self._loaded = self.options.network.load(self._folder)
         return self._loaded
-
-
-@contextmanager
-def _named(option: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{option}: {error}") from error
 
 
 def _side(options: VQNetworkOptions, facts: Facts) -> int:

@@ -1,4 +1,4 @@
-"""k-means over frames of speech, the same in every process."""
+"""k-means over frames of speech, the same in every process, and units back to sound."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from ...extras import needs
+from .mel import MELS, SAMPLE_RATE, from_log_mel
 
-__all__ = ["centres_of", "check_units", "nearest", "sampled"]
+__all__ = ["centres_of", "nearest", "sampled", "sounds_of"]
 
 #: Most rows that clusters are learnt from.
 SAMPLE = 100_000
@@ -63,10 +64,23 @@ def nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.concatenate(parts).astype(np.int64)
 
 
-def check_units(ids: np.ndarray, units: int) -> None:
-    """Raises ValueError where an id is no unit."""
-    if ids.size and (ids.min() < 0 or ids.max() >= units):
-        raise ValueError(
-            f"speech units lie in 0..{units - 1}, but {int(ids.min())}..{int(ids.max())} were "
-            "given; the end token is no unit"
-        )
+def sounds_of(tokens: Iterable[np.ndarray], mels: np.ndarray) -> list[tuple[np.ndarray, int]]:
+    """Sounds of unit sequences: (waveform float32 in -1..1, samples a second) each.
+
+    Args:
+        tokens: (n,) units each.
+        mels: (units, frames * MELS), the log-mel frames that each unit is made into.
+
+    Raises:
+        ValueError: a unit that does not exist.
+    """
+    sounds = []
+    for ids in map(np.asarray, tokens):
+        if ids.size and (ids.min() < 0 or ids.max() >= len(mels)):
+            raise ValueError(
+                f"speech units lie in 0..{len(mels) - 1}, but {int(ids.min())}..{int(ids.max())} "
+                "were given; the end token is no unit"
+            )
+        frames = mels[ids.astype(np.int64)].reshape(-1, MELS)
+        sounds.append((from_log_mel(frames), SAMPLE_RATE))
+    return sounds

@@ -26,9 +26,9 @@ from ..pretrained import (
     preprocessor_of,
     quiet,
 )
-from .clusters import centres_of, check_units, nearest, sampled
+from .clusters import centres_of, nearest, sampled, sounds_of
 from .files import NATIVE_SOUND
-from .mel import HOP, MELS, SAMPLE_RATE, from_log_mel, log_mel
+from .mel import HOP, MELS, SAMPLE_RATE, log_mel
 from .resampling import resample, to_float, to_int16
 
 __all__ = ["HubertCodec", "HubertOptions"]
@@ -182,12 +182,7 @@ class HubertCodec(Codec):
         Raises:
             ValueError: a unit that does not exist.
         """
-        sounds = []
-        for ids in map(np.asarray, tokens):
-            check_units(ids, len(self.centres))
-            frames = self.mels[ids.astype(np.int64)].reshape(-1, MELS)
-            sounds.append((from_log_mel(frames), SAMPLE_RATE))
-        return sounds
+        return sounds_of(tokens, self.mels)
 
     def save(self, folder: Path) -> None:
         """Writes `network/` as transformers does, `hubert.safetensors` and `hubert.json`."""

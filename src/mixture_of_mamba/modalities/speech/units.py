@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from ..codec import Codec
 from ..options import CodecOptions, at_least
-from .clusters import centres_of, check_units, nearest, sampled
+from .clusters import centres_of, nearest, sampled, sounds_of
 from .files import SOUND
-from .mel import MELS, SAMPLE_RATE, from_log_mel, log_mel
+from .mel import MELS, SAMPLE_RATE, log_mel
 from .resampling import resample
 
 __all__ = ["SpeechUnitTokenizer", "UnitOptions"]
@@ -96,12 +96,7 @@ class SpeechUnitTokenizer(Codec):
         Raises:
             ValueError: a unit that does not exist.
         """
-        sounds = []
-        for ids in map(np.asarray, tokens):
-            check_units(ids, len(self.centres))
-            frames = self.centres[ids.astype(np.int64)].reshape(-1, MELS)
-            sounds.append((from_log_mel(frames), SAMPLE_RATE))
-        return sounds
+        return sounds_of(tokens, self.centres)
 
     def save(self, folder: Path) -> None:
         """Writes `units.safetensors`."""
